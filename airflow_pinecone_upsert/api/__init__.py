@@ -1,0 +1,1 @@
+"""What Pinecone says: HTTP and its shapes. Imports neither Airflow nor Arrow."""

@@ -1,0 +1,78 @@
+"""
+Every limit that Pinecone sets and every default that follows from one, each named once.
+
+Read in November 2026 from Pinecone's documentation and its OpenAPI files of version 2025-04:
+
+* docs: https://docs.pinecone.io/reference/api/database-limits
+* OpenAPI: https://github.com/pinecone-io/pinecone-api/tree/main/2025-04
+* retries: https://docs.pinecone.io/guides/production/error-handling
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+API_VERSION: Final = "2025-04"
+CONTROL_PLANE_URL: Final = "https://api.pinecone.io"
+
+# One request ---------------------------------------------------------------------------------
+
+MAX_RECORDS_PER_REQUEST: Final = 1_000
+"""Records in one upsert (OpenAPI, ``UpsertRequest.vectors.maxItems``)."""
+
+MAX_REQUEST_BYTES: Final = 2_000_000
+"""
+Bytes of one upsert (docs: 2 MB, decimal).
+
+Pinecone's own table of records per request fits the binary size of a record, four bytes a component. The JSON body
+is the longer of the two, so counting its bytes is the safe reading.
+"""
+
+MAX_DECODED_REQUEST_BYTES: Final = 4_194_304
+"""Bytes that the server's decoder takes at all, as its own error message says. Nothing larger can ever be accepted."""
+
+MAX_IDS_PER_DELETE: Final = 1_000
+MAX_IDS_PER_FETCH: Final = 100
+"""Ids travel in the URL. 100 ids of 512 characters stay below the 64 KB that common proxies accept."""
+
+MAX_IDS_PER_LIST_PAGE: Final = 100
+MAX_TOP_K: Final = 10_000
+
+# One record ----------------------------------------------------------------------------------
+
+MAX_ID_LENGTH: Final = 512
+"""Characters, ASCII without NUL (OpenAPI, docs)."""
+
+MAX_NAMESPACE_LENGTH: Final = 512
+"""Characters, ASCII without NUL (docs)."""
+
+MAX_DIMENSION: Final = 20_000
+MAX_SPARSE_VALUES: Final = 2_048
+"""Non-zero entries of a sparse vector (docs; the OpenAPI file of 2025-04 still says 1,000)."""
+
+MAX_SPARSE_INDEX: Final = 2**32 - 1
+MAX_METADATA_BYTES: Final = 40_960
+
+# Rates, for each namespace, on every plan (docs) ---------------------------------------------
+
+MAX_REQUESTS_PER_SECOND: Final = 100
+MAX_BYTES_PER_SECOND: Final = 50_000_000
+
+# Ours: how long to insist --------------------------------------------------------------------
+
+DEFAULT_CONCURRENCY: Final = 8
+MAX_CONCURRENCY: Final = 64
+DEFAULT_TIMEOUT_S: Final = 60.0
+
+MAX_ATTEMPTS: Final = 10
+"""Tries for one upsert. With full jitter they spread over about two minutes, four at the most."""
+
+MAX_CALL_ATTEMPTS: Final = 5
+"""Tries for any other call: about ten seconds, because somebody may be waiting for it."""
+
+BACKOFF_BASE_S: Final = 1.0
+BACKOFF_CAP_S: Final = 60.0
+"""Base and cap of the exponential backoff, as Pinecone's documentation on retries suggests."""
+
+MAX_RETRY_AFTER_S: Final = 120.0
+"""A longer ``Retry-After`` is cut to this: a task that sleeps for hours blocks a worker and looks hung."""

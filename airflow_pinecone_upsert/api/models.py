@@ -1,0 +1,190 @@
+"""
+The shapes that travel: what goes to Pinecone and what comes back, as pydantic models.
+
+JSON names are camelCase, Python names snake_case; a model reads both. Answers ignore keys they do not know, so that a
+newer server does not break an older client.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SkipValidation
+from pydantic.alias_generators import to_camel
+
+
+def _to_vector(value: Any) -> npt.NDArray[np.float64]:
+    """
+    Read a sequence of numbers without an object for each of them where the input is an array.
+
+    float16, float32, integers and float64 all fit float64 (integers beyond 2**53 are rounded, as JSON's are).
+    """
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+        raise ValueError(f"expected a list of numbers, got {type(value).__name__}")
+    try:
+        array = np.asarray(value)
+    except ValueError as exc:
+        raise ValueError("expected a flat list of numbers; the elements have different lengths") from exc
+    if array.ndim != 1:
+        raise ValueError(f"expected a flat list of numbers, got {array.ndim} dimensions")
+    if array.size and array.dtype.kind not in "iuf":
+        odd = ((i, e) for i, e in enumerate(value) if isinstance(e, bool) or not isinstance(e, (int, float)))
+        position, element = next(odd, (0, value[0]))
+        raise ValueError(f"element {position} is {element!r} ({type(element).__name__}), not a number")
+    return array.astype(np.float64, copy=False)
+
+
+def _to_indices(value: Any) -> npt.NDArray[np.int64]:
+    vector = _to_vector(value)
+    with np.errstate(invalid="ignore"):
+        indices = vector.astype(np.int64)
+    if not np.array_equal(indices, vector):
+        position = int(np.flatnonzero(indices != vector)[0])
+        raise ValueError(f"element {position} is {vector[position]}, not a whole number")
+    return indices
+
+
+def _to_id(value: Any) -> Any:
+    """Integer ids are common in tables; Pinecone's are strings."""
+    return str(int(value)) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else value
+
+
+Vector = Annotated[
+    npt.NDArray[np.float64], SkipValidation, BeforeValidator(_to_vector), PlainSerializer(np.ndarray.tolist)
+]
+Indices = Annotated[
+    npt.NDArray[np.int64], SkipValidation, BeforeValidator(_to_indices), PlainSerializer(np.ndarray.tolist)
+]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True, arbitrary_types_allowed=True
+    )
+
+
+class SparseValues(_Shape):
+    """
+    The non-zero entries of a sparse vector.
+
+    :param indices: int64, shape (n,), each within uint32.
+    :param values: float64, shape (n,).
+    """
+
+    indices: Indices
+    values: Vector
+
+
+class Record(_Shape):
+    """
+    One record of a namespace.
+
+    :param id: 1 to 512 ASCII characters. Integers are taken as their decimal digits.
+    :param values: float64, shape (dimension,); None where the record is sparse only.
+    :param sparse_values: The sparse part, if there is one.
+    :param metadata: Flat: strings, numbers, booleans, lists of strings.
+    """
+
+    id: Annotated[str, BeforeValidator(_to_id)]
+    values: Vector | None = None
+    sparse_values: SparseValues | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class UpsertAnswer(_Shape):
+    """``POST /vectors/upsert``. Protobuf's JSON may leave out a zero."""
+
+    upserted_count: int = Field(default=0, ge=0)
+
+
+class NamespaceStats(_Shape):
+    """One namespace in :class:`IndexStats`."""
+
+    vector_count: int = 0
+
+
+class IndexStats(_Shape):
+    """
+    ``POST /describe_index_stats``.
+
+    :param dimension: Components of a dense vector; None for a sparse index.
+    :param namespaces: By name; ``""`` is the default one. Counts lag behind writes by seconds.
+    """
+
+    namespaces: dict[str, NamespaceStats] = Field(default_factory=dict)
+    dimension: int | None = None
+    index_fullness: float = 0.0
+    total_vector_count: int = 0
+    metric: str | None = None
+    vector_type: str | None = None
+
+
+class Match(_Shape):
+    """
+    One hit of a query.
+
+    :param score: As the index's metric has it: larger is nearer, but for ``euclidean``, a squared distance.
+    """
+
+    id: str
+    score: float = 0.0
+    values: Vector | None = None
+    sparse_values: SparseValues | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class QueryAnswer(_Shape):
+    """``POST /query``."""
+
+    matches: list[Match] = Field(default_factory=list)
+
+
+class FetchAnswer(_Shape):
+    """``GET /vectors/fetch``."""
+
+    vectors: dict[str, Record] = Field(default_factory=dict)
+
+
+class _Pagination(_Shape):
+    next: str | None = None
+
+
+class _ListedId(_Shape):
+    id: str
+
+
+class ListAnswer(_Shape):
+    """``GET /vectors/list``."""
+
+    vectors: list[_ListedId] = Field(default_factory=list)
+    pagination: _Pagination | None = None
+
+
+class NamespaceDescription(BaseModel):
+    """One namespace of ``GET /namespaces``, whose JSON is snake_case."""
+
+    name: str = ""
+    record_count: int = 0
+
+
+class NamespacesAnswer(BaseModel):
+    """``GET /namespaces``."""
+
+    namespaces: list[NamespaceDescription] = Field(default_factory=list)
+    pagination: _Pagination | None = None
+
+
+class IndexDescription(BaseModel):
+    """
+    ``GET /indexes/{name}`` of the control plane, whose JSON is snake_case.
+
+    :param host: The index's own host, without a scheme.
+    """
+
+    name: str
+    host: str
+    dimension: int | None = None
+    metric: str | None = None
+    vector_type: str | None = None

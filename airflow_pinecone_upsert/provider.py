@@ -1,0 +1,37 @@
+"""What Airflow's provider manager reads: the connection type, the hook, the operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_pinecone_upsert import __version__
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata, by Airflow's ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-pinecone-upsert",
+        "name": "Pinecone (upsert)",
+        "description": "Load vectors into Pinecone: every record accounted for, in flat memory.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": "Pinecone",
+                "external-doc-url": "https://docs.pinecone.io/reference/api/2025-04/data-plane/upsert",
+                "tags": ["service"],
+            }
+        ],
+        "operators": [
+            {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.operator"]},
+        ],
+        "hooks": [
+            {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.hook"]},
+        ],
+        "connection-types": [
+            {
+                "connection-type": "pinecone_upsert",
+                "hook-class-name": "airflow_pinecone_upsert.hook.PineconeHook",
+                "hook-name": "Pinecone (upsert)",
+            }
+        ],
+    }

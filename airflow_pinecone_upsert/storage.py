@@ -1,0 +1,49 @@
+"""Paths as Airflow's users write them become Parquet files that can be opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from airflow.sdk import ObjectStoragePath
+
+from airflow_pinecone_upsert.api.errors import SetupError, SourceError
+from airflow_pinecone_upsert.upsert.problem import shown
+from airflow_pinecone_upsert.upsert.source import FileRef, find_parquet_files
+
+_EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
+
+
+def parquet_files(paths: Any) -> list[FileRef]:
+    """
+    Find the files behind ``parquet_paths``.
+
+    :param paths: A file, a folder or a glob, as text or as an ``ObjectStoragePath``; or any nesting of lists of them.
+    :return: Each file once, in the order of ``paths``; those of a folder or a glob sorted.
+    :raises SourceError: Something is no path, or there is no file behind it.
+    :raises SetupError: Nothing installed here knows the path's scheme.
+    """
+    files = {file.url: file for path in _each(paths) for file in find_parquet_files(*_open_storage(path))}
+    return list(files.values())
+
+
+def _each(paths: Any) -> Iterator[ObjectStoragePath]:
+    if isinstance(paths, ObjectStoragePath):
+        yield paths
+    elif isinstance(paths, (str, os.PathLike)) and os.fspath(paths):
+        yield ObjectStoragePath(os.fspath(paths))
+    elif isinstance(paths, Iterable) and not isinstance(paths, (str, bytes, dict)):
+        for path in paths:
+            yield from _each(path)
+    else:
+        raise SourceError(f"parquet_paths holds {shown(paths)} ({type(paths).__name__}), which is no path.")
+
+
+def _open_storage(path: ObjectStoragePath) -> tuple[Any, str]:
+    try:
+        return path.fs, path.path
+    except (ValueError, ImportError) as exc:
+        extra = _EXTRAS.get(path.protocol)
+        remedy = f"pip install 'airflow-pinecone-upsert[{extra}]'" if extra else "Install the provider that brings it"
+        raise SetupError(f"No file system for {path} is installed here ({exc}). {remedy}.") from exc

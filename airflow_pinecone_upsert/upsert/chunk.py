@@ -1,0 +1,177 @@
+"""
+Chunks: some hundred records as Arrow columns under the names ``id, values, sparse_values, metadata``.
+
+A column's shape is checked once, by its type; what the values hold is the encoder's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+from pyarrow import types
+
+from airflow_pinecone_upsert.api.errors import SourceError
+from airflow_pinecone_upsert.upsert.options import Columns
+from airflow_pinecone_upsert.upsert.problem import Problem
+
+XCOM: Final = "XCom"
+"""The origin of records that come from no file."""
+
+PARTS: Final[Mapping[str, str]] = {name: name for name in ("id", "values", "sparse_values", "metadata")}
+"""The parts of a record, under the names that they have where no user named columns."""
+
+
+class IndexShape(NamedTuple):
+    """
+    What the index says of itself.
+
+    :param dimension: Components of a dense vector; None where it is not known or there are none.
+    :param sparse: The index holds sparse vectors only.
+    """
+
+    dimension: int | None = None
+    sparse: bool = False
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """
+    Rows of one origin that stand behind one another.
+
+    :param origin: The file's path or URL, or ``XCom``.
+    :param first_row: Row of ``records[0]`` in the origin, counted from 0.
+    :param records: ``id``, and those of ``values``, ``sparse_values`` and ``metadata`` that exist.
+    :param names: What the user calls these columns.
+    :param problems: What the source itself found, by offset in ``records``; such a row is null there.
+    """
+
+    origin: str
+    first_row: int
+    records: pa.RecordBatch
+    names: Mapping[str, str]
+    problems: Mapping[int, Problem] = field(default_factory=dict)
+
+
+class Selection:
+    """
+    The columns of one table that become records.
+
+    :param schema: The table's.
+    :param columns: The user's names for them.
+    :param shape: The index's.
+    :param origin: The file's path or URL, for messages.
+    :raises SourceError: A column is missing or of a type that cannot hold its part.
+    """
+
+    def __init__(self, schema: pa.Schema, columns: Columns, shape: IndexShape, origin: str) -> None:
+        self._schema = schema
+        self._origin = origin
+        self._metadata_columns = columns.metadata_columns or ()
+        optional = columns.sparse_values_column in schema.names
+        wanted = {
+            "id": ("id_column", True),
+            "values": ("values_column", not shape.sparse and not optional),
+            "sparse_values": ("sparse_values_column", shape.sparse),
+        }
+        if columns.metadata_columns is None:
+            wanted["metadata"] = ("metadata_column", False)
+        self._columns: dict[str, str] = {}
+        for part, (parameter, required) in wanted.items():
+            name: str = getattr(columns, parameter)
+            if name in schema.names:
+                self._check(part, schema.field(name).type, name, parameter)
+                self._columns[part] = name
+            elif required or columns.is_named(parameter):
+                self._missing(name, parameter)
+        for name in self._metadata_columns:
+            if name not in schema.names:
+                self._missing(name, "metadata_columns")
+        self.names: Final[Mapping[str, str]] = {**PARTS, **self._columns}
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns to read, each once."""
+        return list(dict.fromkeys([*self._columns.values(), *self._metadata_columns]))
+
+    def records(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """
+        Bring a batch of the table into the form of :attr:`Chunk.records`.
+
+        :param batch: At least the columns of :attr:`column_names`.
+        """
+        parts = {part: _decoded(batch.column(name)) for part, name in self._columns.items()}
+        if self._metadata_columns:
+            children = [_decoded(batch.column(name)) for name in self._metadata_columns]
+            parts["metadata"] = pa.StructArray.from_arrays(children, names=list(self._metadata_columns))
+        return pa.RecordBatch.from_pydict(parts)
+
+    def _missing(self, name: str, parameter: str) -> None:
+        raise SourceError(
+            f"{self._origin} has no column {name!r}. Its columns: {', '.join(map(repr, self._schema.names))}. "
+            f"Set {parameter} to one of them."
+        )
+
+    def _check(self, part: str, kind: pa.DataType, name: str, parameter: str) -> None:
+        kind = _storage(kind)
+        expected = {
+            "id": ("strings or integers", _is_text(kind) or types.is_integer(kind)),
+            "values": ("lists of numbers", _is_list_of(kind, _is_number)),
+            "sparse_values": ("structs of indices (list of integers) and values (list of numbers)", _is_sparse(kind)),
+            "metadata": (
+                "JSON strings, structs or maps",
+                _is_text(kind) or types.is_struct(kind) or types.is_map(kind),
+            ),
+        }
+        description, fits = expected[part]
+        if not fits and not types.is_null(kind):
+            raise SourceError(
+                f"{self._origin}: column {name!r} is of type {kind}, but {part} come as {description}. "
+                f"Convert it, or set {parameter} to another column."
+            )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(types.is_floating(kind) or types.is_integer(kind))
+
+
+def _is_list_of(kind: pa.DataType, fits: object) -> bool:
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(is_list and callable(fits) and (fits(kind.value_type) or types.is_null(kind.value_type)))
+
+
+def _is_sparse(kind: pa.DataType) -> bool:
+    if not types.is_struct(kind):
+        return False
+    parts = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+    return (
+        {"indices", "values"} <= set(parts)
+        and _is_list_of(parts["indices"], types.is_integer)
+        and _is_list_of(parts["values"], _is_number)
+    )
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    """Look through encodings to the type of the values."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _storage(kind.storage_type)
+    if types.is_dictionary(kind):
+        return _storage(kind.value_type)
+    if types.is_string_view(kind):
+        return pa.large_string()
+    return kind
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    """Undo encodings, so that the encoder meets plain arrays only."""
+    if isinstance(column, pa.ExtensionArray):
+        return _decoded(column.storage)
+    if types.is_dictionary(column.type):
+        return _decoded(column.dictionary_decode())
+    return column.cast(pa.large_string()) if types.is_string_view(column.type) else column

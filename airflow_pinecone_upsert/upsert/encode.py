@@ -1,0 +1,344 @@
+"""
+From Arrow columns to one JSON fragment of bytes per record, every rule checked on the way.
+
+What always holds: a fragment is complete and valid by the rules of Pinecone's limits; a float32 is written in its
+shortest form, which reads back bit for bit; no Python object is made for a component of a vector.
+
+A rule looks at a whole column. orjson writes NaN as ``null``, so finiteness is checked before, never after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_pinecone_upsert.api.errors import RecordError
+from airflow_pinecone_upsert.api.limits import (
+    MAX_DECODED_REQUEST_BYTES,
+    MAX_DIMENSION,
+    MAX_ID_LENGTH,
+    MAX_SPARSE_INDEX,
+    MAX_SPARSE_VALUES,
+)
+from airflow_pinecone_upsert.upsert.chunk import Chunk, IndexShape
+from airflow_pinecone_upsert.upsert.metadata import metadata_rows
+from airflow_pinecone_upsert.upsert.problem import Problem, shown
+
+_Offsets = npt.NDArray[np.int64]
+_Vector = npt.NDArray[np.float32]
+
+_MEND_VECTOR: Final = "Mend the embedding or drop the record."
+
+
+class Fragment(NamedTuple):
+    """
+    One record, ready to be sent.
+
+    :param id: Its id.
+    :param body: Its JSON object.
+    :param origin: The file's path or URL, or ``XCom``.
+    :param row: Its row there, counted from 0.
+    """
+
+    id: str
+    body: bytes
+    origin: str
+    row: int
+
+
+def encode(chunk: Chunk, shape: IndexShape, *, max_bytes: int) -> list[Fragment]:
+    """
+    Encode the records of a chunk, in order.
+
+    :param chunk: The records.
+    :param shape: The index they are for.
+    :param max_bytes: The longest fragment that fits into a request.
+    :return: A fragment for each record.
+    :raises RecordError: The first record that breaks a rule; nothing of the chunk is returned then.
+    """
+    return _Encoder(chunk, shape, max_bytes).fragments()
+
+
+class _Encoder:
+    """The columns of one chunk, and the first broken rule of each row."""
+
+    def __init__(self, chunk: Chunk, shape: IndexShape, max_bytes: int) -> None:
+        self._chunk = chunk
+        self._shape = shape
+        self._max_bytes = max_bytes
+        self._problems: dict[int, Problem] = dict(chunk.problems)
+        self._ids: list[str] = []
+
+    def fragments(self) -> list[Fragment]:
+        chunk = self._chunk
+        self._ids = self._check_ids()
+        dense = self._dense()
+        sparse = self._sparse()
+        self._check_parts(dense, sparse)
+        bodies = map(_body, self._ids, dense or repeat(None), sparse or repeat(None), self._metadata() or repeat(None))
+        rows = range(chunk.first_row, chunk.first_row + len(self._ids))
+        if not self._problems:
+            found = list(map(Fragment, self._ids, bodies, repeat(chunk.origin), rows))
+            self._check_sizes(found)
+        if self._problems:
+            raise self._error()
+        return found
+
+    def _error(self) -> RecordError:
+        offset = min(self._problems)
+        problem = self._problems[offset]
+        more = len(self._problems) - 1
+        also = f" {more} more of the next {len(self._ids)} records break a rule, too." if more else ""
+        return RecordError(
+            problem.reason,
+            remedy=problem.remedy + also,
+            origin=self._chunk.origin,
+            row=self._chunk.first_row + offset,
+            record_id=self._ids[offset] or None,
+            field=problem.field,
+            value=problem.value,
+        )
+
+    def _note(
+        self,
+        offsets: _Offsets,
+        field: str,
+        reason: str | Callable[[int], str],
+        remedy: str,
+        value: Callable[[int], Any],
+    ) -> None:
+        """Keep the first broken rule of each row."""
+        for offset in offsets.tolist():
+            if offset not in self._problems:
+                text = reason if isinstance(reason, str) else reason(offset)
+                self._problems[offset] = Problem(field, text, remedy, shown(value(offset)))
+
+    # Ids -----------------------------------------------------------------------------------------
+
+    def _check_ids(self) -> list[str]:
+        column = self._chunk.records.column("id").cast(pa.string())
+        name = self._chunk.names["id"]
+        ids: list[str | None] = column.to_pylist()
+        self._note(_where(column.is_null()), name, "the id is missing", "Give each record an id.", ids.__getitem__)
+        text = column.fill_null("-")
+        length = pc.utf8_length(text)
+        remedy = f"An id has 1 to {MAX_ID_LENGTH} ASCII characters, none of them NUL. Change it at its source."
+        self._note(_where(pc.equal(length, 0)), name, "the id is empty", remedy, ids.__getitem__)
+        too_long = _where(pc.greater(length, MAX_ID_LENGTH))
+        self._note(
+            too_long, name, lambda offset: f"the id has {len(ids[offset] or '')} characters", remedy, ids.__getitem__
+        )
+        self._note(_where(pc.invert(pc.string_is_ascii(text))), name, "the id is not ASCII", remedy, ids.__getitem__)
+        self._note(_where(pc.match_substring(text, "\0")), name, "the id holds a NUL", remedy, ids.__getitem__)
+        return [one or "" for one in ids]
+
+    # Dense vectors -------------------------------------------------------------------------------
+
+    def _dense(self) -> list[_Vector | None] | None:
+        column = self._column("values")
+        if column is None:
+            return None
+        name = self._chunk.names["values"]
+        lists = _Lists(column)
+        vectors = self._float32(lists, name)
+        lengths = lists.lengths
+        present = lists.present
+        dimension = self._shape.dimension
+        self._note(np.flatnonzero(present & (lengths == 0)), name, "the vector is empty", _MEND_VECTOR, lambda _: [])
+        if self._shape.sparse:
+            remedy = "Leave the column null, or name an index for dense vectors."
+            self._note(
+                np.flatnonzero(present), name, "the index holds sparse vectors only", remedy, lambda o: vectors[o]
+            )
+        elif dimension is not None:
+            wrong = np.flatnonzero(present & (lengths != dimension))
+            remedy = f"The index has {dimension} dimensions. Embed with the model that it was made for."
+            self._note(wrong, name, f"the vector must have {dimension} components", remedy, lengths.__getitem__)
+        self._note(
+            np.flatnonzero(present & (lengths > MAX_DIMENSION)),
+            name,
+            f"a vector has at most {MAX_DIMENSION:,} components",
+            _MEND_VECTOR,
+            lengths.__getitem__,
+        )
+        first_is_zero = np.array(
+            [vector is not None and len(vector) > 0 and vector[0] == 0 for vector in vectors], bool
+        )
+        zero = np.array([offset for offset in np.flatnonzero(first_is_zero) if not vectors[offset].any()], np.int64)  # type: ignore[union-attr]
+        reason = "a dense vector must have at least one component that is not zero (after rounding to float32)"
+        self._note(zero, name, reason, _MEND_VECTOR, lambda offset: vectors[offset])
+        return vectors
+
+    def _float32(self, lists: _Lists, name: str) -> list[_Vector | None]:
+        """
+        Round to float32, once, and check that every component is a finite number.
+
+        :return: float32, a view per row; None where the row has no list.
+        """
+        nulls = lists.rows_of(_where(lists.flat.is_null())) if lists.flat.null_count else np.empty(0, np.int64)
+        self._note(nulls, name, "a component is null", _MEND_VECTOR, lambda _: None)
+        wide = _to_numpy(lists.flat)
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = np.ascontiguousarray(wide, dtype=np.float32)
+        finite = np.isfinite(narrow)
+        if not finite.all():
+            where = np.flatnonzero(~finite)
+            rows = lists.rows_of(where)
+            first = dict(zip(rows[::-1].tolist(), where[::-1].tolist(), strict=True))
+            self._note(
+                np.unique(rows),
+                name,
+                lambda row: f"component {first[row] - lists.starts[row]} is not a finite float32",
+                "Components are numbers between ±3.4e38. " + _MEND_VECTOR,
+                lambda row: wide[first[row]],
+            )
+        return lists.split(narrow)
+
+    # Sparse vectors ------------------------------------------------------------------------------
+
+    def _sparse(self) -> list[dict[str, Any] | None] | None:
+        column = self._column("sparse_values")
+        if column is None:
+            return None
+        name = self._chunk.names["sparse_values"]
+        children = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
+        indices, values = _Lists(children["indices"]), _Lists(children["values"])
+        present = np.asarray(column.is_valid())
+        counts = indices.lengths
+
+        def note(rows: npt.NDArray[np.bool_], reason: str, remedy: str, value: Callable[[int], Any]) -> None:
+            self._note(np.flatnonzero(present & rows), name, reason, remedy, value)
+
+        sizes = [f"{a} indices, {b} values" for a, b in zip(counts, values.lengths, strict=True)]
+        mend = "Mend the sparse vector or leave it null."
+        note(counts != values.lengths, "indices and values differ in length", mend, sizes.__getitem__)
+        note(counts == 0, "a sparse vector has at least one entry", mend, sizes.__getitem__)
+        too_many = f"a sparse vector has at most {MAX_SPARSE_VALUES:,} entries"
+        note(counts > MAX_SPARSE_VALUES, too_many, "Keep the entries of the largest weight.", sizes.__getitem__)
+        vectors = self._float32(values, f"{name}.values")
+        numbers = self._indices(indices, f"{name}.indices")
+        return [
+            None if i is None or v is None else {"indices": i, "values": v}
+            for i, v in zip(numbers, vectors, strict=True)
+        ]
+
+    def _indices(self, lists: _Lists, name: str) -> list[npt.NDArray[np.int64] | None]:
+        mend = f"Indices are distinct whole numbers from 0 to {MAX_SPARSE_INDEX:,}."
+        nulls = lists.rows_of(_where(lists.flat.is_null())) if lists.flat.null_count else np.empty(0, np.int64)
+        self._note(nulls, name, "an index is null", mend, lambda _: None)
+        flat = _to_numpy(lists.flat)
+        outside = np.flatnonzero((flat < 0) | (flat > MAX_SPARSE_INDEX))
+        rows = lists.rows_of(outside)
+        first = dict(zip(rows[::-1].tolist(), outside[::-1].tolist(), strict=True))
+        self._note(np.unique(rows), name, "an index is not a uint32", mend, lambda row: flat[first[row]])
+        split = lists.split(np.ascontiguousarray(flat, dtype=np.int64))
+        twice = [o for o, row in enumerate(split) if row is not None and len(np.unique(row)) < len(row)]
+        self._note(np.array(twice, np.int64), name, "an index stands twice", mend, lambda row: _repeated(split[row]))
+        return split
+
+    # The whole record ----------------------------------------------------------------------------
+
+    def _check_parts(self, dense: Sequence[object] | None, sparse: Sequence[object] | None) -> None:
+        count = len(self._ids)
+        no_dense = np.array([vector is None for vector in dense], bool) if dense else np.full(count, fill_value=True)
+        no_sparse = np.array([vector is None for vector in sparse], bool) if sparse else np.full(count, fill_value=True)
+        names = self._chunk.names
+        if self._shape.sparse:
+            missing, name, reason = (
+                no_sparse,
+                names["sparse_values"],
+                "the index holds sparse vectors, and there is none",
+            )
+        elif self._shape.dimension is not None:
+            missing, name, reason = no_dense, names["values"], "the vector is missing"
+        else:
+            missing, name, reason = (
+                no_dense & no_sparse,
+                names["values"],
+                "there is neither a dense nor a sparse vector",
+            )
+        self._note(np.flatnonzero(missing), name, reason, _MEND_VECTOR, lambda _: None)
+
+    def _metadata(self) -> list[orjson.Fragment | None] | None:
+        column = self._column("metadata")
+        if column is None:
+            return None
+        rows = metadata_rows(column, self._chunk.names["metadata"])
+        for offset, row in enumerate(rows):
+            if isinstance(row, Problem):
+                self._problems.setdefault(offset, row)
+        return [orjson.Fragment(row) if isinstance(row, bytes) else None for row in rows]
+
+    def _check_sizes(self, fragments: Sequence[Fragment]) -> None:
+        too_long = np.array([i for i, one in enumerate(fragments) if len(one.body) > self._max_bytes], np.int64)
+        remedy = f"Raise max_request_bytes (at most {MAX_DECODED_REQUEST_BYTES:,}) or shorten the metadata."
+        reason = f"the record must have at most {self._max_bytes:,} bytes of JSON to fit into a request"
+        self._note(too_long, "record", reason, remedy, lambda offset: len(fragments[offset].body))
+
+    def _column(self, part: str) -> pa.Array | None:
+        records = self._chunk.records
+        if part not in records.schema.names or records.column(part).null_count == len(records):
+            return None
+        return records.column(part)
+
+
+class _Lists:
+    """
+    A list column of n rows as flat values and where each row begins.
+
+    :param column: Of any list type.
+    """
+
+    def __init__(self, column: pa.Array) -> None:
+        self.flat: pa.Array = column.flatten()
+        self.present: npt.NDArray[np.bool_] = np.asarray(column.is_valid())
+        self.lengths: _Offsets = np.asarray(pc.list_value_length(column).fill_null(0), dtype=np.int64)
+        self.ends: _Offsets = np.cumsum(self.lengths)
+        self.starts: _Offsets = self.ends - self.lengths
+
+    def rows_of(self, positions: _Offsets) -> _Offsets:
+        """Tell the row of each position in :attr:`flat`."""
+        return np.searchsorted(self.ends, positions, side="right").astype(np.int64)
+
+    def split(self, flat: npt.NDArray[Any]) -> list[Any]:
+        """Cut an array as long as :attr:`flat` into a view per row; None where the row has no list."""
+        cuts = zip(self.starts.tolist(), self.ends.tolist(), self.present.tolist(), strict=True)
+        return [flat[start:end] if is_present else None for start, end, is_present in cuts]
+
+
+def _body(
+    record_id: str, values: _Vector | None, sparse: dict[str, Any] | None, metadata: orjson.Fragment | None
+) -> bytes:
+    record: dict[str, Any] = {"id": record_id}
+    if values is not None:
+        record["values"] = values
+    if sparse is not None:
+        record["sparseValues"] = sparse
+    if metadata is not None:
+        record["metadata"] = metadata
+    return orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _where(mask: pa.BooleanArray) -> _Offsets:
+    return np.flatnonzero(np.asarray(mask))
+
+
+def _to_numpy(flat: pa.Array) -> npt.NDArray[Any]:
+    """Without a copy where no component is null; a null, which is a problem noted before, reads as 1."""
+    if pa.types.is_null(flat.type):
+        return np.ones(len(flat), np.float32)
+    if flat.null_count:
+        flat = (flat.cast(pa.float32()) if pa.types.is_float16(flat.type) else flat).fill_null(1)
+    return np.asarray(flat)
+
+
+def _repeated(row: npt.NDArray[np.int64] | None) -> Any:
+    values, counts = np.unique(row if row is not None else [], return_counts=True)
+    return values[counts > 1][0]

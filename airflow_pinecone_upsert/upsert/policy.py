@@ -1,0 +1,57 @@
+"""What to do about a request that failed: a table, without a clock or a socket."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from airflow_pinecone_upsert.api.errors import PineconeUpsertError, RequestTooLargeError, TransientError
+from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS
+from airflow_pinecone_upsert.api.retry import Random, backoff_s
+
+
+class Retry(NamedTuple):
+    """Send the same bytes again, after a wait."""
+
+    after_s: float
+
+
+class Split(NamedTuple):
+    """Send either half by itself."""
+
+
+class Abort(NamedTuple):
+    """Start nothing more; the run has failed."""
+
+
+Decision = Retry | Split | Abort
+
+
+def decide(error: PineconeUpsertError, *, attempt: int, records: int, random: Random) -> Decision:
+    """
+    Decide about one failed request.
+
+    ========================  =====================================  ================================
+    error                     while                                  decision
+    ========================  =====================================  ================================
+    ``TransientError``        tries are left                         retry, after backoff with jitter
+    ``RequestTooLargeError``  it holds two records or more           split
+    any other                 always                                 abort
+    ========================  =====================================  ================================
+
+    :param error: Why it failed.
+    :param attempt: Tries so far, from 1.
+    :param records: Records in it.
+    :param random: A source of floats in [0, 1).
+    """
+    match error:
+        case TransientError() if attempt < MAX_ATTEMPTS:
+            return Retry(backoff_s(attempt, retry_after_s(error), random))
+        case RequestTooLargeError() if records > 1:
+            return Split()
+        case _:
+            return Abort()
+
+
+def retry_after_s(error: PineconeUpsertError) -> float | None:
+    """Return the wait that the server asked for, if it asked."""
+    return error.answer.retry_after_s if error.answer else None

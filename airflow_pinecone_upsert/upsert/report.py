@@ -1,0 +1,116 @@
+"""What happened: the outcome of each batch, and their sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_pinecone_upsert.api.errors import PineconeUpsertError, RateLimitError
+from airflow_pinecone_upsert.upsert.batch import Batch
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """
+    One request that is over.
+
+    :param body_bytes: Length of its body.
+    :param confirmed: Records that the server confirmed.
+    :param repeated: It carried records that an earlier request carried.
+    :param error: Why it failed; None where every record was confirmed.
+    """
+
+    body_bytes: int
+    confirmed: int
+    repeated: bool
+    error: PineconeUpsertError | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """
+    A batch that will not be sent again, and is not confirmed.
+
+    :param batch: Its records. The server may hold some of them nevertheless.
+    :param error: Why the last request for it failed.
+    """
+
+    batch: Batch
+    error: PineconeUpsertError
+
+
+@dataclass(frozen=True)
+class UpsertReport:
+    """
+    The sum of a run. Every count is of what the server said, none of what was hoped for.
+
+    :param upserted_count: Records that the server confirmed, the sum of its ``upsertedCount``.
+    :param rejected_count: Records set aside. Always 0: an invalid record fails the run.
+    :param request_count: Requests sent, repeated ones included.
+    :param request_bytes: Bytes of their bodies.
+    :param retry_count: Requests that repeated an earlier one, whole or in part.
+    :param throttled_count: Requests that the server refused because they came too fast (429).
+    :param duration_s: Seconds from the first read to the last answer.
+    :param namespace: Where the records are; ``""`` is the default namespace.
+    :param index_host: The index.
+    """
+
+    upserted_count: int = 0
+    rejected_count: int = 0
+    request_count: int = 0
+    request_bytes: int = 0
+    retry_count: int = 0
+    throttled_count: int = 0
+    duration_s: float = 0.0
+    namespace: str = ""
+    index_host: str = ""
+
+    def as_output(self) -> dict[str, Any]:
+        """Return the task's output, under the API's kind of names."""
+        return {
+            "upsertedCount": self.upserted_count,
+            "rejectedCount": self.rejected_count,
+            "requestCount": self.request_count,
+            "requestBytes": self.request_bytes,
+            "retryCount": self.retry_count,
+            "throttledCount": self.throttled_count,
+            "durationSeconds": round(self.duration_s, 3),
+            "namespace": self.namespace,
+            "indexHost": self.index_host,
+        }
+
+
+class Tally:
+    """The report while it grows, and what failed for good."""
+
+    def __init__(self) -> None:
+        self.upserted_count = 0
+        self.request_count = 0
+        self.request_bytes = 0
+        self.retry_count = 0
+        self.throttled_count = 0
+        self.failures: list[Failure] = []
+
+    def add(self, event: Attempt | Failure) -> None:
+        """Count what the sender reports."""
+        if isinstance(event, Failure):
+            self.failures.append(event)
+            return
+        self.upserted_count += event.confirmed
+        self.request_count += 1
+        self.request_bytes += event.body_bytes
+        self.retry_count += event.repeated
+        self.throttled_count += isinstance(event.error, RateLimitError)
+
+    def report(self, *, duration_s: float, namespace: str, index_host: str) -> UpsertReport:
+        """Close the sum."""
+        return UpsertReport(
+            upserted_count=self.upserted_count,
+            request_count=self.request_count,
+            request_bytes=self.request_bytes,
+            retry_count=self.retry_count,
+            throttled_count=self.throttled_count,
+            duration_s=duration_s,
+            namespace=namespace,
+            index_host=index_host,
+        )
