@@ -1,0 +1,123 @@
+"""
+What an index is and what it holds.
+
+What always holds: a vector is float32 and keeps its bits from the first parse to the last answer; the packed form is
+little-endian, so a data folder may move between machines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from airflow_pinecone_upsert.api import limits
+
+METRICS: Final = ("cosine", "dotproduct", "euclidean")
+VECTOR_TYPES: Final = ("dense", "sparse")
+
+FLOAT32: Final = np.dtype("<f4")
+UINT32: Final = np.dtype("<u4")
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """
+    What was decided when an index was created and never changes.
+
+    :param dimension: Components of a dense vector; ``None`` for a sparse index.
+    :param metric: ``cosine``, ``dotproduct`` or ``euclidean``; a sparse index knows ``dotproduct`` only.
+    :param vector_type: ``dense`` or ``sparse``.
+    :raises ValueError: The three do not go together.
+    """
+
+    dimension: int | None
+    metric: str = "cosine"
+    vector_type: str = "dense"
+
+    def __post_init__(self) -> None:
+        """Refuse what Pinecone would not create."""
+        if self.vector_type not in VECTOR_TYPES:
+            raise ValueError(f"vector_type must be one of {', '.join(VECTOR_TYPES)}, not {self.vector_type!r}.")
+        if self.metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}, not {self.metric!r}.")
+        if self.vector_type == "sparse":
+            if self.metric != "dotproduct":
+                raise ValueError(f"A sparse index has the metric dotproduct, not {self.metric}.")
+            if self.dimension is not None:
+                raise ValueError("A sparse index has no dimension.")
+        elif self.dimension is None or not 1 <= self.dimension <= limits.MAX_DIMENSION:
+            raise ValueError(f"dimension must be between 1 and {limits.MAX_DIMENSION}, not {self.dimension}.")
+
+    @property
+    def takes_sparse_values(self) -> bool:
+        """Whether a record may hold sparse values: always by dot product, alone or beside a dense vector."""
+        return self.metric == "dotproduct"
+
+    def __str__(self) -> str:
+        """Say it as a person would: ``dense index, 256 dimensions, cosine``."""
+        size = "" if self.dimension is None else f" {self.dimension} dimensions,"
+        return f"{self.vector_type} index,{size} {self.metric}"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRecord:
+    """
+    One record as the index holds it.
+
+    :param id: Its id.
+    :param values: float32, shape ``(dimension,)``, read-only; ``None`` in a sparse index.
+    :param sparse_indices: uint32, shape ``(n,)``, or ``None``.
+    :param sparse_values: float32, shape ``(n,)``, or ``None``.
+    :param metadata: The metadata, or ``None``.
+    """
+
+    id: str
+    values: NDArray[np.float32] | None
+    sparse_indices: NDArray[np.uint32] | None
+    sparse_values: NDArray[np.float32] | None
+    metadata: dict[str, Any] | None
+
+
+class Row(NamedTuple):
+    """A record in its packed form: checked, and as it lies in the table of records."""
+
+    id: str
+    values: bytes | None = None
+    sparse_indices: bytes | None = None
+    sparse_values: bytes | None = None
+    metadata: bytes | None = None
+
+    @property
+    def sparse(self) -> tuple[bytes, bytes] | None:
+        """The sparse indices and values, if there are any."""
+        if self.sparse_indices is None or self.sparse_values is None:
+            return None
+        return self.sparse_indices, self.sparse_values
+
+    def unpack(self) -> StoredRecord:
+        """
+        Give the record as arrays.
+
+        :return: The record; its arrays share memory with this row.
+        """
+        return StoredRecord(
+            id=self.id,
+            values=unpack_floats(self.values),
+            sparse_indices=None if self.sparse_indices is None else np.frombuffer(self.sparse_indices, UINT32),
+            sparse_values=unpack_floats(self.sparse_values),
+            metadata=None if self.metadata is None else orjson.loads(self.metadata),
+        )
+
+
+def unpack_floats(packed: bytes | None) -> NDArray[np.float32] | None:
+    """
+    Read packed float32 values.
+
+    :param packed: Little-endian float32, or ``None``.
+    :return: The values, sharing memory with ``packed``, or ``None``.
+    """
+    return None if packed is None else np.frombuffer(packed, FLOAT32)

@@ -1,0 +1,164 @@
+"""Each fault, as a client sees it and as the store sees it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from airflow_pinecone_upsert.local import Fault, LocalIndex
+
+UPSERT = "/vectors/upsert"
+BODY = {"vectors": [{"id": name, "values": [1] * 8} for name in "abc"]}
+
+
+@pytest.fixture
+def index(pinecone_index):
+    return pinecone_index
+
+
+@pytest.fixture
+def http(index, connect):
+    return connect(index)
+
+
+def test_status(index, http):
+    index.faults.next(Fault.status(429, message="slow down", headers={"Retry-After": "0"}))
+    answer = http.post(UPSERT, json=BODY)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "0")
+    assert answer.json() == {"code": 8, "message": "slow down", "details": []}
+    assert answer.headers["x-pinecone-request-id"]
+    assert index.vectors() == {}
+    assert http.post(UPSERT, json=BODY).status_code == 200
+
+
+def test_body(index, http):
+    index.faults.next(Fault.body(502, b"<html>", "text/html", headers={"Server": "proxy"}))
+    answer = http.post(UPSERT, json=BODY)
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (
+        502,
+        b"<html>",
+        "text/html; charset=utf-8",
+    )
+    assert answer.headers["server"] == "proxy"
+
+
+def test_reset_leaves_nothing_behind(index, http):
+    index.faults.next(Fault.reset())
+    with pytest.raises(httpx.ReadError):
+        http.post(UPSERT, json=BODY)
+    assert index.vectors() == {}
+    assert http.post(UPSERT, json=BODY).status_code == 200
+
+
+def test_lost_ack_leaves_the_write_behind(index, http):
+    index.faults.next(Fault.lost_ack())
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
+        http.post(UPSERT, json=BODY)
+    assert set(index.vectors()) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("confirmed", [0, 2, 5])
+def test_short_count(index, http, confirmed):
+    index.faults.next(Fault.short_count(confirmed))
+    assert http.get("/vectors/list").status_code == 200  # Only an upsert uses it up.
+    assert http.post(UPSERT, json=BODY).json() == {"upsertedCount": min(confirmed, 3)}
+    assert "".join(index.vectors()) == "abc"[:confirmed]
+
+
+def test_stall_outlasts_a_client_and_does_not_hold_up_others(index, http, connect):
+    index.faults.next(Fault.stall(60))
+    with pytest.raises(httpx.ReadTimeout):
+        http.post(UPSERT, json=BODY, timeout=0.05)
+    assert http.post(UPSERT, json=BODY).status_code == 200
+
+
+def test_stall_then_does_what_was_asked(index, http):
+    index.faults.next(Fault.stall(0.01))
+    assert http.post(UPSERT, json=BODY).json() == {"upsertedCount": 3}
+
+
+def test_a_large_body_is_read_before_the_connection_is_cut(index, http):
+    body = {"vectors": [{"id": "a", "values": [1] * 8, "metadata": {"x": "y" * 3_000_000}}]}
+    for fault, error in ((Fault.reset(), httpx.ReadError), (Fault.lost_ack(), httpx.RemoteProtocolError)):
+        index.faults.next(fault)
+        with pytest.raises(error):
+            http.post(UPSERT, json=body)
+
+
+def test_the_script_is_played_in_order_and_by_path(index, http):
+    index.faults.next(Fault.status(503), times=2, path=UPSERT)
+    index.faults.next(Fault.status(500), path="/vectors/list")
+    index.faults.next(Fault.status(429))
+    assert index.faults.pending == 4
+    assert http.get("/vectors/list").status_code == 500
+    assert [http.post(UPSERT, json=BODY).status_code for _ in range(4)] == [503, 503, 429, 200]
+    assert index.faults.pending == 0
+
+
+def test_clear(index, http):
+    index.faults.next(Fault.status(503), times=9)
+    index.faults.clear()
+    assert http.post(UPSERT, json=BODY).status_code == 200
+
+
+def test_a_fault_happens_at_least_once(index):
+    with pytest.raises(ValueError, match="at least 1"):
+        index.faults.next(Fault.reset(), times=0)
+
+
+def test_many_clients_share_one_script(index, http):
+    index.faults.next(Fault.status(503), times=10)
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda _: http.post(UPSERT, json=BODY).status_code, range(40)))
+    assert sorted(statuses) == [200] * 30 + [503] * 10
+
+
+@pytest.mark.parametrize("fault", [None, Fault.status(503)])
+@pytest.mark.parametrize("record_requests", [True, False])
+def test_a_client_that_leaves_in_the_middle_is_no_error(caplog, fault, record_requests):
+    with LocalIndex(8, record_requests=record_requests) as index:
+        if fault is not None:
+            index.faults.next(fault)
+        host, port = index.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"POST /vectors/upsert HTTP/1.1\r\nHost: x\r\nApi-Key: k\r\nContent-Length: 100\r\n\r\n{")
+        index.faults.clear()
+        assert httpx.post(index.url + UPSERT, json=BODY, headers={"Api-Key": "k"}).status_code == 200
+        assert len(index.requests) == int(record_requests)
+    assert caplog.text == ""
+
+
+def test_closing_lets_requests_finish_within_its_grace(caplog):
+    with LocalIndex(8, grace_s=30) as index, ThreadPoolExecutor(1) as pool:
+        index.faults.next(Fault.stall(0.2))
+        answer = pool.submit(httpx.post, index.url + UPSERT, json=BODY, headers={"Api-Key": "k"})
+        while index.faults.pending:
+            time.sleep(0.001)
+        index.close()
+        assert answer.result().json() == {"upsertedCount": 3}
+    assert caplog.text == ""
+
+
+def test_closing_does_not_wait_for_a_stall(caplog):
+    with LocalIndex(8, record_requests=True) as index:
+        index.faults.next(Fault.stall(3600))
+        failures = []
+
+        def call():
+            try:
+                httpx.post(index.url + UPSERT, json=BODY, headers={"Api-Key": "k"}, timeout=30)
+            except httpx.TransportError as exc:
+                failures.append(exc)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        while index.faults.pending:
+            time.sleep(0.001)
+    caller.join()
+    assert len(failures) == 1
+    assert caplog.text == ""

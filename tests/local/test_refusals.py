@@ -1,0 +1,304 @@
+"""What the real service refuses is refused in its words, and nothing of the request is stored."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from airflow_pinecone_upsert.api import limits
+
+SPARSE_UNSUPPORTED = (
+    "Index configuration does not support sparse values - "
+    "only indexes that are sparse or using dotproduct are supported"
+)
+METADATA_TYPES = "Metadata value must be a string, number, boolean or list of strings, got "
+
+
+def refused(http, path, body):
+    """Post and give the text of the refusal, plain or JSON."""
+    answer = http.post(path, json=body) if not isinstance(body, bytes) else http.post(path, content=body)
+    assert answer.status_code == 400, answer.text
+    if answer.headers["content-type"].startswith("text/plain"):
+        return answer.text
+    error = answer.json()
+    assert error == {"code": 3, "message": error["message"], "details": []}
+    return error["message"]
+
+
+@pytest.fixture
+def index(pinecone_index_factory):
+    return pinecone_index_factory(2)
+
+
+@pytest.fixture
+def http(index, connect):
+    return connect(index)
+
+
+@pytest.fixture
+def hybrid(pinecone_index_factory, connect):
+    return connect(pinecone_index_factory(2, metric="dotproduct"))
+
+
+@pytest.fixture
+def sparse(pinecone_index_factory, connect):
+    return connect(pinecone_index_factory(vector_type="sparse"))
+
+
+GOOD = {"id": "good", "values": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"values": [1, 2]}, "Vector ID must not be empty"),
+        ({"id": "", "values": [1, 2]}, "Vector ID must not be empty"),
+        ({"id": "ä", "values": [1, 2]}, "Vector ID must be ASCII, but got 'ä'"),
+        ({"id": "a\0", "values": [1, 2]}, "Vector ID must be ASCII, but got 'a\0'"),
+        ({"id": "x" * 513, "values": [1, 2]}, "Vector ID must be at most 512 characters, but got 513"),
+        ({"id": "a"}, "Vector dimension 0 does not match the dimension of the index 2"),
+        ({"id": "a", "values": [1, 2, 3]}, "Vector dimension 3 does not match the dimension of the index 2"),
+        (
+            {"id": "a", "values": [0, -0.0]},
+            "Dense vectors must contain at least one non-zero value. Vector ID 'a' contains only zeros",
+        ),
+        (
+            {"id": "a", "values": [0, 1e-60]},
+            "Dense vectors must contain at least one non-zero value. Vector ID 'a' contains only zeros",
+        ),
+        ({"id": "a", "values": [1, 2], "sparseValues": {"indices": [1], "values": [1]}}, SPARSE_UNSUPPORTED),
+        ({"id": "a", "values": [1, 2], "metadata": {"x": None}}, f"{METADATA_TYPES}'null' for field 'x'"),
+        ({"id": "a", "values": [1, 2], "metadata": {"x": [1]}}, f"{METADATA_TYPES}'[1.0]' for field 'x'"),
+        (
+            {"id": "a", "values": [1, 2], "metadata": {"x": {"agreement": 13, "parties": 5}}},
+            METADATA_TYPES + """'{"agreement":13....' for field 'x'""",
+        ),
+        (
+            {"id": "a", "values": [1, 2], "metadata": {"$x": 1}},
+            "Metadata field names must not start with '$', got '$x'",
+        ),
+        # The transcoder's refusals, in plain text.
+        ({"id": "a", "values": [1, "type"]}, 'vectors[1].values[1]: invalid value "type" for type TYPE_FLOAT'),
+        ({"id": "a", "values": [1, None]}, "vectors[1].values[1]: invalid value null for type TYPE_FLOAT"),
+        ({"id": "a", "values": [True, 2]}, "vectors[1].values[0]: invalid value true for type TYPE_FLOAT"),
+        ({"id": "a", "values": [1, [2]]}, "vectors[1].values[1]: invalid value [2] for type TYPE_FLOAT"),
+        (
+            {"id": "a", "values": [1, 1e39]},
+            f"vectors[1].values[1]: invalid value {orjson.dumps(1e39).decode()} for type TYPE_FLOAT",
+        ),
+        ({"id": "a", "values": "12"}, 'vectors[1].values: invalid value "12" for type TYPE_MESSAGE'),
+        ({"id": 5, "values": [1, 2]}, "vectors[1].id: invalid value 5 for type TYPE_STRING"),
+        ({"id": "a", "values": [1, 2], "metadata": []}, "vectors[1].metadata: invalid value [] for type TYPE_MESSAGE"),
+        ({"id": "a", "values": [1, 2], "blob": 1}, "vectors[1] blob: Cannot find field."),
+        ("a", 'vectors[1]: invalid value "a" for type TYPE_MESSAGE'),
+    ],
+)
+def test_one_bad_record_refuses_the_whole_upsert(http, index, bad, message):
+    assert refused(http, "/vectors/upsert", {"vectors": [GOOD, bad]}) == message
+    assert index.vectors() == {}
+    assert index.store.lsn == 0
+
+
+def test_metadata_has_a_largest_size(http):
+    room = limits.MAX_METADATA_BYTES - len('{"x":""}')
+    fits, too_long = ({**GOOD, "metadata": {"x": "y" * size}} for size in (room, room + 1))
+    assert http.post("/vectors/upsert", json={"vectors": [fits]}).status_code == 200
+    message = "Metadata size is 40961 bytes, which exceeds the limit of 40960 bytes per vector"
+    assert refused(http, "/vectors/upsert", {"vectors": [too_long]}) == message
+    # An update may not grow it beyond that either, and leaves the record as it was.
+    update = {"id": "good", "setMetadata": {"z": 1}}
+    assert refused(http, "/vectors/update", update).startswith("Metadata size is 40966 bytes")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"indices": [], "values": []}, "Sparse vector must contain at least one value"),
+        (
+            {"indices": [1, 2], "values": [1]},
+            "Sparse vector must have the same number of indices and values, but got 2 indices and 1 values",
+        ),
+        (
+            {"indices": list(range(2049)), "values": [1] * 2049},
+            "Sparse vector must have at most 2048 values, but got 2049",
+        ),
+        (
+            {"indices": [-1], "values": [1]},
+            "vectors[0].sparseValues.indices[0]: invalid value -1 for type TYPE_UINT32",
+        ),
+        (
+            {"indices": [2**32], "values": [1]},
+            "vectors[0].sparseValues.indices[0]: invalid value 4294967296 for type TYPE_UINT32",
+        ),
+        (
+            {"indices": [True], "values": [1]},
+            "vectors[0].sparseValues.indices[0]: invalid value true for type TYPE_UINT32",
+        ),
+        (
+            {"indices": [1], "values": ["x"]},
+            'vectors[0].sparseValues.values[0]: invalid value "x" for type TYPE_FLOAT',
+        ),
+    ],
+)
+def test_bad_sparse_values(sparse, hybrid, values, message):
+    assert refused(sparse, "/vectors/upsert", {"vectors": [{"id": "a", "sparseValues": values}]}) == message
+    assert refused(hybrid, "/vectors/upsert", {"vectors": [{**GOOD, "sparseValues": values}]}) == message
+
+
+def test_a_sparse_index_takes_sparse_values_only(sparse):
+    values = {"indices": [2**32 - 1], "values": [1]}
+    assert sparse.post("/vectors/upsert", json={"vectors": [{"id": "a", "sparseValues": values}]}).status_code == 200
+    message = "Index configuration does not support dense values - only sparse values are supported"
+    assert refused(sparse, "/vectors/upsert", {"vectors": [{**GOOD, "sparseValues": values}]}) == message
+    message = "Sparse vector must contain at least one value"
+    assert refused(sparse, "/vectors/upsert", {"vectors": [{"id": "a"}]}) == message
+    assert refused(sparse, "/query", {"topK": 1}) == message
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ([], "Must provide at least one vector to upsert"),
+        (None, "Must provide at least one vector to upsert"),
+        ([GOOD] * 1001, "The number of vectors in an upsert request must be at most 1000, but got 1001"),
+    ],
+)
+def test_an_upsert_has_1_to_1000_records(http, vectors, message):
+    assert refused(http, "/vectors/upsert", {"vectors": vectors}) == message
+    assert http.post("/vectors/upsert", json={"vectors": [GOOD] * 1000}).json() == {"upsertedCount": 1000}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"[]", "Root element must be a message."),
+        (b'"x"', "Root element must be a message."),
+        (b"", "Unexpected token.\n\n^"),
+        (b"\xff", "Unexpected token.\n\n^"),
+        (
+            b'{"vectors":[{"id":"a","values":[NaN,1]}]}',
+            'Unexpected token.\n{"id":"a","values":[NaN,1]}]}\n' + " " * 20 + "^",
+        ),
+        (b'{"vector":[]}', "vector: Cannot find field."),
+    ],
+)
+def test_what_is_no_message_is_refused_in_plain_text(http, body, message):
+    assert refused(http, "/vectors/upsert", body) == message
+
+
+def test_a_namespace_has_a_proper_name(http):
+    for name in ("ä", "a\0"):
+        message = f"Namespace must be ASCII, but got '{name}'"
+        assert refused(http, "/vectors/upsert", {"vectors": [GOOD], "namespace": name}) == message
+        assert http.get("/vectors/list", params={"namespace": name}).json()["message"] == message
+    message = "Namespace must be at most 512 characters, but got 513"
+    assert refused(http, "/vectors/upsert", {"vectors": [GOOD], "namespace": "n" * 513}) == message
+
+
+def test_a_request_has_a_largest_size(pinecone_index_factory, connect):
+    index = pinecone_index_factory(2, max_request_bytes=3_100_000)
+    http = connect(index)
+    body = b'{"vectors":[{"id":"a","values":[1,2]}]}'
+    assert http.post("/vectors/upsert", content=body.ljust(3_100_000)).status_code == 200
+    message = "Request size 3MB exceeds the maximum supported size of 2MB"
+    assert refused(http, "/vectors/upsert", body.ljust(3_100_001)) == message
+    # The connection is in order after that.
+    assert http.post("/vectors/upsert", content=body).status_code == 200
+
+
+def test_the_default_largest_size_is_what_the_decoder_takes(http):
+    body = b'{"vectors":[{"id":"a","values":[1,2]}]}'
+    assert http.post("/vectors/upsert", content=body.ljust(limits.MAX_DECODED_REQUEST_BYTES)).status_code == 200
+    assert http.post("/vectors/upsert", content=body.ljust(limits.MAX_DECODED_REQUEST_BYTES + 1)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"vector": [1, 2]}, "topK must be between 1 and 10000, but got 0"),
+        ({"topK": 10_001, "vector": [1, 2]}, "topK must be between 1 and 10000, but got 10001"),
+        ({"topK": -1, "vector": [1, 2]}, "topK: invalid value -1 for type TYPE_UINT32"),
+        ({"topK": 1.5, "vector": [1, 2]}, "topK: invalid value 1.5 for type TYPE_UINT32"),
+        ({"topK": 1}, "Vector dimension 0 does not match the dimension of the index 2"),
+        ({"topK": 1, "vector": [1]}, "Vector dimension 1 does not match the dimension of the index 2"),
+        ({"topK": 1, "vector": [1, "x"]}, 'vector[1]: invalid value "x" for type TYPE_FLOAT'),
+        ({"topK": 1, "vector": [1, 2], "id": "a"}, "A query takes either an id or a vector, not both"),
+        ({"topK": 1, "vector": [1, 2], "sparseVector": {"indices": [1], "values": [1]}}, SPARSE_UNSUPPORTED),
+        ({"topK": 1, "vector": [1, 2], "includeValues": 1}, "includeValues: invalid value 1 for type TYPE_BOOL"),
+        ({"topK": 1, "vector": [1, 2], "filter": {"$not": []}}, "$not is not a valid operator"),
+    ],
+)
+def test_bad_queries(http, body, message):
+    assert refused(http, "/query", body) == message
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "Exactly one of ids, deleteAll and filter must be given"),
+        ({"filter": {}}, "Exactly one of ids, deleteAll and filter must be given"),
+        ({"ids": ["a"], "deleteAll": True}, "Exactly one of ids, deleteAll and filter must be given"),
+        ({"ids": ["a"] * 1001}, "At most 1000 ids can be deleted at once, but got 1001"),
+        ({"ids": [1]}, "ids[0]: invalid value 1 for type TYPE_STRING"),
+        ({"filter": {"x": {"$gt": "y"}}}, "The $gt operator must be followed by a number, got 'y'"),
+    ],
+)
+def test_bad_deletes(http, body, message):
+    assert refused(http, "/vectors/delete", body) == message
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "Vector ID must not be empty"),
+        ({"id": "a", "values": [1]}, "Vector dimension 1 does not match the dimension of the index 2"),
+        (
+            {"id": "a", "values": [0, 0]},
+            "Dense vectors must contain at least one non-zero value. Vector ID 'a' contains only zeros",
+        ),
+        ({"id": "a", "sparseValues": {"indices": [1], "values": [1]}}, SPARSE_UNSUPPORTED),
+        ({"id": "a", "setMetadata": {"x": None}}, f"{METADATA_TYPES}'null' for field 'x'"),
+    ],
+)
+@pytest.mark.parametrize("stored", [True, False])
+def test_bad_updates(http, index, body, message, stored):
+    if stored:
+        http.post("/vectors/upsert", json={"vectors": [{"id": "a", "values": [1, 2]}]})
+    assert refused(http, "/vectors/update", body) == message
+    assert [record.values.tolist() for record in index.vectors().values()] == ([[1, 2]] if stored else [])
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/vectors/fetch", "Must provide at least one id to fetch"),
+        ("/vectors/list?limit=0", "limit must be between 1 and 100, but got 0"),
+        ("/vectors/list?limit=101", "limit must be between 1 and 100, but got 101"),
+        ("/vectors/list?limit=x", "limit must be between 1 and 100, but got x"),
+        ("/vectors/list?paginationToken=x", "Invalid pagination token: x"),
+        ("/vectors/list?paginationToken=e30%3D", "Invalid pagination token: e30="),
+        ("/namespaces?limit=-1", "limit must be between 1 and 100, but got -1"),
+    ],
+)
+def test_bad_parameters(http, path, message):
+    answer = http.get(path)
+    assert (answer.status_code, answer.json()) == (400, {"code": 3, "message": message, "details": []})
+
+
+def test_stats_take_no_filter(http):
+    message = "Serverless and Starter indexes do not support describing index stats with metadata filtering"
+    assert refused(http, "/describe_index_stats", {"filter": {"x": 1}}) == message
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/vectors/delete", {"deleteAll": True}),
+        ("POST", "/vectors/delete", {"deleteAll": True, "namespace": "n"}),
+        ("GET", "/namespaces/n", None),
+        ("DELETE", "/namespaces/n", None),
+    ],
+)
+def test_an_unknown_namespace_is_not_found(http, method, path, body):
+    answer = http.request(method, path, json=body)
+    assert (answer.status_code, answer.json()) == (404, {"code": 5, "message": "Namespace not found", "details": []})
