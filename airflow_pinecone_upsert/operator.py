@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
@@ -111,7 +111,7 @@ class PineconeUpsertOperator(BaseOperator):
         Airflow would walk every number of them (3000 x 1536 took 10 s and 142 MB) and render their text as Jinja.
         """
         if content is self.vectors and content is not None:
-            return RenderedVectors(_resolved(content, context))
+            return _rendered(content, context)
         return super().render_template(content, context, jinja_env, seen_oids)
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -151,23 +151,31 @@ class RenderedVectors:
     Vectors as the *Rendered Template* view shows them: how many, and none of them.
 
     :param value: What was resolved.
+    :param what: What it holds.
     """
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, what: str = "vectors") -> None:
         self.value = value
+        self._what = what
 
     def serialize(self) -> str:
         """Return what Airflow stores in place of the value."""
         try:
-            return f"<{len(self.value):,} vectors>"
+            return f"<{len(self.value):,} {self._what}>"
         except TypeError:
-            return "<vectors>"
+            return f"<{self._what}>"
 
     __repr__ = serialize
 
 
-def _resolved(value: Any, context: Context) -> Any:
+def _rendered(value: Any, context: Context) -> RenderedVectors:
     """Pull XComs, also those in a list, and leave all else alone."""
-    if isinstance(value, (list, tuple)) and any(hasattr(item, "resolve") for item in value):
-        return [_resolved(item, context) for item in value]
-    return value.resolve(context) if hasattr(value, "resolve") and not isinstance(value, Mapping) else value
+    if isinstance(value, (list, tuple)) and any(_is_reference(item) for item in value):
+        return RenderedVectors([item.resolve(context) for item in value], "XComs of vectors")
+    resolved = value.resolve(context) if _is_reference(value) else value
+    is_mapped = type(resolved).__name__ == "LazyXComSequence"  # its class has no public home
+    return RenderedVectors(resolved, "XComs of vectors" if is_mapped else "vectors")
+
+
+def _is_reference(value: Any) -> bool:
+    return hasattr(value, "resolve")

@@ -1,0 +1,51 @@
+# Every target sets up what it needs in .venv, from the exact versions in constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+RUN = $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo airflow test test-all lint format clean
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.demo ## Embed real text, upsert it with Airflow into a local index, and search it
+	$(RUN) example_dags/demo.py
+
+airflow: $(VENV)/.demo ## Airflow's web UI with the example DAGs and a local index
+	$(RUN) example_dags/airflow_ui.py
+
+test: $(VENV)/.dev ## The tests
+	$(RUN) -m pytest -m "not slow"
+
+test-all: $(VENV)/.dev ## The tests, long ones included
+	$(RUN) -m pytest
+
+lint: $(VENV)/.dev ## ruff and mypy --strict
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.dev ## Let ruff mend what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## Remove the environment and all caches
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else \
+	"Python 3.10 to 3.13 is needed, and this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing the package, Airflow and the demo's model into $(VENV): a minute or two, once."
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt tests/requirements-sdk.txt | $(VENV)/bin/python
+	@echo "Installing the package with its test tools into $(VENV): two minutes or so, once."
+	$(PIP) --editable '.[lint]'
+	$(PIP) --no-deps --requirement tests/requirements-sdk.txt
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,99 @@
+"""
+Airflow's web UI with the example DAGs, the local index and a ready connection: `make airflow`.
+
+Everything lies in a temporary folder and ends with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+from demo import DIMENSION, airflow_environment, embed_documentation, say, step
+
+from airflow_pinecone_upsert.local.server import LocalIndex
+
+PORT = int(os.environ.get("PORT", "8080"))
+URL = f"http://127.0.0.1:{PORT}"
+START_WITHIN_S = 180
+
+
+def ui_environment(home: Path, embeddings: Path) -> dict[str, str]:
+    """Return what the web UI needs beyond a run: its port, and no password on this machine."""
+    return airflow_environment(home, embeddings) | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # standalone starts `airflow` by name
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(PORT),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{URL}/execution/",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line of Airflow's own command."""
+    return [sys.executable, "-m", "airflow", *arguments]
+
+
+def run(*arguments: str) -> None:
+    """Run Airflow's own command to its end."""
+    subprocess.run(command(*arguments), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_until_healthy(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the scheduler and the web server answer."""
+    deadline = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            health = httpx.get(f"{URL}/api/v2/monitor/health", trust_env=False).json()
+            if health["scheduler"]["status"] == "healthy":
+                return
+        except (httpx.TransportError, ValueError, KeyError):
+            pass
+        time.sleep(1)
+    raise SystemExit(f"FAILED: Airflow did not come up on {URL}.\n{log.read_text()[-3_000:]}")
+
+
+def main(home: Path) -> None:
+    """Set up, start, say where to look, and wait."""
+    embeddings = home / "embeddings"
+    step("Embedding the paragraphs of Python's documentation")
+    embed_documentation(embeddings)
+    with LocalIndex(dimension=DIMENSION) as index:
+        os.environ.update(ui_environment(home, embeddings))
+        step("Setting up Airflow's database and the connection pinecone_default")
+        run("db", "migrate")
+        run("connections", "add", "pinecone_default", "--conn-json", index.connection_json())
+        step("Starting Airflow")
+        log = home / "airflow.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command("standalone"), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            wait_until_healthy(process, log)
+            say(f"Airflow      {URL}  (trigger the DAG upsert_parquet)")
+            say(f"Connection   {URL}/connections  (pinecone_default)")
+            say(f"Local index  {index.url}")
+            say(f"Log          {log}")
+            say("Ctrl-C ends it.")
+            process.wait()
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=30)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="airflow-pinecone-upsert-") as folder:
+        try:
+            main(Path(folder))
+        except KeyboardInterrupt:
+            print("\nStopped.")

@@ -1,0 +1,184 @@
+"""The README: every snippet runs, every command is one that works, every table says what the code says."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_pinecone_upsert import PineconeUpsertOperator
+from airflow_pinecone_upsert.api import limits
+
+from .conftest import HOME
+from .test_storage import s3  # noqa: F401 - a fixture
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+
+def snippet(marker: str) -> str:
+    (found,) = [code for code in PYTHON if marker in code]
+    return found
+
+
+def table(heading: str) -> list[list[str]]:
+    section = README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+@pytest.fixture
+def my_project(monkeypatch):
+    """The user's own module that embeds a text."""
+    (HOME / "my_project.py").write_text("def embed(text):\n    return [float(len(text))] * 8\n")
+    monkeypatch.syspath_prepend(str(HOME))
+
+
+@pytest.fixture
+def my_bucket(s3, monkeypatch, tmp_path):  # noqa: F811
+    """The user's bucket, with a folder for each snippet."""
+    import boto3
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="my-bucket")
+    vectors = [np.ones(8, np.float32)] * 3
+    plain = {"title": ["a", "b", "c"], "price": [1.5, 2.0, None], "released_on": pa.array([1, 2, 3], pa.date32())}
+    for key, columns in {
+        "embeddings/1.parquet": {"id": ["a", "b", "c"], "values": vectors},
+        "products/1.parquet": {"sku": [1, 2, 3], "embedding": vectors, **plain},
+    }.items():
+        pq.write_table(pa.table(columns), tmp_path / "file")
+        client.upload_file(str(tmp_path / "file"), "my-bucket", key)
+
+
+def test_parquet_snippet(run_dag, pinecone_index, my_bucket):
+    run = run_dag(snippet('"articles", schedule'))
+    assert run.state == "success"
+    assert set(pinecone_index.vectors("articles")) == {"a", "b", "c"}
+
+
+def test_plain_columns_snippet(run_dag, pinecone_index, my_bucket):
+    run = run_dag(snippet("metadata_columns"))
+    assert run.state == "success"
+    assert pinecone_index.vectors()["1"].metadata == {"title": "a", "price": 1.5, "released_on": "1970-01-02"}
+    assert pinecone_index.vectors()["3"].metadata == {"title": "c", "released_on": "1970-01-04"}
+
+
+def test_xcom_snippet(run_dag, pinecone_index, my_project):
+    run = run_dag(snippet("embed_titles"))
+    assert run.state == "success"
+    assert run.output("report") == "2 titles can be searched."
+    assert pinecone_index.vectors("titles")["t1"].metadata == {"title": "Solaris"}
+
+
+def test_hook_snippet(run_dag, pinecone_index, my_project):
+    run = run_dag(snippet("embed_and_upsert"))
+    assert run.state == "success"
+    assert run.output("embed_and_upsert") == 1_000
+    assert len(pinecone_index.vectors("chapters")) == 1_000
+
+
+def test_pytest_snippet(tmp_path):
+    (tmp_path / "test_snippet.py").write_text(snippet("pytest_plugins"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", tmp_path], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_every_snippet_is_run_above():
+    assert len(PYTHON) == 5
+
+
+def test_connection_command(monkeypatch):
+    exported = README.partition("export AIRFLOW_CONN_PINECONE_DEFAULT='")[2].partition("'")[0]
+    monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", exported)
+    from airflow_pinecone_upsert import PineconeHook
+
+    assert PineconeHook().get_conn().host == json.loads(exported)["host"]
+
+
+def test_local_index_command():
+    (command,) = [line for line in COMMANDS if line.startswith("python -m")]
+    arguments = [sys.executable, *shlex.split(command.replace("5080", "0"))[1:]]
+    server = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    try:
+        assert "http://127.0.0.1:" in server.stdout.readline()
+    finally:
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+        server.stdout.close()
+
+
+def test_make_demo_answers_its_questions():
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
+    done = subprocess.run(
+        [sys.executable, ROOT / "example_dags" / "demo.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    count = int(re.search(r'"upsertedCount": (\d+)', done.stdout)[1])
+    assert count >= 1_400
+    assert f"Done: {count:,} records upserted" in done.stdout
+    for question in ("garbage collection", "highest precedence", "breakpoint"):
+        assert question in done.stdout
+    assert "operator-summary#1" in done.stdout
+
+
+def test_every_command_is_known():
+    """`make test` is what runs this; the extras that `pip install` names exist; the others are run above."""
+    extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text()
+    inside_json = re.compile(r"^ +\"|^}'$")
+    for line in COMMANDS:
+        if line.startswith("make "):
+            assert f"\n{line.removeprefix('make ')}: " in makefile
+        elif line.startswith("pip install"):
+            assert set(re.findall(r"\[(\w+)\]", line)) <= extras
+        else:
+            assert line.startswith(("export AIRFLOW_CONN_PINECONE_DEFAULT=", "python -m")) or inside_json.match(line)
+
+
+def test_the_table_of_parameters_is_the_operators_signature():
+    ours = list(inspect.signature(PineconeUpsertOperator.__init__).parameters.values())[1:-1]
+    assert {one.name: one.default for one in ours} == {
+        name.strip("`"): json.loads(default.strip("`").replace("None", "null"))
+        for name, default, _ in table("Parameters")
+    }
+
+
+def test_the_table_of_limits_is_the_codes():
+    assert [int(value.replace(",", "")) for _, value in table("Limits")] == [
+        limits.MAX_RECORDS_PER_REQUEST,
+        limits.MAX_REQUEST_BYTES,
+        limits.MAX_ID_LENGTH,
+        limits.MAX_DIMENSION,
+        limits.MAX_SPARSE_VALUES,
+        limits.MAX_METADATA_BYTES,
+        limits.MAX_REQUESTS_PER_SECOND,
+        limits.MAX_BYTES_PER_SECOND,
+    ]
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", README))
+def test_links_lead_to_files(link):
+    assert (ROOT / link).exists()

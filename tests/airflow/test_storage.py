@@ -1,0 +1,100 @@
+"""Parquet paths beyond this machine's disk: a real S3 API, served by moto."""
+
+from __future__ import annotations
+
+import boto3
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+
+from airflow_pinecone_upsert.api.errors import SetupError, SourceError
+
+from .test_operator import HEAD
+
+BUCKET = "embeddings"
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """Yield the address of an S3 server with one bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3, monkeypatch, tmp_path):
+    """Two Parquet files of ten records in a bucket that Airflow's connection `aws_default` leads to."""
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_AWS_DEFAULT",
+        f'{{"conn_type": "aws", "login": "k", "password": "s", "extra": {{"endpoint_url": "{s3}", "region_name": "us-east-1"}}}}',
+    )
+    client = boto3.client(
+        "s3", endpoint_url=s3, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
+    )
+    client.create_bucket(Bucket=BUCKET)
+    for name in ("a", "b"):
+        table = pa.table({"id": [f"{name}{row}" for row in range(10)], "values": [np.ones(8, np.float32)] * 10})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        client.upload_file(str(tmp_path / f"{name}.parquet"), BUCKET, f"set/{name}.parquet")
+    yield client
+    for item in client.list_objects_v2(Bucket=BUCKET)["Contents"]:
+        client.delete_object(Bucket=BUCKET, Key=item["Key"])
+    client.delete_bucket(Bucket=BUCKET)
+
+
+@pytest.mark.parametrize(
+    ("paths", "count"),
+    [
+        ('"s3://aws_default@embeddings/set/a.parquet"', 10),
+        ('"s3://aws_default@embeddings/set"', 20),
+        ('"s3://aws_default@embeddings/set/"', 20),
+        ('"s3://aws_default@embeddings/*/b*.parquet"', 10),
+        ('[ObjectStoragePath("s3://embeddings/set/a.parquet", conn_id="aws_default"), "s3://aws_default@embeddings/set/b.parquet"]', 20),
+    ],
+)  # fmt: skip
+def test_parquet_on_s3(run_dag, pinecone_index, bucket, paths, count):
+    run = run_dag(HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", parquet_paths={paths})')
+    assert run.state == "success"
+    assert run.output("upsert")["upsertedCount"] == count
+    assert len(pinecone_index.vectors()) == count
+
+
+def test_a_missing_object_is_named(bucket):
+    from airflow_pinecone_upsert.storage import parquet_files
+
+    with pytest.raises(SourceError, match=r"s3://embeddings/set/nope\.parquet does not exist"):
+        parquet_files("s3://aws_default@embeddings/set/nope.parquet")
+
+
+def test_a_missing_bucket_is_named(bucket):
+    from airflow_pinecone_upsert.storage import parquet_files
+
+    with pytest.raises(SourceError, match="s3://no-such-bucket/x"):
+        parquet_files("s3://aws_default@no-such-bucket/x/*.parquet")
+
+
+def test_a_scheme_without_its_provider_names_the_extra():
+    from airflow_pinecone_upsert.storage import parquet_files
+
+    with pytest.raises(SetupError, match=r"pip install 'airflow-pinecone-upsert\[gcs\]'"):
+        parquet_files("gs://bucket/x.parquet")
+
+
+@pytest.mark.parametrize("paths", [None, 7, "", ["a", None], {"a": 1}, b"x"])
+def test_what_is_no_path_is_shown(paths):
+    from airflow_pinecone_upsert.storage import parquet_files
+
+    with pytest.raises(SourceError):
+        parquet_files(paths)
+
+
+def test_the_same_file_twice_is_read_once(tmp_path):
+    from airflow_pinecone_upsert.storage import parquet_files
+
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "a.parquet")
+    assert len(parquet_files([str(tmp_path), str(tmp_path / "a.parquet")])) == 1
