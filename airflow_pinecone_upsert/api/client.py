@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import platform
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -63,6 +64,9 @@ USER_AGENT: Final = f"airflow-pinecone-upsert/{__version__} (python/{platform.py
 
 log = logging.getLogger(__name__)
 
+_MAX_SHOWN_BYTES: Final = 200
+"""Of an answer that is not Pinecone's."""
+
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 _T = TypeVar("_T")
 
@@ -95,15 +99,15 @@ def index_url(host: str) -> str:
     :return: The URL without a trailing slash.
     :raises SetupError: The URL is unusable, or plain ``http`` to another machine.
     """
-    text = host.strip().rstrip("/")
+    text = host.strip()
+    if "@" in text:  # not quoted: it may hold a password
+        raise SetupError("The index host holds user information. Put the API key into the connection's password.")
     try:
         url = httpx.URL(text if "://" in text else f"https://{text}")
     except (httpx.InvalidURL, UnicodeError) as exc:
         raise SetupError(f"Index host {host!r} is not a URL: {exc}.") from exc
-    if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.query:
+    if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.query or url.fragment:
         raise SetupError(f"Index host {host!r} is not a host. Copy it from the Pinecone console, without a path.")
-    if url.userinfo:
-        raise SetupError("The index host holds user information. Put the API key into the connection's password.")
     if url.scheme == "http" and not _is_loopback(url.host):
         raise SetupError(f"Index host {host!r} is plain http: the API key would travel in clear. Use https.")
     return str(url).rstrip("/")
@@ -118,7 +122,10 @@ def _is_loopback(host: str) -> bool:
 
 def is_control_plane(host: str) -> bool:
     """Tell Pinecone's control plane, old or new, from an index's own host."""
-    name = httpx.URL(host if "://" in host else f"https://{host}").host
+    try:
+        name = httpx.URL(host if "://" in host else f"https://{host}").host
+    except (httpx.InvalidURL, UnicodeError):
+        return False
     return name == httpx.URL(CONTROL_PLANE_URL).host or (
         name.startswith("controller.") and name.endswith(".pinecone.io")
     )
@@ -130,6 +137,9 @@ class _Http:
     def __init__(self, url: str, settings: ClientSettings) -> None:
         self.url = url
         self._key = settings.api_key.get_secret_value()
+        if not re.fullmatch(r"[!-~]+", self._key):
+            # h11 would refuse it too, but quotes it when it does.
+            raise SetupError("The API key holds white space or characters outside ASCII. Copy it anew.")
         loopback = url.startswith("http://")
         try:
             verify = ssl.create_default_context(cafile=settings.ca_bundle) if settings.ca_bundle else True
@@ -152,8 +162,6 @@ class _Http:
             raise SetupError(f"CA bundle {settings.ca_bundle!r} cannot be read: {exc}.") from exc
         except (httpx.InvalidURL, ValueError) as exc:
             raise SetupError("The proxy is not a URL such as http://proxy.example.com:3128.") from exc
-        except UnicodeEncodeError as exc:
-            raise SetupError("The API key holds characters that no API key has.") from exc
 
     def send(
         self,
@@ -176,8 +184,28 @@ class _Http:
             raise self._unreachable(exc) from exc
         if response.is_success:
             return response
-        body = response.content.replace(self._key.encode(), b"***")  # some servers echo what they refuse
-        raise error_from_answer(response.status_code, response.headers, body, host=self.url, now=time.time())
+        raise error_from_answer(
+            response.status_code, response.headers, self._masked(response), host=self.url, now=time.time()
+        )
+
+    def parse(self, model: type[_ModelT], response: httpx.Response) -> _ModelT:
+        """
+        Read an answer with a 2xx status.
+
+        :raises UnexpectedAnswerError: It is not of this shape.
+        """
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as exc:
+            said = self._masked(response)[:_MAX_SHOWN_BYTES].decode("utf-8", "replace")
+            raise UnexpectedAnswerError(
+                f"{self.url} answered {response.status_code} to {response.request.url.path}, but not what Pinecone "
+                f"answers: {said!r}. Is this host a Pinecone index?"
+            ) from exc
+
+    def _masked(self, response: httpx.Response) -> bytes:
+        """Return the answer's body without the key: some servers echo what they refuse."""
+        return response.content.replace(self._key.encode(), b"***")
 
     def _unreachable(self, exc: httpx.HTTPError) -> PineconeUpsertError:
         what = f"{type(exc).__name__}: {exc}".rstrip(": ").replace(self._key, "***")
@@ -191,16 +219,6 @@ class _Http:
 
     def close(self) -> None:
         self._client.close()
-
-
-def _parse(model: type[_ModelT], response: httpx.Response) -> _ModelT:
-    try:
-        return model.model_validate_json(response.content)
-    except ValidationError as exc:
-        raise UnexpectedAnswerError(
-            f"{response.request.url.host} answered {response.status_code} to {response.request.url.path}, but not "
-            f"what Pinecone answers: {response.text[:200]!r}. Is this host a Pinecone index?"
-        ) from exc
 
 
 def _retrying(call: Callable[[], _T], *, attempts: int, sleep: Callable[[float], None], random: Random) -> _T:
@@ -239,7 +257,7 @@ def describe_index(
     try:
         path = f"/indexes/{quote(name, safe='')}"
         response = _retrying(lambda: http.send("GET", path), attempts=attempts, sleep=sleep, random=random.random)
-        return _parse(IndexDescription, response)
+        return http.parse(IndexDescription, response)
     finally:
         http.close()
 
@@ -296,7 +314,8 @@ class IndexClient:
         :param body: The JSON of the request, complete.
         :return: ``upsertedCount`` as the server says it.
         """
-        return _parse(UpsertAnswer, self._http.send("POST", "/vectors/upsert", content=body)).upserted_count
+        response = self._http.send("POST", "/vectors/upsert", content=body)
+        return self._http.parse(UpsertAnswer, response).upserted_count
 
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts. Counts lag behind writes by seconds."""
@@ -416,7 +435,7 @@ class IndexClient:
         self._repeat("DELETE", f"/namespaces/{quote(namespace or '__default__', safe='')}")
 
     def _ask(self, model: type[_ModelT], method: str, path: str, **request: Any) -> _ModelT:
-        return _parse(model, self._repeat(method, path, **request))
+        return self._http.parse(model, self._repeat(method, path, **request))
 
     def _repeat(self, method: str, path: str, **request: Any) -> httpx.Response:
         return _retrying(

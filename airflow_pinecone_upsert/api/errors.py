@@ -242,8 +242,7 @@ def _read_body(body: bytes) -> tuple[int | None, str]:
     return None, body[: 4 * _MAX_SHOWN].decode("utf-8", "replace").strip()[:_MAX_SHOWN]
 
 
-_ANY: Final = range(100, 600)
-_SUCCESS: Final = range(200, 300)
+_ANY: Final = range(1_000)
 _REDIRECT: Final = range(300, 400)
 _SERVER: Final = range(500, 600)
 
@@ -253,11 +252,12 @@ _SIZE: Final = f"Lower max_request_bytes (the documented limit is {MAX_REQUEST_B
 
 _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsertError], str], ...]] = (
     # status, any of these words in the message (none: whatever it says), class, remedy; the first row that fits
-    (_SUCCESS, (), UnexpectedAnswerError, "Is this host a Pinecone index?"),
     (_REDIRECT, (), SetupError, "A redirect is not followed: the key would go elsewhere. Set the index's own host."),
     (_ANY, ("document schema",), UnsupportedIndexError, "Name an index that holds vectors; this one holds documents."),
     ((401,), (), AuthenticationError, _KEY),
-    ((403, 429), ("quota", "for the current month", "storage"), QuotaExceededError, _QUOTA),
+    ((403,), ("quota", "storage"), QuotaExceededError, _QUOTA),
+    # Other messages of a 429 quote the names of index and namespace, so no word that may be a name is looked for.
+    ((429,), ("for the current month",), QuotaExceededError, _QUOTA),
     ((403,), (), AuthenticationError, _KEY),
     ((404,), (), NotFoundError, "Check the index host, the index name and the namespace."),
     ((413,), (), RequestTooLargeError, _SIZE),

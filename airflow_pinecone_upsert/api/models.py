@@ -31,7 +31,7 @@ def _to_vector(value: Any) -> npt.NDArray[np.float64]:
         raise ValueError(f"expected a flat list of numbers, got {array.ndim} dimensions")
     if array.size and array.dtype.kind not in "iuf":
         odd = ((i, e) for i, e in enumerate(value) if isinstance(e, bool) or not isinstance(e, (int, float)))
-        position, element = next(odd, (0, value[0]))
+        position, element = next(odd, (0, array[0]))
         raise ValueError(f"element {position} is {element!r} ({type(element).__name__}), not a number")
     return array.astype(np.float64, copy=False)
 
@@ -48,6 +48,8 @@ def _to_indices(value: Any) -> npt.NDArray[np.int64]:
 
 def _to_id(value: Any) -> Any:
     """Integer ids are common in tables; Pinecone's are strings."""
+    if isinstance(value, str) and not value.isascii():
+        value.encode()  # a lone surrogate, which JSON may bring, can go nowhere; pydantic lets it pass
     return str(int(value)) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else value
 
 
@@ -59,10 +61,13 @@ Indices = Annotated[
 ]
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True, arbitrary_types_allowed=True
-    )
+class _Snake(BaseModel):
+    # A server may echo the API key, so an error must not quote what was read.
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
+class _Shape(_Snake):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, arbitrary_types_allowed=True)
 
 
 class SparseValues(_Shape):
@@ -162,21 +167,21 @@ class ListAnswer(_Shape):
     pagination: _Pagination | None = None
 
 
-class NamespaceDescription(BaseModel):
+class NamespaceDescription(_Snake):
     """One namespace of ``GET /namespaces``, whose JSON is snake_case."""
 
     name: str = ""
     record_count: int = 0
 
 
-class NamespacesAnswer(BaseModel):
+class NamespacesAnswer(_Snake):
     """``GET /namespaces``."""
 
     namespaces: list[NamespaceDescription] = Field(default_factory=list)
     pagination: _Pagination | None = None
 
 
-class IndexDescription(BaseModel):
+class IndexDescription(_Snake):
     """
     ``GET /indexes/{name}`` of the control plane, whose JSON is snake_case.
 

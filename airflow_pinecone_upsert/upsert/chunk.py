@@ -6,7 +6,7 @@ A column's shape is checked once, by its type; what the values hold is the encod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -63,17 +63,21 @@ class Selection:
     :param columns: The user's names for them.
     :param shape: The index's.
     :param origin: The file's path or URL, for messages.
-    :raises SourceError: A column is missing or of a type that cannot hold its part.
+    :param others: Columns of the table that are not in ``schema``, for messages.
+    :raises SourceError: A column is missing, there more than once, or of a type that cannot hold its part.
     """
 
-    def __init__(self, schema: pa.Schema, columns: Columns, shape: IndexShape, origin: str) -> None:
+    def __init__(
+        self, schema: pa.Schema, columns: Columns, shape: IndexShape, origin: str, others: Sequence[str] = ()
+    ) -> None:
         self._schema = schema
         self._origin = origin
+        self._others = others
         self._metadata_columns = columns.metadata_columns or ()
-        optional = columns.sparse_values_column in schema.names
+        is_sparse_only = shape.sparse or (shape.dimension is None and columns.sparse_values_column in schema.names)
         wanted = {
             "id": ("id_column", True),
-            "values": ("values_column", not shape.sparse and not optional),
+            "values": ("values_column", not is_sparse_only),
             "sparse_values": ("sparse_values_column", shape.sparse),
         }
         if columns.metadata_columns is None:
@@ -81,13 +85,13 @@ class Selection:
         self._columns: dict[str, str] = {}
         for part, (parameter, required) in wanted.items():
             name: str = getattr(columns, parameter)
-            if name in schema.names:
+            if self._exists(name):
                 self._check(part, schema.field(name).type, name, parameter)
                 self._columns[part] = name
             elif required or columns.is_named(parameter):
                 self._missing(name, parameter)
         for name in self._metadata_columns:
-            if name not in schema.names:
+            if not self._exists(name):
                 self._missing(name, "metadata_columns")
         self.names: Final[Mapping[str, str]] = {**PARTS, **self._columns}
 
@@ -104,14 +108,20 @@ class Selection:
         """
         parts = {part: _decoded(batch.column(name)) for part, name in self._columns.items()}
         if self._metadata_columns:
-            children = [_decoded(batch.column(name)) for name in self._metadata_columns]
+            children = [batch.column(name) for name in self._metadata_columns]
             parts["metadata"] = pa.StructArray.from_arrays(children, names=list(self._metadata_columns))
         return pa.RecordBatch.from_pydict(parts)
 
+    def _exists(self, name: str) -> bool:
+        count: int = self._schema.names.count(name)
+        if count > 1:
+            raise SourceError(f"{self._origin} has {count} columns {name!r}. Rename all but one of them.")
+        return count == 1
+
     def _missing(self, name: str, parameter: str) -> None:
+        found = ", ".join(map(repr, [*self._schema.names, *self._others]))
         raise SourceError(
-            f"{self._origin} has no column {name!r}. Its columns: {', '.join(map(repr, self._schema.names))}. "
-            f"Set {parameter} to one of them."
+            f"{self._origin} has no column {name!r}. Its columns: {found}. Set {parameter} to one of them."
         )
 
     def _check(self, part: str, kind: pa.DataType, name: str, parameter: str) -> None:
@@ -141,9 +151,9 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(types.is_floating(kind) or types.is_integer(kind))
 
 
-def _is_list_of(kind: pa.DataType, fits: object) -> bool:
+def _is_list_of(kind: pa.DataType, fits: Callable[[pa.DataType], bool]) -> bool:
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return bool(is_list and callable(fits) and (fits(kind.value_type) or types.is_null(kind.value_type)))
+    return bool(is_list and (fits(kind.value_type) or types.is_null(kind.value_type)))
 
 
 def _is_sparse(kind: pa.DataType) -> bool:

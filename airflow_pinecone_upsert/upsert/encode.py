@@ -2,14 +2,15 @@
 From Arrow columns to one JSON fragment of bytes per record, every rule checked on the way.
 
 What always holds: a fragment is complete and valid by the rules of Pinecone's limits; a float32 is written in its
-shortest form, which reads back bit for bit; no Python object is made for a component of a vector.
+shortest form that reads back bit for bit; no Python object is made for a component of a vector.
 
 A rule looks at a whole column. orjson writes NaN as ``null``, so finiteness is checked before, never after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_pinecone_upsert.api.errors import RecordError
+from airflow_pinecone_upsert.api.errors import RecordError, SourceError
 from airflow_pinecone_upsert.api.limits import (
     MAX_DECODED_REQUEST_BYTES,
     MAX_DIMENSION,
@@ -32,7 +33,14 @@ from airflow_pinecone_upsert.upsert.metadata import metadata_rows
 from airflow_pinecone_upsert.upsert.problem import Problem, shown
 
 _Offsets = npt.NDArray[np.int64]
-_Vector = npt.NDArray[np.float32]
+_Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
+_ROUNDED_TWICE: Final = np.uint32(0x15AE43FD)
+"""
+7.038531e-26: read as a double and then rounded to float32, its shortest form is its neighbour. A server may read so.
+
+It is the only one: all 2**31 float32 of one sign were written by orjson 3.13 and read in this way.
+"""
 
 _MEND_VECTOR: Final = "Mend the embedding or drop the record."
 
@@ -62,6 +70,7 @@ def encode(chunk: Chunk, shape: IndexShape, *, max_bytes: int) -> list[Fragment]
     :param max_bytes: The longest fragment that fits into a request.
     :return: A fragment for each record.
     :raises RecordError: The first record that breaks a rule; nothing of the chunk is returned then.
+    :raises SourceError: A column's values cannot be read, for example text that is not UTF-8.
     """
     return _Encoder(chunk, shape, max_bytes).fragments()
 
@@ -101,10 +110,22 @@ class _Encoder:
             remedy=problem.remedy + also,
             origin=self._chunk.origin,
             row=self._chunk.first_row + offset,
-            record_id=self._ids[offset] or None,
+            record_id=None if problem.field == self._chunk.names["id"] else self._ids[offset] or None,
             field=problem.field,
             value=problem.value,
         )
+
+    @contextmanager
+    def _reading(self, part: str) -> Iterator[None]:
+        """Name the column that Arrow cannot turn into Python's objects."""
+        try:
+            yield
+        except (pa.ArrowException, ValueError, OverflowError, LookupError) as exc:
+            chunk = self._chunk
+            raise SourceError(
+                f"{chunk.origin}, rows {chunk.first_row} to {chunk.first_row + len(chunk.records) - 1} (counted from "
+                f"0): column {chunk.names[part]!r} cannot be read: {exc}. Mend its values or convert the column."
+            ) from exc
 
     def _note(
         self,
@@ -123,9 +144,10 @@ class _Encoder:
     # Ids -----------------------------------------------------------------------------------------
 
     def _check_ids(self) -> list[str]:
-        column = self._chunk.records.column("id").cast(pa.string())
         name = self._chunk.names["id"]
-        ids: list[str | None] = column.to_pylist()
+        with self._reading("id"):
+            column = self._chunk.records.column("id").cast(pa.string())
+            ids: list[str | None] = column.to_pylist()
         self._note(_where(column.is_null()), name, "the id is missing", "Give each record an id.", ids.__getitem__)
         text = column.fill_null("-")
         length = pc.utf8_length(text)
@@ -147,7 +169,8 @@ class _Encoder:
             return None
         name = self._chunk.names["values"]
         lists = _Lists(column)
-        vectors = self._float32(lists, name)
+        flat = self._float32(lists, name)
+        vectors = _split_exact(lists, flat)
         lengths = lists.lengths
         present = lists.present
         dimension = self._shape.dimension
@@ -168,20 +191,15 @@ class _Encoder:
             _MEND_VECTOR,
             lengths.__getitem__,
         )
-        first_is_zero = np.array(
-            [vector is not None and len(vector) > 0 and vector[0] == 0 for vector in vectors], bool
-        )
-        zero = np.array([offset for offset in np.flatnonzero(first_is_zero) if not vectors[offset].any()], np.int64)  # type: ignore[union-attr]
+        filled = np.flatnonzero(lengths)
+        suspects = filled[flat[lists.starts[filled]] == 0]
+        zero = np.array([row for row in suspects if not vectors[row].any()], np.int64)
         reason = "a dense vector must have at least one component that is not zero (after rounding to float32)"
         self._note(zero, name, reason, _MEND_VECTOR, lambda offset: vectors[offset])
         return vectors
 
-    def _float32(self, lists: _Lists, name: str) -> list[_Vector | None]:
-        """
-        Round to float32, once, and check that every component is a finite number.
-
-        :return: float32, a view per row; None where the row has no list.
-        """
+    def _float32(self, lists: _Lists, name: str) -> _Vector:
+        """Round to float32, once, and check that every component is a finite number."""
         nulls = lists.rows_of(_where(lists.flat.is_null())) if lists.flat.null_count else np.empty(0, np.int64)
         self._note(nulls, name, "a component is null", _MEND_VECTOR, lambda _: None)
         wide = _to_numpy(lists.flat)
@@ -199,7 +217,7 @@ class _Encoder:
                 "Components are numbers between ±3.4e38. " + _MEND_VECTOR,
                 lambda row: wide[first[row]],
             )
-        return lists.split(narrow)
+        return narrow
 
     # Sparse vectors ------------------------------------------------------------------------------
 
@@ -222,7 +240,7 @@ class _Encoder:
         note(counts == 0, "a sparse vector has at least one entry", mend, sizes.__getitem__)
         too_many = f"a sparse vector has at most {MAX_SPARSE_VALUES:,} entries"
         note(counts > MAX_SPARSE_VALUES, too_many, "Keep the entries of the largest weight.", sizes.__getitem__)
-        vectors = self._float32(values, f"{name}.values")
+        vectors = _split_exact(values, self._float32(values, f"{name}.values"))
         numbers = self._indices(indices, f"{name}.indices")
         return [
             None if i is None or v is None else {"indices": i, "values": v}
@@ -270,7 +288,8 @@ class _Encoder:
         column = self._column("metadata")
         if column is None:
             return None
-        rows = metadata_rows(column, self._chunk.names["metadata"])
+        with self._reading("metadata"):
+            rows = metadata_rows(column, self._chunk.names["metadata"])
         for offset, row in enumerate(rows):
             if isinstance(row, Problem):
                 self._problems.setdefault(offset, row)
@@ -311,6 +330,18 @@ class _Lists:
         """Cut an array as long as :attr:`flat` into a view per row; None where the row has no list."""
         cuts = zip(self.starts.tolist(), self.ends.tolist(), self.present.tolist(), strict=True)
         return [flat[start:end] if is_present else None for start, end, is_present in cuts]
+
+
+def _split_exact(lists: _Lists, flat: _Vector) -> list[Any]:
+    """
+    Cut float32 into vectors whose shortest form every reader reads back.
+
+    :return: A view per row; None where the row has no list. In a rare case float64, of the same values.
+    """
+    vectors = lists.split(flat)
+    for row in np.unique(lists.rows_of(np.flatnonzero(flat.view(np.uint32) & 0x7FFF_FFFF == _ROUNDED_TWICE))):
+        vectors[row] = vectors[row].astype(np.float64)
+    return vectors
 
 
 def _body(

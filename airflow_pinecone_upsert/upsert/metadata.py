@@ -10,15 +10,15 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from itertools import pairwise, repeat
 from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from airflow_pinecone_upsert.api.limits import MAX_METADATA_BYTES
 from airflow_pinecone_upsert.upsert.problem import Problem, shown
@@ -37,18 +37,11 @@ def metadata_json(metadata: Mapping[Any, Any], field: str) -> bytes | Problem | 
     :param field: The column, for a problem's message.
     :return: Compact JSON; None where no key has a value; the first broken rule otherwise.
     """
-    plain = {}
-    for key, value in metadata.items():
-        if value is None:
-            continue
-        checked = value if type(value) is str else _plain(value, f"{field}.{key}")
-        if isinstance(checked, Problem):
-            return checked
-        if not isinstance(key, str) or key.startswith("$"):
-            return Problem(
-                f"{field}.{key}", "a key is a string that does not start with '$'", "Rename the key.", shown(key)
-            )
-        plain[key] = checked
+    # orjson writes no other kind of mapping than a dict.
+    is_plain = type(metadata) is dict and _is_plain(metadata)
+    plain = metadata if is_plain else _plain_items(metadata, field)
+    if isinstance(plain, Problem):
+        return plain
     if not plain:
         return None
     try:
@@ -62,10 +55,43 @@ def metadata_json(metadata: Mapping[Any, Any], field: str) -> bytes | Problem | 
     return encoded
 
 
+def _is_plain(metadata: Mapping[Any, Any]) -> bool:
+    """Tell whether nothing has to be changed or refused, which most often is so: half a microsecond a record."""
+    for key, value in metadata.items():
+        kind = type(value)
+        fits = (
+            kind is str
+            or kind is bool
+            or (kind is int and -_EXACT_INTEGERS <= value <= _EXACT_INTEGERS)
+            or (kind is float and math.isfinite(value))
+        )
+        if not fits or type(key) is not str or key[:1] == "$":
+            return False
+    return True
+
+
+def _plain_items(metadata: Mapping[Any, Any], field: str) -> dict[str, Any] | Problem:
+    plain = {}
+    for key, value in metadata.items():
+        if value is None:
+            continue
+        checked = _plain(value, f"{field}.{key}")
+        if isinstance(checked, Problem):
+            return checked
+        if not isinstance(key, str) or key.startswith("$"):
+            return Problem(
+                f"{field}.{key}", "a key is a string that does not start with '$'", "Rename the key.", shown(key)
+            )
+        plain[str(key)] = checked
+    return plain
+
+
 def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one answer a type
     """Turn one value into what JSON and Pinecone take, or tell why not."""
     match value:
-        case np.generic():
+        case np.datetime64() if not np.isnat(value):  # its item() may be a bare integer
+            return str(value)
+        case np.generic() if value.dtype.kind not in "mM":
             return _plain(value.item(), field)
         case str() | bool():
             return value
@@ -82,7 +108,7 @@ def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one
             if not value.is_finite():
                 return _plain(float(value), field)
             return _plain(int(value) if value == value.to_integral_value() else float(value), field)
-        case dt.datetime() | dt.date() | dt.time():
+        case dt.date() | dt.time() if value == value:  # noqa: PLR0124 - pandas' NaT is a datetime that is not
             return value.isoformat()
         case UUID():
             return str(value)
@@ -113,20 +139,34 @@ def metadata_rows(column: pa.Array, field: str) -> list[bytes | Problem | None]:
     :param field: The column's name, for messages.
     :return: For each of the n rows what :func:`metadata_json` returns; None for a null.
     """
-    if pa.types.is_null(column.type):
+    kind = column.type
+    if pa.types.is_null(kind):
         return [None] * len(column)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return [None if text is None else _from_json(text, field) for text in column.to_pylist()]
-    if pa.types.is_map(column.type):
-        return [None if items is None else _from_items(items, field) for items in column.to_pylist()]
-    rows = _readable(column).to_pylist()
-    return [None if row is None else metadata_json(row, field) for row in rows]
+    return _map_rows(column, field) if pa.types.is_map(kind) else _struct_rows(column, field)
+
+
+def metadata_of_any(value: Any, field: str) -> bytes | Problem | None:
+    """
+    Encode what an untyped column holds: a mapping, a JSON text, or nothing.
+
+    :return: As :func:`metadata_json`.
+    """
+    if isinstance(value, Mapping):
+        return metadata_json(value, field)
+    if isinstance(value, str):
+        return _from_json(value, field)
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if value is None or is_nan or type(value).__name__ in ("NAType", "NaTType"):  # pandas' ways to say nothing
+        return None
+    return Problem(field, "metadata come as a dict or as JSON text", "Convert it or leave it out.", shown(value))
 
 
 def _from_json(text: str, field: str) -> bytes | Problem | None:
     try:
         parsed = orjson.loads(text)
-        if isinstance(parsed, dict) and any(_may_be_rounded(value) for value in parsed.values()):
+        if isinstance(parsed, dict) and float in map(type, parsed.values()) and _may_be_rounded(parsed):
             parsed = json.loads(text)
     except ValueError as exc:
         return Problem(field, f"not valid JSON ({exc})", "Write a JSON object or leave it null.", shown(text))
@@ -137,35 +177,76 @@ def _from_json(text: str, field: str) -> bytes | Problem | None:
     return metadata_json(parsed, field)
 
 
-def _may_be_rounded(value: Any) -> bool:
+def _may_be_rounded(parsed: dict[str, Any]) -> bool:
     """Suspect an integer beyond 64 bits, which orjson reads as a float and the standard library as it is."""
-    return isinstance(value, float) and abs(value) >= 2**63
+    return any(isinstance(value, float) and abs(value) >= 2**63 for value in parsed.values())
 
 
-def _from_items(items: Sequence[tuple[Any, Any]], field: str) -> bytes | Problem | None:
-    row = dict(items)
-    if len(row) < len(items):
-        return Problem(field, "the map holds a key twice", "Keep one of them.", shown(items))
+def _map_rows(column: pa.MapArray, field: str) -> list[bytes | Problem | None]:
+    # Keys and items are those of the whole array where the column is a slice of it.
+    offsets = column.offsets.to_pylist()
+    first, length = offsets[0], offsets[-1] - offsets[0]
+    pairs = list(
+        zip(
+            column.keys.slice(first, length).to_pylist(),
+            _readable(column.items.slice(first, length)).to_pylist(),
+            strict=True,
+        )
+    )
+    return [
+        _from_pairs(pairs[start - first : end - first], field) if is_present else None
+        for (start, end), is_present in zip(pairwise(offsets), column.is_valid().to_pylist(), strict=True)
+    ]
+
+
+def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str) -> bytes | Problem | None:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        return Problem(field, "the map holds a key twice", "Keep one of them.", shown(pairs))
     return metadata_json(row, field)
 
 
-def _readable(column: pa.StructArray) -> pa.StructArray:
-    """Turn times into text while their unit is known: Python's datetime has no nanoseconds."""
-    fields = [column.type.field(index) for index in range(column.type.num_fields)]
-    children = [_iso_8601(child) if pa.types.is_temporal(child.type) else child for child in column.flatten()]
-    names = [field.name for field in fields]
-    return pa.StructArray.from_arrays(children, names=names, mask=column.is_null())
+def _struct_rows(column: pa.StructArray, field: str) -> list[bytes | Problem | None]:
+    names = [column.type.field(index).name for index in range(column.type.num_fields)]
+    children = [_readable(child) for child in column.flatten()]
+    rows = pa.StructArray.from_arrays(children, names=names, mask=column.is_null()).to_pylist()
+    return [None if row is None else metadata_json(row, field) for row in rows]
 
 
-def _iso_8601(column: pa.Array) -> pa.Array:
+def _readable(column: pa.Array) -> pa.Array:
+    """
+    Turn dates and times into ISO 8601 while their unit is known: Python's times have no nanoseconds.
+
+    Each by itself, so that the text of one record does not depend on which others are in its chunk.
+    """
     kind = column.type
-    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)):
-        return column  # a duration: no metadata value, as metadata_json will say
-    try:
-        exact = column.cast(pa.timestamp("us", kind.tz)) if pa.types.is_timestamp(kind) else column
-        return pa.array([None if value is None else value.isoformat() for value in exact.to_pylist()], pa.string())
-    except (pa.ArrowInvalid, ValueError, OverflowError):  # nanoseconds, or a year that Python does not know
-        if not pa.types.is_timestamp(kind):
-            return column.cast(pa.string())
-        text = pc.replace_substring(column.cast(pa.timestamp(kind.unit)).cast(pa.string()), " ", "T")
-        return pc.binary_join_element_wise(text, "+00:00", "") if kind.tz else text
+    if pa.types.is_dictionary(kind):
+        return _readable(column.dictionary_decode())
+    is_timestamp = pa.types.is_timestamp(kind)
+    if not (is_timestamp or pa.types.is_date(kind) or pa.types.is_time(kind)):
+        return column
+    nanoseconds: Iterable[int] = repeat(0)
+    if not pa.types.is_date(kind) and kind.unit == "ns":
+        ticks = np.asarray(column.cast(pa.int64()).fill_null(0))
+        nanoseconds = (ticks % 1_000).tolist()
+        microseconds = pa.array(ticks // 1_000, mask=np.asarray(column.is_null()))
+        column = microseconds.cast(pa.timestamp("us", kind.tz) if is_timestamp else pa.time64("us"))
+    texts = [
+        None if value is None else _iso_8601(value, extra_ns)
+        for value, extra_ns in zip(column.to_pylist(), nanoseconds, strict=False)
+    ]
+    return pa.array(texts, pa.string())
+
+
+def _iso_8601(value: dt.date | dt.time, extra_ns: int) -> str:
+    """
+    Write a date or a time.
+
+    :param value: In microseconds.
+    :param extra_ns: Nanoseconds beyond them, below 1,000.
+    """
+    if not extra_ns or not isinstance(value, (dt.datetime, dt.time)):
+        return value.isoformat()
+    text = value.isoformat(timespec="microseconds")
+    end = text.index(".") + len(".000000")
+    return f"{text[:end]}{extra_ns:03d}{text[end:]}"

@@ -43,7 +43,15 @@ class Columns(BaseModel):
     def _one_kind_of_metadata(self) -> Self:
         if self.metadata_columns is not None and self.is_named("metadata_column"):
             raise ValueError("metadata_column and metadata_columns exclude each other; set one of them")
+        if self.metadata_columns is not None and len(set(self.metadata_columns)) < len(self.metadata_columns):
+            raise ValueError("metadata_columns names a column twice")
         return self
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The columns that are read where they exist."""
+        metadata = (self.metadata_column,) if self.metadata_columns is None else self.metadata_columns
+        return frozenset((self.id_column, self.values_column, self.sparse_values_column, *metadata))
 
     def is_named(self, parameter: str) -> bool:
         """Tell whether the user named this column, so that its absence is an error."""

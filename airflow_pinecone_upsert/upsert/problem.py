@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 _MAX_SHOWN: Final = 80
 
 
@@ -24,6 +26,13 @@ class Problem(NamedTuple):
 
 
 def shown(value: Any) -> str:
-    """Shorten a value for a message."""
-    text = repr(value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value)
+    """Shorten a value for a message of one line."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    elif isinstance(value, np.ndarray):
+        value = value[:_MAX_SHOWN].tolist()
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"a very long {type(value).__name__}"
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"

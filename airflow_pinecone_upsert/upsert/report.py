@@ -31,12 +31,19 @@ class Failure:
     """
     A batch that will not be sent again, and is not confirmed.
 
-    :param batch: Its records. The server may hold some of them nevertheless.
+    :param batch: Its records. The server may hold all of them nevertheless.
     :param error: Why the last request for it failed.
+    :param confirmed: How many of them the server confirmed; which ones it does not say.
     """
 
     batch: Batch
     error: PineconeUpsertError
+    confirmed: int = 0
+
+    @property
+    def unconfirmed(self) -> int:
+        """Records that the server did not confirm."""
+        return len(self.batch) - self.confirmed
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from airflow_pinecone_upsert.api.errors import (
     PineconeUpsertError,
     SetupError,
 )
-from airflow_pinecone_upsert.upsert.batch import Envelope, fill_batches
+from airflow_pinecone_upsert.api.retry import Random
+from airflow_pinecone_upsert.upsert.batch import Batch, Envelope, fill_batches
 from airflow_pinecone_upsert.upsert.chunk import IndexShape
-from airflow_pinecone_upsert.upsert.encode import Fragment, encode
+from airflow_pinecone_upsert.upsert.encode import encode
 from airflow_pinecone_upsert.upsert.options import UpsertOptions
 from airflow_pinecone_upsert.upsert.pace import Pace
 from airflow_pinecone_upsert.upsert.report import Tally, UpsertReport
@@ -40,13 +41,16 @@ _PROGRESS_EVERY_S: Final = 10.0
 _CAUSES_SHOWN: Final = 3
 
 
-def upsert(source: RecordSource, client: IndexClient, options: UpsertOptions) -> UpsertReport:
+def upsert(
+    source: RecordSource, client: IndexClient, options: UpsertOptions, *, random: Random = random.random
+) -> UpsertReport:
     """
     Upsert every record of a source, and return only when the server has confirmed each of them.
 
     :param source: The records.
     :param client: The index.
     :param options: The rest.
+    :param random: A source of floats in [0, 1), for the backoff.
     :return: What the server confirmed.
     :raises InputError: The source or a record of it is invalid; nothing of its chunk was sent.
     :raises SetupError: Key, index, quota or a parameter; no retry can help.
@@ -62,7 +66,13 @@ def upsert(source: RecordSource, client: IndexClient, options: UpsertOptions) ->
     try:
         shape = _index_shape(client)
         log.info("Upserting %s into namespace %r of %s.", source, options.namespace, client.host)
-        _send_all(source, client, options, shape, tally)
+        batches = _batches(source, shape, options)
+        pace = Pace(options.max_requests_per_second, options.max_bytes_per_second)
+        progress = _Progress()
+        with ThreadLanes(client.upsert, options.max_concurrency) as lanes:
+            for event in send(batches, lanes, pace=pace, max_unsettled=options.max_concurrency, random=random):
+                tally.add(event)
+                progress.show(tally, lanes.now())
         if tally.failures:
             raise _failed(tally, report())
     except PineconeUpsertError as exc:
@@ -76,27 +86,11 @@ def upsert(source: RecordSource, client: IndexClient, options: UpsertOptions) ->
     return done
 
 
-def _send_all(
-    source: RecordSource, client: IndexClient, options: UpsertOptions, shape: IndexShape, tally: Tally
-) -> None:
+def _batches(source: RecordSource, shape: IndexShape, options: UpsertOptions) -> Iterator[Batch]:
     envelope = Envelope(options.namespace)
-    batches = fill_batches(
-        _fragments(source, shape, max_bytes=options.max_request_bytes - envelope.size),
-        envelope,
-        max_records=options.batch_size,
-        max_bytes=options.max_request_bytes,
-    )
-    pace = Pace(options.max_requests_per_second, options.max_bytes_per_second)
-    progress = _Progress()
-    with ThreadLanes(client.upsert, options.max_concurrency) as lanes:
-        for event in send(batches, lanes, pace=pace, max_unsettled=options.max_concurrency, random=random.random):
-            tally.add(event)
-            progress.show(tally, lanes.now())
-
-
-def _fragments(source: RecordSource, shape: IndexShape, *, max_bytes: int) -> Iterator[list[Fragment]]:
-    for chunk in source.chunks(shape):
-        yield encode(chunk, shape, max_bytes=max_bytes)
+    longest_record = options.max_request_bytes - envelope.size
+    fragments = (encode(chunk, shape, max_bytes=longest_record) for chunk in source.chunks(shape))
+    return fill_batches(fragments, envelope, max_records=options.batch_size, max_bytes=options.max_request_bytes)
 
 
 def _index_shape(client: IndexClient) -> IndexShape:
@@ -119,12 +113,12 @@ def _failed(tally: Tally, report: UpsertReport) -> PineconeUpsertError:
     Its class says what to do next: a fault of set-up or input stays what it is, all others can be tried again.
     """
     first = tally.failures[0].error
-    unconfirmed = sum(len(failure.batch) for failure in tally.failures)
+    unconfirmed = sum(failure.unconfirmed for failure in tally.failures)
     causes = " ".join(f"[{failure.batch.place}] {failure.error}" for failure in tally.failures[:_CAUSES_SHOWN])
     more = len(tally.failures) - _CAUSES_SHOWN
     message = (
-        f"{unconfirmed:,} records of {len(tally.failures)} requests are not confirmed, nothing after them was sent; "
-        f"{report.upserted_count:,} are confirmed. {causes}{f' … and {more} more.' if more > 0 else ''}"
+        f"{report.upserted_count:,} records are confirmed, {unconfirmed:,} are not (failed requests: "
+        f"{len(tally.failures)}); nothing after them was sent. {causes}{f' … and {more} more.' if more > 0 else ''}"
     )
     kind = type(first) if isinstance(first, (SetupError, InputError)) else IncompleteUpsertError
     error = kind(message, answer=first.answer)

@@ -4,7 +4,8 @@ Batches into requests: threads, waiting, and who is in flight.
 What to do about a failure is ``policy``'s matter, how fast ``pace``'s. What always holds:
 
 * All state is the caller's thread's. The others only carry one request each and put down what became of it.
-* At most ``max_concurrency`` batches are unsettled, that is in flight or waiting for another try.
+* At most ``max_unsettled`` requests are in flight, and nothing new is pulled while as many batches are unsettled, that
+  is in flight or waiting for another try.
 * Two batches that share an id are never unsettled together, so the last one in the source is the last one written.
 * Every batch that was started is confirmed, or is reported as a failure, before :func:`send` ends.
 """
@@ -135,7 +136,8 @@ def send(
     :param batches: Pulled only when there is room for one more.
     :param lanes: Where requests travel.
     :param pace: When the next one may start.
-    :param max_unsettled: Batches in flight or waiting for another try, at the most.
+    :param max_unsettled: Batches in flight or waiting for another try, at the most. The halves of a batch that was
+        split wait for each other: they are in flight within this bound.
     :param random: A source of floats in [0, 1), for the backoff.
     :return: An :class:`Attempt` for each request that is over, a :class:`Failure` for each batch given up.
     :raises Exception: What ``batches`` raised, once everything in flight is settled.
@@ -159,13 +161,13 @@ class _Sender:
     def run(self) -> Iterator[Attempt | Failure]:
         while True:
             wake_after_s = self._start_all_startable()
+            if self._stopping:
+                yield from self._give_up_waiting()
             if not self._in_flight and wake_after_s is None:
                 break
             landing = self._lanes.next_landing(wake_after_s)
             if landing is not None:
                 yield from self._settle(landing)
-            if self._stopping:
-                yield from self._give_up_waiting()
         if self._error is not None:
             raise self._error
 
@@ -181,16 +183,16 @@ class _Sender:
 
     def _choose(self) -> _Job | None:
         """Pick what starts next: what is due for another try, else a new batch, else what will be due first."""
-        if len(self._in_flight) >= self._max_unsettled:
+        if self._stopping or len(self._in_flight) >= self._max_unsettled:
             return None
         again = min(self._waiting, key=lambda job: job.not_before_s, default=None)
         if again is not None and again.not_before_s <= self._lanes.now():
             return again
-        return self._fresh() or again
+        return self._fresh() or (None if self._stopping else again)
 
     def _fresh(self) -> _Job | None:
         unsettled = self._in_flight + self._waiting
-        if self._stopping or len(unsettled) >= self._max_unsettled:
+        if len(unsettled) >= self._max_unsettled:
             return None
         if self._next is None:
             self._next = self._pull()
@@ -238,7 +240,7 @@ class _Sender:
                 self._waiting += [_Job(half, repeated=True, error=error) for half in job.batch.halves()]
             case Abort():
                 self._stopping = True
-                yield Failure(job.batch, error)
+                yield Failure(job.batch, error, confirmed)
 
     def _judge(self, result: int | BaseException, job: _Job) -> tuple[int, PineconeUpsertError | None]:
         """Return the confirmed records, and an error unless they are all of them."""
@@ -250,7 +252,8 @@ class _Sender:
             return 0, PineconeUpsertError(f"A request broke off: {type(result).__name__}.")
         if result == sent:
             return sent, None
-        return min(result, sent), UnexpectedAnswerError(
+        # A count that is too high is no count: it confirms nothing.
+        return result if result < sent else 0, UnexpectedAnswerError(
             f"The server confirmed {result} of {sent} records. Sending them again is safe: run the task again."
         )
 

@@ -20,8 +20,9 @@ from pydantic import ConfigDict, ValidationError
 
 from airflow_pinecone_upsert.api.errors import SourceError
 from airflow_pinecone_upsert.api.models import Record
+from airflow_pinecone_upsert.upsert.ahead import read_ahead
 from airflow_pinecone_upsert.upsert.chunk import PARTS, XCOM, Chunk, IndexShape, Selection
-from airflow_pinecone_upsert.upsert.metadata import metadata_json
+from airflow_pinecone_upsert.upsert.metadata import metadata_json, metadata_of_any
 from airflow_pinecone_upsert.upsert.options import Columns
 from airflow_pinecone_upsert.upsert.problem import Problem, shown
 
@@ -33,6 +34,10 @@ _MAX_CHUNK_ROWS: Final = 2_000
 _LOCAL_BUFFER_BYTES: Final = 1 << 20
 _REMOTE_BUFFER_BYTES: Final = 8 << 20
 """A range request costs a round trip: 8 MB read 616 MB in 80 of them where 1 MB took 592, at the same memory."""
+
+
+_CHUNKS_AHEAD: Final = 4
+"""As much as one range request brings, so that the next one is under way while these are sent."""
 
 
 class RecordSource(Protocol):
@@ -94,7 +99,7 @@ def _url(fs: fsspec.AbstractFileSystem, path: str) -> str:
 def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
     url = _url(fs, path)
     if any(sign in path for sign in "*?[") and not fs.exists(path):
-        found = sorted(match for match in fs.glob(path) if not fs.isdir(match))
+        found = sorted({file for match, info in fs.glob(path, detail=True).items() for file in _files(fs, match, info)})
         if not found:
             raise SourceError(f"No file matches {url}. Check the pattern and that the upstream task wrote its files.")
         return found
@@ -102,13 +107,26 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
         return [path]
     if not fs.exists(path):
         raise SourceError(f"{url} does not exist. Check the path and that the upstream task wrote it.")
-    found = sorted(fs.glob(f"{path.rstrip('/')}/*.parquet"))
+    found = _parquet_files_in(fs, path)
     if not found:
         raise SourceError(
             f"The folder {url} holds no *.parquet file. Folders below it are not read: "
             f"name them with a pattern such as {url.rstrip('/')}/**/*.parquet."
         )
     return found
+
+
+def _files(fs: fsspec.AbstractFileSystem, match: str, info: Mapping[str, Any]) -> list[str]:
+    """Tell what a match of a pattern stands for; Spark writes a folder under the name of one file."""
+    if info["type"] != "directory":
+        return [match]
+    return _parquet_files_in(fs, match) if match.endswith(".parquet") else []
+
+
+def _parquet_files_in(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+    # Not by a pattern: the folder's own name may hold its signs.
+    entries = {info["name"]: info for info in fs.ls(folder, detail=True) if info["name"].endswith(".parquet")}
+    return sorted(file for name, info in entries.items() for file in _files(fs, name, info))
 
 
 class ParquetSource:
@@ -128,9 +146,9 @@ class ParquetSource:
         return f"{len(self._files)} Parquet files" if len(self._files) != 1 else self._files[0].url
 
     def chunks(self, shape: IndexShape) -> Iterator[Chunk]:
-        """Read file after file, page by page. See :class:`RecordSource`."""
-        for file in self._files:
-            yield from self._read(file, shape)
+        """Read file after file, page by page; remote ones beside the work on them. See :class:`RecordSource`."""
+        chunks = (chunk for file in self._files for chunk in self._read(file, shape))
+        return chunks if all(file.is_local for file in self._files) else read_ahead(chunks, _CHUNKS_AHEAD)
 
     def _read(self, file: FileRef, shape: IndexShape) -> Iterator[Chunk]:
         # By pages: without these two a row group is read whole, 1.9 GB for one of that size where 130 MB do.
@@ -146,7 +164,9 @@ class ParquetSource:
                 )
                 yield from _chunks_of_batches(batches, selection, file.url, 0)
         except (pa.ArrowException, OSError) as exc:
-            raise SourceError(f"{file.url} cannot be read as Parquet: {exc}. Write the file anew.") from exc
+            raise SourceError(
+                f"{file.url} cannot be read as Parquet: {str(exc).strip()}. Write the file anew."
+            ) from exc
 
 
 def _chunks_of_batches(
@@ -184,25 +204,25 @@ class RecordsSource:
         first_row = 0
         rows: list[Any] = []
         for part in _parts(self._value):
-            table = _as_table(part)
-            if table is None:
+            is_table = _is_table(part)
+            if not is_table:
                 rows.append(part)
-            if rows and (len(rows) == size or table is not None):
+            if rows and (len(rows) == size or is_table):
                 yield _chunk_of_rows(rows, self._origin, first_row)
                 first_row += len(rows)
                 rows = []
-            if table is not None:
-                yield from self._chunks_of_table(table, shape, first_row)
-                first_row += len(table)
+            if is_table:
+                yield from self._chunks_of_table(part, shape, first_row)
+                first_row += len(part)
         if rows:
             yield _chunk_of_rows(rows, self._origin, first_row)
 
     def _chunks_of_table(self, table: Any, shape: IndexShape, first_row: int) -> Iterator[Chunk]:
         size = _rows_per_chunk(shape)
         for start in range(0, len(table), size):
-            arrow, problems = _slice(table, start, size, self._columns)
-            selection = Selection(arrow.schema, self._columns, shape, self._origin)
-            (batch,) = arrow.combine_chunks().to_batches()
+            arrow, others, problems = _slice(table, start, size, self._columns)
+            selection = Selection(arrow.schema, self._columns, shape, self._origin, others)
+            (batch,) = arrow.select(selection.column_names).combine_chunks().to_batches()
             yield Chunk(self._origin, first_row + start, selection.records(batch), selection.names, problems)
 
 
@@ -211,13 +231,18 @@ def _is_frame(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "iloc")
 
 
-def _as_table(value: Any) -> Any:
-    """Return a DataFrame as it is, whatever else speaks Arrow as a Table, and None for the rest."""
-    if _is_frame(value) or isinstance(value, pa.Table):
-        return value
-    if isinstance(value, pa.RecordBatch):
-        return pa.Table.from_batches([value])
-    return pa.table(value) if hasattr(value, "__arrow_c_stream__") else None
+def _is_table(value: Any) -> bool:
+    return isinstance(value, pa.Table) or _is_frame(value)
+
+
+def _tables_of_stream(value: Any) -> Iterator[pa.Table]:
+    """Read once what speaks Arrow: a second look at a stream finds it empty."""
+    try:
+        with pa.RecordBatchReader.from_stream(value) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+    except pa.ArrowException as exc:
+        raise SourceError(f"{type(value).__name__} cannot be read as a table: {exc}.") from exc
 
 
 def _is_record(value: Any) -> bool:
@@ -233,8 +258,12 @@ def _parts(value: Any) -> Iterator[Any]:
 
     :raises SourceError: Something is neither a record nor a list of them.
     """
-    if _is_record(value) or _as_table(value) is not None:
+    if _is_record(value) or _is_table(value):
         yield value
+    elif isinstance(value, pa.RecordBatch):
+        yield pa.Table.from_batches([value])
+    elif hasattr(value, "__arrow_c_stream__"):
+        yield from _tables_of_stream(value)
     elif value is None or isinstance(value, (str, bytes, int, float)) or not isinstance(value, Iterable):
         hint = " Did the upstream task return a value?" if value is None else ""
         raise SourceError(
@@ -246,24 +275,36 @@ def _parts(value: Any) -> Iterator[Any]:
             yield from _parts(part)
 
 
-def _slice(table: Any, start: int, size: int, columns: Columns) -> tuple[pa.Table, dict[int, Problem]]:
-    """Take some rows as Arrow; dicts in a DataFrame become JSON, as no Arrow type holds any mixture of them."""
+def _slice(
+    table: Any, start: int, size: int, columns: Columns
+) -> tuple[pa.Table, Sequence[str], Mapping[int, Problem]]:
+    """
+    Take some rows as Arrow.
+
+    :return: The rows; the names of columns that were left out; and the problems, by row.
+    """
     if isinstance(table, pa.Table):
-        return table.slice(start, size), {}
+        return table.slice(start, size), (), {}
     frame = table.iloc[start : start + size]
     if columns.id_column not in frame.columns and columns.id_column == frame.index.name:
         frame = frame.reset_index()
+    # Only what is read: no other column may fail for its types.
+    others = [str(name) for name in frame.columns if name not in columns.names]
+    frame = frame[[name for name in frame.columns if name in columns.names]]
     problems: dict[int, Problem] = {}
     name = columns.metadata_column
     if columns.metadata_columns is None and name in frame.columns and any(isinstance(v, dict) for v in frame[name]):
-        encoded = [metadata_json(value, name) if isinstance(value, dict) else value for value in frame[name]]
+        # As JSON: no Arrow type holds any mixture of dicts.
+        encoded = [metadata_of_any(value, name) for value in frame[name]]
         problems = {offset: value for offset, value in enumerate(encoded) if isinstance(value, Problem)}
         texts = [value.decode() if isinstance(value, bytes) else None for value in encoded]
         frame = frame.assign(**{name: texts})
     try:
-        return pa.Table.from_pandas(frame, preserve_index=False), problems
-    except (pa.ArrowException, TypeError) as exc:
-        raise SourceError(f"The DataFrame has a column of mixed types: {exc}. Give it one type.") from exc
+        return pa.Table.from_pandas(frame, preserve_index=False), others, problems
+    except (pa.ArrowException, TypeError, ValueError) as exc:
+        raise SourceError(
+            f"The DataFrame cannot be read: {exc}. Give each column a name and a type of its own."
+        ) from exc
 
 
 class _NewRecord(Record):
@@ -292,7 +333,7 @@ def _chunk_of_rows(rows: Sequence[Any], origin: str, first_row: int) -> Chunk:
     }
     sparse = [record.sparse_values if record else None for record in records]
     columns: dict[str, pa.Array] = {
-        "id": pa.array([record.id if record else None for record in records], pa.string()),
+        "id": pa.array(map(_usable_id, checked, rows), pa.string()),
         "values": _list_array([record.values if record else None for record in records], pa.float64()),
         "sparse_values": pa.StructArray.from_arrays(
             [
@@ -319,10 +360,19 @@ def _checked(row: Any) -> Record | Problem:
         error = exc.errors()[0]
         place = ".".join(map(str, error["loc"])).replace("sparseValues", "sparse_values")
         known = place.partition(".")[0]
+        is_missing = error["type"] == "missing" or (place == "id" and error["input"] is None)
         unknown = "Use id, values, sparse_values and metadata; what else you want to keep belongs into metadata."
-        reason = error["msg"].removeprefix("Value error, ")
+        reason = f"the {place} is missing" if is_missing else error["msg"].removeprefix("Value error, ")
         value = None if error["type"] == "missing" else shown(error["input"])
         return Problem(place, reason, _REMEDIES.get(known, unknown), value)
+
+
+def _usable_id(checked: Record | Problem, row: Any) -> str | None:
+    """Find the id of a record, also of one that has a problem, for its message."""
+    if isinstance(checked, Record):
+        return checked.id
+    record_id = row.get("id") if isinstance(row, Mapping) else row[0]
+    return record_id if isinstance(record_id, str) and record_id.isascii() else None
 
 
 def _list_array(rows: Sequence[np.ndarray[Any, Any] | None], kind: pa.DataType) -> pa.ListArray:

@@ -1,0 +1,66 @@
+"""Reading beside sending: an iterator that runs in a thread of its own, a few items ahead of who asks for them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Final, Generic, TypeVar
+
+_T = TypeVar("_T")
+
+_LOOK_EVERY_S: Final = 0.1
+"""How soon the thread notices that nobody wants the next item any more."""
+
+
+class _End:
+    """Stands behind the last item; with what was raised, if the iterator ended so."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+class _Reader(Generic[_T]):
+    """Runs the iterator and keeps what nobody has asked for yet."""
+
+    def __init__(self, items: Iterator[_T], depth: int) -> None:
+        self.ready: queue.Queue[_T | _End] = queue.Queue(depth)
+        self.abandoned = threading.Event()
+        self._items = items
+
+    def run(self) -> None:
+        try:
+            for item in self._items:
+                self._put(item)
+                if self.abandoned.is_set():
+                    return
+        except BaseException as exc:  # noqa: BLE001 - raised again where the item would have come
+            self._put(_End(exc))
+        else:
+            self._put(_End())
+
+    def _put(self, item: _T | _End) -> None:
+        while not self.abandoned.is_set():
+            try:
+                self.ready.put(item, timeout=_LOOK_EVERY_S)
+            except queue.Full:
+                continue
+            return
+
+
+def read_ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
+    """
+    Yield the same items in the same order, and raise what ``items`` raised in its place.
+
+    :param items: Run in one other thread, from the first request on.
+    :param depth: Items held ready, at the most.
+    """
+    reader = _Reader(items, depth)
+    threading.Thread(target=reader.run, name="pinecone-upsert-read", daemon=True).start()
+    try:
+        while not isinstance(item := reader.ready.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        reader.abandoned.set()

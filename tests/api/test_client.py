@@ -1,0 +1,439 @@
+"""The client over real HTTP: every method against the local index, and how it guards the API key."""
+
+import datetime as dt
+import ipaddress
+import logging
+import ssl
+import traceback
+
+import numpy as np
+import orjson
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from airflow_pinecone_upsert.api import errors
+from airflow_pinecone_upsert.api.client import (
+    USER_AGENT,
+    ClientSettings,
+    IndexClient,
+    describe_index,
+    index_url,
+    is_control_plane,
+)
+from airflow_pinecone_upsert.local import Fault
+
+SECRET = "pcsk_very-secret"
+
+
+@pytest.fixture
+def index(pinecone_index_factory):
+    return pinecone_index_factory(dimension=2, metric="dotproduct", name="docs")
+
+
+@pytest.fixture
+def client(index, connect):
+    return connect(index.url)
+
+
+def upsert(client, *records, namespace=""):
+    body = {"vectors": list(records), **({"namespace": namespace} if namespace else {})}
+    return client.upsert(orjson.dumps(body))
+
+
+def numbered(count):
+    return [{"id": f"r{n:04}", "values": [1, n], "metadata": {"n": n}} for n in range(count)]
+
+
+# Every method -----------------------------------------------------------------------------------
+
+
+def test_upsert_returns_what_the_server_confirmed(index, client):
+    assert upsert(client, *numbered(3), namespace="ns") == 3
+    assert list(index.vectors("ns")) == ["r0000", "r0001", "r0002"]
+
+
+def test_upsert_is_sent_once(index, client):
+    index.faults.next(Fault.status(503))
+    with pytest.raises(errors.ServerError):
+        upsert(client, *numbered(1))
+    assert len(index.requests) == 1
+
+
+def test_describe_index_stats(client):
+    upsert(client, *numbered(3), namespace="ns")
+    stats = client.describe_index_stats()
+    assert (stats.dimension, stats.total_vector_count, stats.namespaces["ns"].vector_count) == (2, 3, 3)
+
+
+def test_fetch_returns_any_number_of_records_by_id(index, client):
+    upsert(client, *numbered(250))
+    found = client.fetch([f"r{n:04}" for n in range(250)] + ["unknown"])
+    assert sorted(found) == list(index.vectors())
+    assert found["r0007"].values.tolist() == [1, 7]
+    assert found["r0007"].metadata == {"n": 7}
+    assert client.fetch([]) == {}
+    assert client.fetch(["r0007"], namespace="other") == {}
+
+
+def test_fetch_takes_ids_of_any_characters(client):
+    ids = ["a&b=c", "a/b", "a?b#c", "a b", "a+b", "%41", '"\\']
+    upsert(client, *({"id": one, "values": [1, 2]} for one in ids), namespace="a&b/c")
+    assert sorted(client.fetch(ids, namespace="a&b/c")) == sorted(ids)
+
+
+def test_list_ids_goes_through_all_pages(client):
+    upsert(client, *numbered(250))
+    assert list(client.list_ids()) == [f"r{n:04}" for n in range(250)]
+    assert list(client.list_ids(prefix="r000")) == [f"r{n:04}" for n in range(10)]
+    assert list(client.list_ids(namespace="other")) == []
+
+
+def test_query(client):
+    upsert(client, *numbered(20), namespace="ns")
+    [best, second] = client.query(vector=np.array([0.0, 1.0], np.float32), top_k=2, namespace="ns")
+    assert (best.id, best.score, second.id) == ("r0019", 19.0, "r0018")
+    assert best.metadata is None
+    assert best.values is None or best.values.size == 0  # Pinecone sends an empty list
+    [full] = client.query(
+        id="r0001", top_k=1, filter={"n": {"$lt": 3}}, include_values=True, include_metadata=True, namespace="ns"
+    )
+    assert (full.id, full.values.tolist(), full.metadata) == ("r0002", [1, 2], {"n": 2})
+
+
+def test_query_with_a_sparse_vector(client):
+    record = {"id": "a", "values": [1, 0], "sparseValues": {"indices": [5], "values": [2]}}
+    upsert(client, record)
+    [hit] = client.query(vector=[1.0, 0.0], sparse_vector={"indices": [5], "values": [3.0]}, include_values=True)
+    assert hit.score == 7
+    assert hit.sparse_values.indices.tolist() == [5]
+
+
+def test_delete_by_ids_in_any_number(index, client):
+    for start in range(0, 2_500, 500):
+        upsert(client, *numbered(2_500)[start : start + 500])
+    client.delete(ids=[f"r{n:04}" for n in range(2_499)])
+    assert list(index.vectors()) == ["r2499"]
+    client.delete(ids=[])
+    assert list(index.vectors()) == ["r2499"]
+
+
+def test_delete_by_filter_and_all_of_a_namespace(index, client):
+    upsert(client, *numbered(10), namespace="ns")
+    client.delete(filter={"n": {"$gte": 3}}, namespace="ns")
+    assert len(index.vectors("ns")) == 3
+    client.delete(delete_all=True, namespace="ns")
+    assert index.vectors("ns") == {}
+    with pytest.raises(errors.NotFoundError, match="Namespace not found"):
+        client.delete(delete_all=True, namespace="unknown")
+
+
+@pytest.mark.parametrize("ways", [{}, {"ids": ["a"], "delete_all": True}, {"ids": [], "filter": {}}])
+def test_delete_wants_exactly_one_way(index, client, ways):
+    with pytest.raises(errors.SetupError, match="exactly one of ids, filter and delete_all"):
+        client.delete(**ways)
+    assert not index.requests
+
+
+def test_namespaces_are_listed_and_deleted(index, client):
+    for name in ("a", "b/c", ""):
+        upsert(client, *numbered(2), namespace=name)
+    listed = {namespace.name: namespace.record_count for namespace in client.list_namespaces()}
+    assert listed in ({"a": 2, "b/c": 2, "__default__": 2}, {"a": 2, "b/c": 2, "": 2})
+    client.delete_namespace("b/c")
+    client.delete_namespace("")
+    assert (len(index.vectors("a")), index.vectors("b/c"), index.vectors("")) == (2, {}, {})
+    with pytest.raises(errors.NotFoundError):
+        client.delete_namespace("unknown")
+
+
+def test_namespaces_are_listed_through_all_pages(client):
+    for n in range(120):
+        upsert(client, *numbered(1), namespace=f"ns{n:03}")
+    assert [namespace.name for namespace in client.list_namespaces()] == [f"ns{n:03}" for n in range(120)]
+
+
+def test_describe_index_asks_the_control_plane_for_the_host(index):
+    settings = ClientSettings(api_key=index.api_key)
+    found = describe_index("docs", settings, control_plane_url=index.url)
+    assert found.name == "docs"
+    assert index_url(f"http://{found.host}" if "://" not in found.host else found.host) == index.url
+    assert (found.dimension, found.metric) == (2, "dotproduct")
+    with pytest.raises(errors.NotFoundError):
+        describe_index("no such/index", settings, control_plane_url=index.url)
+    assert index.requests[-1].path.startswith("/indexes/no such")
+
+
+# Passing failures -------------------------------------------------------------------------------
+
+
+def test_passing_failures_are_tried_again_with_growing_waits(index, connect):
+    waits = []
+    index.faults.next(Fault.status(503), times=2)
+    index.faults.next(Fault.status(429, headers={"Retry-After": "7"}))
+    index.faults.next(Fault.reset())
+    assert connect(index.url, sleep=waits.append).describe_index_stats().dimension == 2
+    assert len(waits) == 4
+    assert waits[0] <= 1
+    assert waits[1] <= 2
+    assert waits[2] == 7
+    assert waits[3] <= 8
+
+
+def test_tries_are_bounded(index, connect):
+    waits = []
+    index.faults.next(Fault.status(503, "still starting"), times=5)
+    with pytest.raises(errors.ServerError, match="still starting"):
+        connect(index.url, sleep=waits.append).describe_index_stats()
+    assert (len(waits), len(index.requests)) == (4, 5)
+
+
+def test_what_is_final_is_not_tried_again(index, connect):
+    with pytest.raises(errors.AuthenticationError, match="Invalid API Key"):
+        connect(index.url, key="wrong", sleep=pytest.fail).describe_index_stats()
+    assert len(index.requests) == 1
+
+
+def test_describe_index_is_tried_again(index):
+    waits = []
+    index.faults.next(Fault.status(500), times=2)
+    describe_index("docs", ClientSettings(api_key=index.api_key), control_plane_url=index.url, sleep=waits.append)
+    assert len(waits) == 2
+
+
+def test_silence_is_a_passing_failure(index, connect):
+    index.faults.next(Fault.stall(60.0))
+    with pytest.raises(errors.TransportError, match=r"No answer from http://127.0.0.1:\d+ \(ReadTimeout"):
+        upsert(connect(index.url, timeout_s=0.2), *numbered(1))
+
+
+def test_a_closed_port_is_a_passing_failure(index, connect):
+    index.close()
+    with pytest.raises(errors.TransportError, match=r"ConnectError.*Check the index host, DNS, proxy and firewall"):
+        connect(index.url).describe_index_stats()
+
+
+# What is sent -----------------------------------------------------------------------------------
+
+
+def test_requests_share_one_connection_and_name_us(serve, reply, connect):
+    server = serve(reply(body=b'{"upsertedCount":1}'))
+    client = connect(server.url, key=SECRET, api_version="2026-01")
+    for _ in range(5):
+        client.upsert(b'{"vectors":[]}')
+    assert server.connections == 1
+    method, target, headers = server.seen[0]
+    assert (method, target) == ("POST", "/vectors/upsert")
+    assert headers["api-key"] == SECRET
+    assert headers["x-pinecone-api-version"] == "2026-01"
+    assert headers["user-agent"] == USER_AGENT
+    assert headers["content-type"] == "application/json"
+
+
+# The index's host -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("name-abc.svc.pinecone.io", "https://name-abc.svc.pinecone.io"),
+        (" https://name-abc.svc.pinecone.io/ ", "https://name-abc.svc.pinecone.io"),
+        ("https://name.example:8443", "https://name.example:8443"),
+        ("name.example:443", "https://name.example"),
+        ("http://localhost:5080", "http://localhost:5080"),
+        ("HTTP://LOCALHOST:5080", "http://localhost:5080"),
+        ("http://127.0.0.1:5080/", "http://127.0.0.1:5080"),
+        ("http://127.9.9.9", "http://127.9.9.9"),
+        ("http://[::1]:5080", "http://[::1]:5080"),
+    ],
+)
+def test_a_host_is_completed_to_a_url(host, url):
+    assert index_url(host) == url
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("", "is not a host"),
+        ("https://", "is not a host"),
+        ("name.pinecone.io/path", "is not a host. Copy it from the Pinecone console, without a path"),
+        ("https://name.pinecone.io?x=1", "is not a host"),
+        ("https://name.pinecone.io#x", "is not a host"),
+        ("ftp://name.pinecone.io", "is not a host"),
+        ("https://[::1", "is not a URL"),
+        ("https://a\x00b", "is not a URL"),
+        ("http://name.pinecone.io", "plain http: the API key would travel in clear"),
+        ("http://10.0.0.1", "plain http"),
+        ("http://0.0.0.0", "plain http"),
+        ("http://localhost.example.com", "plain http"),
+        ("http://127.0.0.1.example.com", "plain http"),
+    ],
+)
+def test_a_host_that_must_not_see_the_key_is_refused(host, message):
+    with pytest.raises(errors.SetupError, match=message):
+        index_url(host)
+
+
+@pytest.mark.parametrize("host", [f"https://me:{SECRET}@name.pinecone.io", f"me:{SECRET}@name/path", f"{SECRET}@[::1"])
+def test_user_information_in_a_host_is_refused_and_not_quoted(host):
+    with pytest.raises(errors.SetupError, match="holds user information") as caught:
+        index_url(host)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("api.pinecone.io", True),
+        ("https://api.pinecone.io/", True),
+        ("controller.us-east1-gcp.pinecone.io", True),
+        ("name-abc.svc.pinecone.io", False),
+        ("controller.example.com", False),
+        ("https://[::1", False),
+        ("", False),
+    ],
+)
+def test_the_control_plane_is_told_from_an_index(host, expected):
+    assert is_control_plane(host) is expected
+
+
+# The key ----------------------------------------------------------------------------------------
+
+
+def test_a_redirect_does_not_carry_the_key_elsewhere(serve, reply, connect):
+    target = serve(reply())
+    server = serve(reply(307, headers={"Location": f"{target.url}/vectors/upsert"}))
+    with pytest.raises(errors.SetupError, match="A redirect is not followed"):
+        connect(server.url).describe_index_stats()
+    assert len(server.seen) == 1
+    assert target.seen == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, f"the key {SECRET} is odd"),
+        (401, f'{{"code":16,"message":"no such key: {SECRET}"}}'),
+        (503, f"{'x' * 490}{SECRET}"),
+        (200, f"<html>{SECRET}</html>"),
+        (200, f'{{"upsertedCount":"{SECRET}"}}'),
+        (200, f"{'x' * 190}{SECRET}"),
+    ],
+)
+def test_a_server_that_echoes_the_key_puts_it_into_no_message(*, serve, reply, connect, caplog, status, body):
+    caplog.set_level(logging.DEBUG)
+    client = connect(serve(reply(status, body.encode())).url, key=SECRET)
+    with pytest.raises(errors.PineconeUpsertError) as caught:
+        client.upsert(b"{}")
+    with pytest.raises(errors.PineconeUpsertError):
+        list(client.list_namespaces()) if status != 200 else client.upsert(b"{}")
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value.answer) + caplog.text
+    assert SECRET[:8] not in shown
+
+
+def test_the_key_is_in_no_representation(connect):
+    settings = ClientSettings(api_key=SECRET, proxy="http://me:hidden@proxy.example")
+    client = connect("https://name.pinecone.io", key=SECRET)
+    shown = f"{settings!r} {settings} {client!r} {client} {settings.model_dump()}"
+    assert SECRET not in shown
+    assert "hidden" not in repr(settings)
+    assert repr(client) == "IndexClient('https://name.pinecone.io')"
+
+
+@pytest.mark.parametrize("key", [f"{SECRET}\n", f" {SECRET}", f"{SECRET}é", f"{SECRET}\r\nX: y", "\0"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(key):
+    with pytest.raises(errors.SetupError, match="The API key holds white space or characters outside ASCII") as caught:
+        IndexClient("https://name.pinecone.io", ClientSettings(api_key=key))
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+# Proxies and certificates -----------------------------------------------------------------------
+
+
+def test_a_proxy_is_asked_for_a_tunnel_and_never_shown_the_key(serve, reply, connect):
+    proxy = serve(reply(502))
+    client = connect("https://name.pinecone.io", key=SECRET, proxy=proxy.url, attempts=1)
+    with pytest.raises(errors.TransportError, match="ProxyError: 502"):
+        client.describe_index_stats()
+    [(method, target, headers)] = proxy.seen
+    assert (method, target) == ("CONNECT", "name.pinecone.io:443")
+    assert SECRET not in str(headers)
+
+
+def test_the_proxy_of_the_environment_is_used(serve, reply, connect, monkeypatch):
+    proxy = serve(reply(502))
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(errors.TransportError, match="ProxyError"):
+        connect("https://name.pinecone.io", attempts=1).describe_index_stats()
+    assert len(proxy.seen) == 1
+
+
+def test_a_loopback_address_is_asked_without_a_proxy(serve, reply, index, connect, monkeypatch):
+    proxy = serve(reply(502))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy.url)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert connect(index.url, proxy=proxy.url).describe_index_stats().dimension == 2
+    assert proxy.seen == []
+
+
+@pytest.mark.parametrize("proxy", ["nonsense", "ftp://proxy.example", "http://[::1"])
+def test_a_proxy_that_is_none(proxy):
+    with pytest.raises(errors.SetupError, match="The proxy is not a URL such as"):
+        IndexClient("https://name.pinecone.io", ClientSettings(api_key="key", proxy=proxy))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate that nobody but its owner trusts, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
+    now = dt.datetime.now(dt.timezone.utc)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "ca.pem").write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder
+
+
+@pytest.fixture
+def tls_server(serve, reply, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "ca.pem", certificate / "key.pem")
+    return serve(reply(body=b'{"dimension":3}'), tls=context)
+
+
+def test_a_certificate_that_is_not_trusted_ends_it_before_the_key_is_sent(tls_server, connect):
+    with pytest.raises(errors.SetupError, match=r"no certificate that is trusted here.* Set ca_bundle"):
+        connect(tls_server.url, sleep=pytest.fail).describe_index_stats()
+    assert tls_server.seen == []
+
+
+def test_a_ca_bundle_is_trusted(tls_server, connect, certificate):
+    client = connect(tls_server.url, ca_bundle=str(certificate / "ca.pem"))
+    assert client.describe_index_stats().dimension == 3
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_ca_bundle_that_cannot_be_read(tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content:
+        path.write_text(content)
+    with pytest.raises(errors.SetupError, match=r"CA bundle '.*ca.pem' cannot be read"):
+        IndexClient("https://name.pinecone.io", ClientSettings(api_key="key", ca_bundle=str(path)))

@@ -1,0 +1,117 @@
+"""The shapes that travel, read leniently from the server and strictly from a user."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from airflow_pinecone_upsert.api.models import (
+    FetchAnswer,
+    IndexDescription,
+    IndexStats,
+    Match,
+    Record,
+    SparseValues,
+    UpsertAnswer,
+)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2.5],
+        (1, 2.5),
+        np.array([1, 2.5], np.float16),
+        np.array([1, 2.5], np.float32),
+        [np.float32(1), np.float64(2.5)],
+    ],
+)
+def test_a_vector_is_float64_whatever_it_came_in(values):
+    vector = Record(id="a", values=values).values
+    assert vector.dtype == np.float64
+    assert vector.tolist() == [1, 2.5]
+
+
+def test_an_array_is_not_copied():
+    values = np.ones(3)
+    assert Record(id="a", values=values).values is values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("12", "expected a list of numbers, got str"),
+        (b"12", "expected a list of numbers, got bytes"),
+        (1.5, "expected a list of numbers, got float"),
+        (iter([1.0]), "expected a list of numbers"),
+        ([[1.0]], "got 2 dimensions"),
+        ([[1.0], [1.0, 2.0]], "different lengths"),
+        (np.float32(1), "expected a list of numbers, got float32"),
+        ([1.0, "2"], "element 1 is '2'"),
+        ([True, False], "element 0 is True"),
+        ([1.0, None], "element 1 is None"),
+        ([1j], "element 0 is 1j"),
+        (np.array(["a"]), "element 0"),
+    ],
+)
+def test_what_is_no_vector_says_why(values, message):
+    with pytest.raises(ValidationError, match=message) as caught:
+        Record(id="a", values=values)
+    assert [error["loc"] for error in caught.value.errors()] == [("values",)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("a", "a"), (7, "7"), (np.int64(7), "7"), (np.uint8(7), "7"), (-1, "-1")]
+)
+def test_an_id_is_text_or_the_digits_of_an_integer(given, expected):
+    assert Record(id=given).id == expected
+
+
+@pytest.mark.parametrize("given", [True, None, 1.5, [], "\ud800"])
+def test_an_id_is_nothing_else(given):
+    with pytest.raises(ValidationError):
+        Record(id=given)
+
+
+@pytest.mark.parametrize("indices", [[0, 2**32 - 1], np.array([0, 2**32 - 1], np.uint32), [0.0, 4294967295.0]])
+def test_indices_are_int64(indices):
+    sparse = SparseValues(indices=indices, values=[0.5, 0.25])
+    assert sparse.indices.dtype == np.int64
+    assert sparse.indices.tolist() == [0, 2**32 - 1]
+
+
+@pytest.mark.parametrize("indices", [[0.5], [float("nan")], [float("inf")], ["1"]])
+def test_indices_are_whole_numbers(indices):
+    with pytest.raises(ValidationError, match="not a"):
+        SparseValues(indices=indices, values=[0.5])
+
+
+def test_json_names_are_camel_case_and_python_names_snake_case():
+    sparse = {"indices": [1], "values": [0.5]}
+    for record in (Record(id="a", sparse_values=sparse), Record.model_validate({"id": "a", "sparseValues": sparse})):
+        assert record.sparse_values.indices.tolist() == [1]
+        assert record.model_dump(by_alias=True, exclude_none=True) == {"id": "a", "sparseValues": sparse}
+
+
+def test_answers_of_the_real_service():
+    stats = b'{"namespaces":{"":{"vectorCount":5}},"dimension":1024,"indexFullness":0,"totalVectorCount":5,"metric":"cosine"}'
+    assert IndexStats.model_validate_json(stats).namespaces[""].vector_count == 5
+    assert IndexStats.model_validate_json(b"{}").dimension is None
+    assert UpsertAnswer.model_validate_json(b'{"upsertedCount":3}').upserted_count == 3
+    assert UpsertAnswer.model_validate_json(b"{}").upserted_count == 0  # protobuf's JSON leaves out a zero
+    fetched = FetchAnswer.model_validate_json(b'{"vectors":{"a":{"id":"a","values":[1,2]}},"namespace":"","usage":{}}')
+    assert fetched.vectors["a"].values.tolist() == [1, 2]
+    described = IndexDescription.model_validate_json(
+        b'{"name":"docs","host":"docs-abc.svc.pinecone.io","dimension":3,"metric":"cosine","vector_type":"dense","spec":{}}'
+    )
+    assert (described.host, described.vector_type) == ("docs-abc.svc.pinecone.io", "dense")
+
+
+def test_answers_may_grow():
+    assert Match.model_validate_json(b'{"id":"a","score":1,"novelty":{"x":[1]}}').id == "a"
+
+
+def test_an_invalid_answer_is_not_quoted():
+    """A server may echo the API key."""
+    with pytest.raises(ValidationError) as caught:
+        UpsertAnswer.model_validate_json(b'{"upsertedCount":"secret"}')
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,106 @@
+"""As many records in a request as fit, in order, every one of them once."""
+
+from itertools import zip_longest
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_pinecone_upsert.upsert.batch import Batch, Envelope, fill_batches
+from airflow_pinecone_upsert.upsert.encode import Fragment
+
+
+def fragment(row, record_id, padding=0, origin="XCom"):
+    body = orjson.dumps({"id": record_id, "row": row, "text": "x" * padding})
+    return Fragment(record_id, body, origin, row)
+
+
+@st.composite
+def chunked_fragments(draw):
+    """Draw fragments of many lengths, in chunks of any length, ids repeated now and then."""
+    ids = draw(st.sampled_from([st.uuids().map(str), st.integers(0, 20).map(str)]))
+    found = draw(st.lists(st.tuples(ids, st.integers(0, 300)), max_size=80))
+    fragments = [fragment(row, record_id, padding) for row, (record_id, padding) in enumerate(found)]
+    cuts = sorted(draw(st.lists(st.integers(0, len(fragments)), max_size=10)))
+    return [fragments[start:end] for start, end in zip([0, *cuts], [*cuts, len(fragments)], strict=True)]
+
+
+NAMESPACES = st.text(st.characters(max_codepoint=127), max_size=20)
+
+
+@given(
+    chunks=chunked_fragments(),
+    namespace=NAMESPACES,
+    max_records=st.integers(1, 20),
+    max_bytes=st.integers(600, 3_000),
+)
+def test_batches_are_full_in_order_and_complete(chunks, namespace, max_records, max_bytes):
+    fragments = [fragment for chunk in chunks for fragment in chunk]
+    batches = list(fill_batches(chunks, Envelope(namespace), max_records=max_records, max_bytes=max_bytes))
+
+    assert [fragment for batch in batches for fragment in batch.fragments] == fragments
+    for batch, following in zip_longest(batches, batches[1:]):
+        assert 1 <= len(batch) <= max_records
+        assert len(batch.body) <= max_bytes
+        assert len(batch.ids) == len(batch)
+        if following is not None:
+            first = following.fragments[0]
+            one_more = Batch([*batch.fragments, first], batch.envelope)
+            assert len(one_more) > max_records or len(one_more.body) > max_bytes or first.id in batch.ids
+
+
+@given(chunks=chunked_fragments(), namespace=NAMESPACES)
+def test_a_body_is_json_of_the_records_and_the_namespace(chunks, namespace):
+    for batch in fill_batches(chunks, Envelope(namespace), max_records=7, max_bytes=5_000):
+        body = orjson.loads(batch.body)
+        assert body.pop("vectors") == [orjson.loads(fragment.body) for fragment in batch.fragments]
+        assert body == ({"namespace": namespace} if namespace else {})
+        assert Batch([], batch.envelope).body == batch.envelope.head + batch.envelope.tail
+        assert len(Batch([], batch.envelope).body) == batch.envelope.size
+
+
+@given(st.integers(2, 50))
+def test_halves_are_the_whole_in_order(count):
+    batch = Batch([fragment(row, str(row)) for row in range(count)], Envelope("ns"))
+    first, second = batch.halves()
+    assert [*first.fragments, *second.fragments] == batch.fragments
+    assert abs(len(first) - len(second)) <= 1
+    assert first.envelope == second.envelope == batch.envelope
+
+
+def test_a_batch_that_is_full_to_the_byte():
+    fragments = [fragment(row, "same length") for row in range(2)]
+    both = Batch(fragments, Envelope())
+    distinct = [fragments[0], fragments[1]._replace(id="another")]
+    for max_bytes, counts in [(len(both.body), [2]), (len(both.body) - 1, [1, 1])]:
+        batches = fill_batches([distinct], Envelope(), max_records=9, max_bytes=max_bytes)
+        assert [len(batch) for batch in batches] == counts
+
+
+def test_a_batch_is_pulled_from_no_more_chunks_than_it_needs():
+    pulled = []
+
+    def chunks():
+        for row in range(100):
+            pulled.append(row)
+            yield [fragment(row, str(row))]
+
+    batches = fill_batches(chunks(), Envelope(), max_records=3, max_bytes=10_000)
+    next(batches)
+    assert pulled == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("origins", "place"),
+    [
+        (["a"], "a, rows 0 to 0"),
+        (["a", "a", "a"], "a, rows 0 to 2"),
+        (["a", "b", "b"], "a, rows 0 to 0; b, rows 1 to 2"),
+        (["a", "b", "c"], "a, rows 0 to 0; …; c, rows 2 to 2"),
+    ],
+)
+def test_a_batch_knows_the_place_of_its_records(origins, place):
+    assert (
+        Batch([fragment(row, str(row), origin=origin) for row, origin in enumerate(origins)], Envelope()).place == place
+    )

@@ -1,0 +1,56 @@
+"""What is done about each error, row by row of the table in policy.py."""
+
+import pytest
+
+from airflow_pinecone_upsert.api import errors
+from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
+from airflow_pinecone_upsert.upsert.policy import Abort, Retry, Split, decide
+
+TRANSIENT = [errors.RateLimitError, errors.ServerError, errors.TransportError]
+FINAL = [
+    errors.AuthenticationError,
+    errors.NotFoundError,
+    errors.UnsupportedIndexError,
+    errors.QuotaExceededError,
+    errors.RefusedError,
+    errors.UnexpectedAnswerError,
+    errors.PineconeUpsertError,
+]
+
+
+def decision(error, *, attempt=1, records=10):
+    return decide(error, attempt=attempt, records=records, random=lambda: 0.5)
+
+
+@pytest.mark.parametrize("kind", TRANSIENT)
+def test_what_may_pass_is_tried_again_until_the_tries_are_used_up(kind):
+    assert [decision(kind("x"), attempt=attempt) for attempt in (1, 2, 3)] == [Retry(0.5), Retry(1.0), Retry(2.0)]
+    assert isinstance(decision(kind("x"), attempt=MAX_ATTEMPTS - 1), Retry)
+    assert decision(kind("x"), attempt=MAX_ATTEMPTS) == Abort()
+
+
+@pytest.mark.parametrize(("asked_s", "wait_s"), [(None, 0.5), (0.1, 0.5), (7.0, 7.0), (1e9, MAX_RETRY_AFTER_S)])
+def test_the_wait_is_no_shorter_than_the_server_asks_within_reason(asked_s, wait_s):
+    error = errors.RateLimitError("x", answer=errors.Answer(429, "x", retry_after_s=asked_s))
+    assert decision(error) == Retry(wait_s)
+
+
+def test_what_is_too_large_is_split_down_to_single_records():
+    error = errors.RequestTooLargeError("x")
+    assert decision(error, records=2) == decision(error, records=2, attempt=MAX_ATTEMPTS) == Split()
+    assert decision(error, records=1) == Abort()
+
+
+@pytest.mark.parametrize("kind", FINAL)
+def test_everything_else_ends_the_run(kind):
+    assert decision(kind("x")) == Abort()
+
+
+def test_no_class_of_error_is_without_a_row():
+    def leaves(kind):
+        below = kind.__subclasses__()
+        return {leaf for one in below for leaf in leaves(one)} if below else {kind}
+
+    from_source_or_run = {errors.SourceError, errors.RecordError, errors.IncompleteUpsertError}
+    decided = {*TRANSIENT, *FINAL, errors.RequestTooLargeError, *from_source_or_run}
+    assert leaves(errors.PineconeUpsertError) <= decided

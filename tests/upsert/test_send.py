@@ -1,0 +1,443 @@
+"""
+The sender over a simulated server with a virtual clock: hundreds of seeded schedules of faults, in seconds.
+
+What real HTTP adds is in test_run.py.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count, pairwise
+from random import Random
+from typing import Any
+
+import orjson
+import pytest
+
+from airflow_pinecone_upsert.api import errors
+from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
+from airflow_pinecone_upsert.upsert.batch import Batch, Envelope, fill_batches
+from airflow_pinecone_upsert.upsert.encode import Fragment
+from airflow_pinecone_upsert.upsert.pace import Pace
+from airflow_pinecone_upsert.upsert.report import Attempt, Failure
+from airflow_pinecone_upsert.upsert.send import Landing, send
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    What the server does with one request.
+
+    :param latency_s: From the start to the landing.
+    :param error: What the client sees; None for a confirmation.
+    :param is_applied: The records are stored, whatever the client sees.
+    :param confirmed_more: How far the confirmed count is from the truth.
+    """
+
+    latency_s: float = 1.0
+    error: Exception | None = None
+    is_applied: bool = True
+    confirmed_more: int = 0
+
+
+OK = Outcome()
+
+
+@dataclass
+class SimulatedLanes:
+    """
+    A server that writes each request at a moment of its own between start and landing.
+
+    :param outcome: Of each request, by its records.
+    :param random: Chooses the moment of the write.
+    """
+
+    outcome: Callable[[list[dict[str, Any]]], Outcome] = lambda _: OK
+    random: Random = field(default_factory=lambda: Random(0))  # noqa: S311 - a seeded simulation
+    clock_s: float = 0.0
+    started: list[tuple[float, list[str]]] = field(default_factory=list)
+    started_rows: list[tuple[int, ...]] = field(default_factory=list)
+    max_in_flight: int = 0
+    _in_flight: list[tuple[float, int, Landing]] = field(default_factory=list)
+    _writes: list[tuple[float, int, list[dict[str, Any]]]] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def now(self) -> float:
+        return self.clock_s
+
+    def start(self, job: Any, body: bytes) -> None:
+        records = orjson.loads(body)["vectors"]
+        self.started.append((self.clock_s, [record["id"] for record in records]))
+        self.started_rows.append(tuple(record["row"] for record in records))
+        outcome = self.outcome(records)
+        lands_at_s = self.clock_s + outcome.latency_s
+        if outcome.is_applied:
+            self._writes.append((self.random.uniform(self.clock_s, lands_at_s), next(self._numbers), records))
+        result = len(records) + outcome.confirmed_more if outcome.error is None else outcome.error
+        heapq.heappush(self._in_flight, (lands_at_s, next(self._numbers), Landing(job, len(body), result)))
+        self.max_in_flight = max(self.max_in_flight, len(self._in_flight))
+
+    def next_landing(self, timeout_s: float | None) -> Landing | None:
+        if timeout_s is not None and (not self._in_flight or self._in_flight[0][0] > self.clock_s + timeout_s):
+            self.clock_s += timeout_s
+            return None
+        assert self._in_flight, "waits without a bound while nothing is in flight"
+        lands_at_s, _, landing = heapq.heappop(self._in_flight)
+        self.clock_s = max(self.clock_s, lands_at_s)
+        return landing
+
+    @property
+    def stored(self) -> dict[str, int]:
+        """The row that stands under each id in the end."""
+        return {record["id"]: record["row"] for _, _, records in sorted(self._writes) for record in records}
+
+    @property
+    def written_rows(self) -> set[int]:
+        return {record["row"] for _, _, records in self._writes for record in records}
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._in_flight
+
+
+def batches_of(ids, *, size=1):
+    fragments = [Fragment(one, orjson.dumps({"id": one, "row": row}), "XCom", row) for row, one in enumerate(ids)]
+    return fill_batches([fragments], Envelope(), max_records=size, max_bytes=100_000)
+
+
+def unhurried() -> Pace:
+    return Pace(None, None)
+
+
+def sent(lanes, batches, *, window=4, pace=None, random=lambda: 0.5):
+    """Send and return every event."""
+    return list(send(iter(batches), lanes, pace=pace or unhurried(), max_unsettled=window, random=random))
+
+
+def sent_from(source, lanes, *, window=4, pace=None, random=lambda: 0.5):
+    """Send, and return every event and the source's error, if it had one."""
+    events = []
+    try:
+        for event in send(source, lanes, pace=pace or unhurried(), max_unsettled=window, random=random):
+            events.append(event)  # noqa: PERF402 - they must survive the error
+    except errors.SourceError as exc:
+        return events, exc
+    return events, None
+
+
+def failing(error, *, times, is_applied=False):
+    """Fail so many times, then succeed."""
+    left = iter(range(times))
+    return lambda _: OK if next(left, None) is None else Outcome(error=error, is_applied=is_applied)
+
+
+def throttled(retry_after_s=None):
+    return errors.RateLimitError("slow down", answer=errors.Answer(429, "slow down", retry_after_s=retry_after_s))
+
+
+def confirmed(events):
+    return sum(event.confirmed for event in events if isinstance(event, Attempt))
+
+
+def failures(events):
+    return [event for event in events if isinstance(event, Failure)]
+
+
+# The window -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [1, 3, 8])
+def test_the_window_is_filled_and_never_exceeded(window):
+    lanes = SimulatedLanes()
+    events = sent(lanes, batches_of(map(str, range(24))), window=window)
+    assert confirmed(events) == 24
+    assert lanes.max_in_flight == window
+    assert lanes.clock_s == 24 / window
+
+
+def test_with_one_in_flight_the_order_is_the_sources():
+    lanes = SimulatedLanes(failing(errors.ServerError("x"), times=3))
+    sent(lanes, batches_of("abcd"), window=1)
+    assert [ids for _, ids in lanes.started] == [["a"]] * 4 + [["b"], ["c"], ["d"]]
+
+
+def test_the_source_is_pulled_only_when_there_is_room():
+    pulled = []
+
+    def source():
+        for batch in batches_of("abcdef"):
+            pulled.append(batch)
+            yield batch
+
+    events = send(source(), SimulatedLanes(), pace=unhurried(), max_unsettled=2, random=lambda: 0.5)
+    next(events)
+    assert len(pulled) == 2
+
+
+def test_a_batch_that_waits_for_another_try_takes_room_in_the_window():
+    lanes = SimulatedLanes(lambda records: OK if records[0]["id"] != "a" else Outcome(error=errors.ServerError("x")))
+    pulled = []
+
+    def source():
+        for batch in batches_of("abcdefgh"):
+            pulled.append(batch)
+            yield batch
+
+    events = send(source(), lanes, pace=unhurried(), max_unsettled=1, random=lambda: 0.5)
+    assert [type(event) for event in events] == [*[Attempt] * MAX_ATTEMPTS, Failure]
+    assert len(pulled) == 1
+
+
+def test_nothing_to_send():
+    lanes = SimulatedLanes()
+    assert sent(lanes, []) == []
+    assert lanes.started == []
+
+
+# Waiting ----------------------------------------------------------------------------------------
+
+
+def test_a_failed_request_waits_for_its_backoff_while_others_go_on():
+    lanes = SimulatedLanes(failing(errors.ServerError("x"), times=1))
+    sent(lanes, batches_of("abc"), window=2, random=lambda: 0.9)
+    # a fails at 1.0 and is due at 1.9; b lands at 1.0, so c starts; a is next.
+    assert lanes.started == [(0.0, ["a"]), (0.0, ["b"]), (1.0, ["c"]), (1.9, ["a"])]
+
+
+def test_backoff_doubles_up_to_its_cap():
+    lanes = SimulatedLanes(lambda _: Outcome(latency_s=0.0, error=errors.ServerError("x"), is_applied=False))
+    [*_, failure] = sent(lanes, batches_of("a"), random=lambda: 1.0)
+    waits = [later[0] - earlier[0] for earlier, later in pairwise(lanes.started)]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert isinstance(failure, Failure)
+
+
+def test_retry_after_holds_every_start_and_not_only_the_throttled_one():
+    lanes = SimulatedLanes(failing(throttled(7.0), times=1))
+    sent(lanes, batches_of("abc"), window=1)
+    assert lanes.started == [(0.0, ["a"]), (8.0, ["a"]), (9.0, ["b"]), (10.0, ["c"])]
+
+    lanes = SimulatedLanes(failing(throttled(7.0), times=1))
+    sent(lanes, batches_of("abc"), window=2)
+    assert lanes.started[2:] == [(8.0, ["a"]), (8.0, ["c"])]
+
+
+def test_an_absurd_retry_after_is_cut():
+    lanes = SimulatedLanes(failing(throttled(1e9), times=1))
+    assert confirmed(sent(lanes, batches_of("a"))) == 1
+    assert lanes.started[1][0] == 1.0 + MAX_RETRY_AFTER_S
+
+
+def test_a_server_that_is_down_holds_its_own_batch_only():
+    down = errors.ServerError("x", answer=errors.Answer(503, "x", retry_after_s=7.0))
+    lanes = SimulatedLanes(failing(down, times=1))
+    sent(lanes, batches_of("abc"), window=2)
+    assert lanes.started[2:] == [(1.0, ["c"]), (8.0, ["a"])]
+
+
+def test_the_pace_spaces_the_starts():
+    lanes = SimulatedLanes(lambda _: Outcome(latency_s=0.0))
+    sent(lanes, batches_of(map(str, range(101))), pace=Pace(100, None))
+    assert lanes.clock_s == pytest.approx(1.0)
+
+
+# Giving up --------------------------------------------------------------------------------------
+
+
+def test_tries_are_bounded():
+    lanes = SimulatedLanes(lambda _: Outcome(error=errors.TransportError("x"), is_applied=False))
+    events = sent(lanes, batches_of("a"))
+    assert len(lanes.started) == MAX_ATTEMPTS
+    assert [event.repeated for event in events[:-1]] == [False] + [True] * (MAX_ATTEMPTS - 1)
+    assert isinstance(events[-1], Failure)
+
+
+def test_after_a_final_error_nothing_more_starts_and_what_is_in_flight_is_counted():
+    refusal = errors.RefusedError("no")
+    lanes = SimulatedLanes(
+        lambda records: Outcome(latency_s=0.5, error=refusal) if records[0]["id"] == "b" else Outcome(latency_s=2.0)
+    )
+    events = sent(lanes, batches_of("abcdef"), window=3)
+    assert [ids for _, ids in lanes.started] == [["a"], ["b"], ["c"]]
+    assert confirmed(events) == 2
+    assert [failure.error for failure in failures(events)] == [refusal]
+    assert lanes.is_idle
+
+
+def test_after_a_final_error_a_batch_that_waits_for_another_try_is_given_up_with_its_own_error():
+    down, refusal = errors.ServerError("down"), errors.RefusedError("no")
+    by_id = {"a": Outcome(0.1, down, is_applied=False), "b": Outcome(0.2, refusal, is_applied=False)}
+    lanes = SimulatedLanes(lambda records: by_id[records[0]["id"]])
+    events = sent(lanes, batches_of("ab"), random=lambda: 0.9)
+    assert {failure.error for failure in failures(events)} == {down, refusal}
+    assert lanes.clock_s == 0.2  # nobody waits for a try that will not come
+
+
+def test_an_error_of_the_source_is_raised_when_everything_in_flight_has_settled():
+    broken = errors.SourceError("broken")
+
+    def source():
+        yield from batches_of("ab")
+        raise broken
+
+    lanes = SimulatedLanes()
+    events, error = sent_from(source(), lanes)
+    assert error is broken
+    assert confirmed(events) == 2
+    assert lanes.is_idle
+
+
+def test_an_error_of_the_source_does_not_wait_for_a_try_that_will_not_come():
+    def source():
+        yield from batches_of("a")
+        raise errors.SourceError("broken")
+
+    lanes = SimulatedLanes(lambda _: Outcome(error=throttled(60.0), is_applied=False))
+    events, error = sent_from(source(), lanes)
+    assert isinstance(error, errors.SourceError)
+    assert lanes.clock_s == 1.0
+    assert len(failures(events)) == 1
+
+
+def test_a_fault_of_ours_is_raised_as_it_is():
+    bug = ZeroDivisionError("a bug")
+    lanes = SimulatedLanes(failing(bug, times=1))
+    with pytest.raises(ZeroDivisionError):
+        sent(lanes, batches_of("abc"), window=2)
+    assert lanes.is_idle
+    assert len(lanes.started) == 2
+
+
+@pytest.mark.parametrize(("more", "counted"), [(-1, 2), (-3, 0), (1, 0)])
+def test_a_count_that_is_not_that_of_the_records_is_a_failure(more, counted):
+    lanes = SimulatedLanes(lambda _: Outcome(confirmed_more=more))
+    events = sent(lanes, batches_of("abc", size=3))
+    [failure] = failures(events)
+    assert isinstance(failure.error, errors.UnexpectedAnswerError)
+    assert f"confirmed {3 + more} of 3 records" in str(failure.error)
+    assert (confirmed(events), failure.unconfirmed) == (counted, 3 - counted)
+
+
+# Splitting --------------------------------------------------------------------------------------
+
+
+def too_large_beyond(records_at_most):
+    return lambda records: (
+        OK if len(records) <= records_at_most else Outcome(error=errors.RequestTooLargeError("x"), is_applied=False)
+    )
+
+
+@pytest.mark.parametrize("fits", [1, 3, 8])
+def test_what_is_too_large_is_split_until_it_fits_and_all_of_it_lands(fits):
+    lanes = SimulatedLanes(too_large_beyond(fits))
+    ids = [str(n) for n in range(24)]
+    events = sent(lanes, batches_of(ids, size=8), window=3)
+    assert confirmed(events) == 24
+    assert set(lanes.stored) == set(ids)
+    assert lanes.max_in_flight <= 3
+
+
+def test_halves_are_sent_in_order():
+    lanes = SimulatedLanes(too_large_beyond(1))
+    sent(lanes, batches_of("abcd", size=4), window=1)
+    assert [ids for _, ids in lanes.started if len(ids) == 1] == [["a"], ["b"], ["c"], ["d"]]
+
+
+def test_a_single_record_that_is_too_large_fails():
+    lanes = SimulatedLanes(too_large_beyond(0))
+    events = sent(lanes, batches_of("ab", size=2))
+    assert len(lanes.started) <= 3
+    assert sum(failure.unconfirmed for failure in failures(events)) == 2
+
+
+# One id in two batches --------------------------------------------------------------------------
+
+
+def test_batches_that_share_an_id_are_never_in_flight_together():
+    lanes = SimulatedLanes()
+    sent(lanes, batches_of("abac"), window=4)
+    assert lanes.started == [(0.0, ["a"]), (0.0, ["b"]), (1.0, ["a"]), (1.0, ["c"])]
+    assert lanes.stored["a"] == 2
+
+
+def test_a_batch_waits_for_one_with_its_id_that_waits_for_another_try():
+    lanes = SimulatedLanes(failing(errors.ServerError("x"), times=1))
+    sent(lanes, batches_of("aa"), window=4, random=lambda: 0.9)
+    assert lanes.started == [(0.0, ["a"]), (1.9, ["a"]), (2.9, ["a"])]
+    assert lanes.stored["a"] == 1
+
+
+# Everything at once -----------------------------------------------------------------------------
+
+
+def random_outcomes(random: Random) -> Callable[[list[dict[str, Any]]], Outcome]:
+    """Choose how bad this server is, and then the outcome of each request."""
+    fault_rate = random.choice([0.0, 0.1, 0.5, 0.9])
+    final_rate = random.choice([0.0, 0.0, 0.02])
+    takes_at_most = random.choice([1_000, 1_000, 3])
+
+    def outcome(records: list[dict[str, Any]]) -> Outcome:
+        latency_s = random.expovariate(1)
+        if len(records) > takes_at_most:
+            return Outcome(latency_s, errors.RequestTooLargeError("too large"), is_applied=False)
+        if random.random() < final_rate:
+            return random.choice(
+                [
+                    Outcome(latency_s, errors.RefusedError("no"), is_applied=False),
+                    Outcome(latency_s, errors.QuotaExceededError("no"), is_applied=False),
+                    Outcome(latency_s, confirmed_more=-1),
+                    Outcome(latency_s, confirmed_more=1),
+                ]
+            )
+        if random.random() < fault_rate:
+            return random.choice(
+                [
+                    Outcome(latency_s, throttled(random.choice([None, 0.0, 3.0, 1e9])), is_applied=False),
+                    Outcome(latency_s, errors.ServerError("down"), is_applied=random.random() < 0.3),
+                    Outcome(latency_s, errors.TransportError("reset"), is_applied=False),
+                    Outcome(latency_s, errors.TransportError("lost acknowledgement"), is_applied=True),
+                ]
+            )
+        return Outcome(latency_s)
+
+    return outcome
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_whatever_goes_wrong_every_record_is_accounted_for(seed):
+    random = Random(seed)  # noqa: S311 - a seeded simulation
+    ids = [str(random.randrange(random.choice([5, 60, 10_000]))) for _ in range(random.randrange(120))]
+    last_rows = {one: row for row, one in enumerate(ids)}
+    batches = list(batches_of(ids, size=random.choice([1, 4, 10])))
+    window = random.randint(1, 8)
+    source_breaks = random.random() < 0.1
+    lanes = SimulatedLanes(random_outcomes(random), random)
+    pulled: list[int] = []
+
+    def source() -> Iterator[Batch]:
+        for batch in batches:
+            pulled.append(len(batch))
+            yield batch
+        if source_breaks:
+            raise errors.SourceError("broken")
+
+    events, error = sent_from(source(), lanes, window=window, pace=Pace(100, 10_000), random=random.random)
+
+    # It ended, with nothing left in flight, and stayed within its bounds.
+    assert lanes.is_idle
+    assert lanes.max_in_flight <= window
+    assert len(lanes.started) == sum(isinstance(event, Attempt) for event in events)
+    assert max(Counter(lanes.started_rows).values(), default=0) <= MAX_ATTEMPTS
+
+    # Each record of each batch that was started is confirmed or reported; at most one batch was pulled in vain.
+    unconfirmed = sum(failure.unconfirmed for failure in failures(events))
+    assert confirmed(events) + unconfirmed in (sum(pulled), sum(pulled[:-1]))
+    assert confirmed(events) <= len(lanes.written_rows)
+
+    # Success is that every record was sent, and that the last one of each id in the source stands in the end.
+    if failures(events) or error:
+        assert unconfirmed or source_breaks
+    else:
+        assert confirmed(events) == len(ids)
+        assert lanes.stored == last_rows
