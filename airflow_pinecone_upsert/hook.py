@@ -123,8 +123,8 @@ class PineconeHook(BaseHook):
         :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.upsert.run.upsert`.
         """
         from airflow_pinecone_upsert.upsert.options import UpsertOptions
+        from airflow_pinecone_upsert.upsert.records import RecordsSource
         from airflow_pinecone_upsert.upsert.run import upsert
-        from airflow_pinecone_upsert.upsert.source import RecordsSource
 
         chosen = UpsertOptions.checked(namespace=self.default_namespace if namespace is None else namespace, **options)
         return upsert(RecordsSource(records, chosen, origin="records"), self.get_conn(), chosen)

@@ -138,7 +138,8 @@ class PineconeUpsertOperator(BaseOperator):
 
     def _source(self, columns: Columns) -> RecordSource:
         from airflow_pinecone_upsert.storage import parquet_files
-        from airflow_pinecone_upsert.upsert.source import ParquetSource, RecordsSource
+        from airflow_pinecone_upsert.upsert.records import RecordsSource
+        from airflow_pinecone_upsert.upsert.source import ParquetSource
 
         if self.parquet_paths is not None:
             return ParquetSource(parquet_files(self.parquet_paths), columns)

@@ -24,6 +24,12 @@ PARTS: Final[Mapping[str, str]] = {name: name for name in ("id", "values", "spar
 """The parts of a record, under the names that they have where no user named columns."""
 
 
+_CHUNK_BYTES: Final = 2_000_000
+"""Of float32 components in one chunk: some hundred records, so that Arrow's and our copies of it stay small."""
+
+_MAX_CHUNK_ROWS: Final = 2_000
+
+
 class IndexShape(NamedTuple):
     """
     What the index says of itself.
@@ -34,6 +40,11 @@ class IndexShape(NamedTuple):
 
     dimension: int | None = None
     sparse: bool = False
+
+
+def rows_per_chunk(shape: IndexShape) -> int:
+    """Tell how many records a source puts into one chunk."""
+    return max(1, min(_MAX_CHUNK_ROWS, _CHUNK_BYTES // (4 * (shape.dimension or 1_536))))
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from fsspec.implementations.local import LocalFileSystem
 from airflow_pinecone_upsert.api.client import ClientSettings, IndexClient
 from airflow_pinecone_upsert.local import LocalIndex, RequestRecord
 from airflow_pinecone_upsert.upsert.options import UpsertOptions
+from airflow_pinecone_upsert.upsert.records import RecordsSource
 from airflow_pinecone_upsert.upsert.report import UpsertReport
 from airflow_pinecone_upsert.upsert.run import upsert
-from airflow_pinecone_upsert.upsert.source import ParquetSource, RecordsSource, find_parquet_files
+from airflow_pinecone_upsert.upsert.source import ParquetSource, find_parquet_files
 
 
 @pytest.fixture

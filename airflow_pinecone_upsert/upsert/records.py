@@ -1,0 +1,228 @@
+"""
+Records that are in memory: what upstream tasks return, and what a task of the user's yields.
+
+Rows of Python are validated by pydantic, one by one; tables are taken as they are. Both leave as Arrow, in bounded
+chunks, so that everything behind this module has one form to deal with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from pydantic import ConfigDict, ValidationError
+
+from airflow_pinecone_upsert.api.errors import SourceError
+from airflow_pinecone_upsert.api.models import Record
+from airflow_pinecone_upsert.upsert.chunk import PARTS, XCOM, Chunk, IndexShape, Selection, rows_per_chunk
+from airflow_pinecone_upsert.upsert.metadata import metadata_json, metadata_of_any
+from airflow_pinecone_upsert.upsert.options import Columns
+from airflow_pinecone_upsert.upsert.problem import Problem, shown
+
+
+class RecordsSource:
+    """
+    Records that are in memory, or come one by one from upstream tasks.
+
+    :param value: A list of records, where a record is a mapping, a tuple ``(id, values[, metadata])`` or a
+        :class:`Record`; a pandas DataFrame; a pyarrow Table or anything else with Arrow's C stream interface;
+        or an iterable of any of these, such as what a mapped upstream task returns.
+    :param columns: Which columns of a table hold what; records have their fixed keys.
+    :param origin: What error messages call it.
+    """
+
+    def __init__(self, value: Any, columns: Columns, *, origin: str = XCOM) -> None:
+        self._value = value
+        self._columns = columns
+        self._origin = origin
+
+    def __str__(self) -> str:
+        """Describe it for a log."""
+        return self._origin
+
+    def chunks(self, shape: IndexShape) -> Iterator[Chunk]:
+        """Read value after value, without a copy of the whole. See :class:`RecordSource`."""
+        size = rows_per_chunk(shape)
+        first_row = 0
+        rows: list[Any] = []
+        for part in _parts(self._value):
+            is_table = _is_table(part)
+            if not is_table:
+                rows.append(part)
+            if rows and (len(rows) == size or is_table):
+                yield _chunk_of_rows(rows, self._origin, first_row)
+                first_row += len(rows)
+                rows = []
+            if is_table:
+                yield from self._chunks_of_table(part, shape, first_row)
+                first_row += len(part)
+        if rows:
+            yield _chunk_of_rows(rows, self._origin, first_row)
+
+    def _chunks_of_table(self, table: Any, shape: IndexShape, first_row: int) -> Iterator[Chunk]:
+        size = rows_per_chunk(shape)
+        for start in range(0, len(table), size):
+            arrow, others, problems = _slice(table, start, size, self._columns)
+            selection = Selection(arrow.schema, self._columns, shape, self._origin, others)
+            (batch,) = arrow.select(selection.column_names).combine_chunks().to_batches()
+            yield Chunk(self._origin, first_row + start, selection.records(batch), selection.names, problems)
+
+
+def _is_frame(value: Any) -> bool:
+    """Recognise a pandas DataFrame without importing pandas."""
+    return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "iloc")
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, pa.Table) or _is_frame(value)
+
+
+def _tables_of_stream(value: Any) -> Iterator[pa.Table]:
+    """Read once what speaks Arrow: a second look at a stream finds it empty."""
+    try:
+        with pa.RecordBatchReader.from_stream(value) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+    except pa.ArrowException as exc:
+        raise SourceError(f"{type(value).__name__} cannot be read as a table: {exc}.") from exc
+
+
+def _is_record(value: Any) -> bool:
+    """Tell a record from a list of them. ``["a", [0.1, 0.2]]`` is a record: JSON has no tuples."""
+    if isinstance(value, (Mapping, Record)):
+        return True
+    return isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], (str, int, np.integer))
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """
+    Flatten lists of lists into records and tables.
+
+    :raises SourceError: Something is neither a record nor a list of them.
+    """
+    if _is_record(value) or _is_table(value):
+        yield value
+    elif isinstance(value, pa.RecordBatch):
+        yield pa.Table.from_batches([value])
+    elif hasattr(value, "__arrow_c_stream__"):
+        yield from _tables_of_stream(value)
+    elif value is None or isinstance(value, (str, bytes, int, float)) or not isinstance(value, Iterable):
+        hint = " Did the upstream task return a value?" if value is None else ""
+        raise SourceError(
+            f"XCom holds {shown(value)} ({type(value).__name__}) where records are expected: dicts with id and values, "
+            f"tuples (id, values, metadata), a DataFrame or a table.{hint}"
+        )
+    else:
+        for part in value:
+            yield from _parts(part)
+
+
+def _slice(
+    table: Any, start: int, size: int, columns: Columns
+) -> tuple[pa.Table, Sequence[str], Mapping[int, Problem]]:
+    """
+    Take some rows as Arrow.
+
+    :return: The rows; the names of columns that were left out; and the problems, by row.
+    """
+    if isinstance(table, pa.Table):
+        return table.slice(start, size), (), {}
+    frame = table.iloc[start : start + size]
+    if columns.id_column not in frame.columns and columns.id_column == frame.index.name:
+        frame = frame.reset_index()
+    # Only what is read: no other column may fail for its types.
+    others = [str(name) for name in frame.columns if name not in columns.names]
+    frame = frame[[name for name in frame.columns if name in columns.names]]
+    problems: dict[int, Problem] = {}
+    name = columns.metadata_column
+    if columns.metadata_columns is None and name in frame.columns and any(isinstance(v, dict) for v in frame[name]):
+        # As JSON: no Arrow type holds any mixture of dicts.
+        encoded = [metadata_of_any(value, name) for value in frame[name]]
+        problems = {offset: value for offset, value in enumerate(encoded) if isinstance(value, Problem)}
+        texts = [value.decode() if isinstance(value, bytes) else None for value in encoded]
+        frame = frame.assign(**{name: texts})
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False), others, problems
+    except (pa.ArrowException, TypeError, ValueError) as exc:
+        raise SourceError(
+            f"The DataFrame cannot be read: {exc}. Give each column a name and a type of its own."
+        ) from exc
+
+
+class _NewRecord(Record):
+    """A record as a user writes it: a misspelt key must not be dropped in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+_REMEDIES: Final = {
+    "id": "Give each record an id, a string or an integer.",
+    "values": "Give a flat list of numbers or a 1-d array.",
+    "sparse_values": "Give {'indices': [...], 'values': [...]}.",
+    "metadata": "Give a dict, or leave it out.",
+}
+
+
+def _chunk_of_rows(rows: Sequence[Any], origin: str, first_row: int) -> Chunk:
+    checked = [_checked(row) for row in rows]
+    records = [item if isinstance(item, Record) else None for item in checked]
+    metadata = [
+        metadata_json(record.metadata, "metadata") if record is not None and record.metadata else None
+        for record in records
+    ]
+    problems = {
+        offset: item for found in (metadata, checked) for offset, item in enumerate(found) if isinstance(item, Problem)
+    }
+    sparse = [record.sparse_values if record else None for record in records]
+    columns: dict[str, pa.Array] = {
+        "id": pa.array(map(_usable_id, checked, rows), pa.string()),
+        "values": _list_array([record.values if record else None for record in records], pa.float64()),
+        "sparse_values": pa.StructArray.from_arrays(
+            [
+                _list_array([part.indices if part else None for part in sparse], pa.int64()),
+                _list_array([part.values if part else None for part in sparse], pa.float64()),
+            ],
+            names=["indices", "values"],
+            mask=pa.array([part is None for part in sparse]),
+        ),
+        "metadata": pa.array([text.decode() if isinstance(text, bytes) else None for text in metadata], pa.string()),
+    }
+    return Chunk(origin, first_row, pa.RecordBatch.from_pydict(columns), PARTS, problems)
+
+
+def _checked(row: Any) -> Record | Problem:
+    if isinstance(row, Record):
+        return row
+    keys = ("id", "values", "metadata")
+    if not isinstance(row, Mapping) and len(row) > len(keys):
+        return Problem("record", f"a tuple of {len(row)}", "A tuple is (id, values) or (id, values, metadata).")
+    try:
+        return _NewRecord.model_validate(row if isinstance(row, Mapping) else dict(zip(keys, row, strict=False)))
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        place = ".".join(map(str, error["loc"])).replace("sparseValues", "sparse_values")
+        known = place.partition(".")[0]
+        is_missing = error["type"] == "missing" or (place == "id" and error["input"] is None)
+        unknown = "Use id, values, sparse_values and metadata; what else you want to keep belongs into metadata."
+        reason = f"the {place} is missing" if is_missing else error["msg"].removeprefix("Value error, ")
+        value = None if error["type"] == "missing" else shown(error["input"])
+        return Problem(place, reason, _REMEDIES.get(known, unknown), value)
+
+
+def _usable_id(checked: Record | Problem, row: Any) -> str | None:
+    """Find the id of a record, also of one that has a problem, for its message."""
+    if isinstance(checked, Record):
+        return checked.id
+    record_id = row.get("id") if isinstance(row, Mapping) else row[0]
+    return record_id if isinstance(record_id, str) and record_id.isascii() else None
+
+
+def _list_array(rows: Sequence[np.ndarray[Any, Any] | None], kind: pa.DataType) -> pa.ListArray:
+    lengths = [0 if row is None else len(row) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    present = [row for row in rows if row is not None]
+    flat = np.concatenate(present) if present else np.empty(0)
+    mask = pa.array([row is None for row in rows])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind), mask=mask)
