@@ -1,18 +1,47 @@
 """
 How fast requests may start. Pure: every transition is a function of the state and of ``now``, in monotonic seconds.
 
-A bucket spaces what it lets through instead of letting a second's worth through at once, because a server counts over
-windows that are not ours: a burst at a boundary of its windows is throttled though the average is allowed.
+Two rules, and the slower one counts:
+
+* What was asked for is spaced, not let through a second's worth at once: a server counts over windows that are not
+  ours, so a burst at a boundary of its windows is throttled though the average is allowed.
+* What only the server knows (others write to the namespace, the allowance has moved) is learned from being throttled:
+  the rate is cut, kept for a while, and raised again until the next cut.
+
+The constants of the second rule were chosen in a simulation of servers with token buckets of 0.5 to 2 s and latencies of
+several kinds (``tests/upsert/test_pace_simulated.py``). Keeping longer than 3 s throttles less where several tasks
+share a namespace, but finds an allowance that comes back only after more than 5 s.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from airflow_pinecone_upsert.api.limits import MAX_RETRY_AFTER_S
+from airflow_pinecone_upsert.api.retry import Random
 
 _SLACK_S: Final = 0.05
 """A start that comes late by this much does not lower the rate: threads are not woken on time to the millisecond."""
+
+_START: Final = 0.3
+"""Of the rate that was asked for, to begin with: tasks that start together find their shares without a storm."""
+
+_CUT: Final = 0.85
+"""What is left of a kept rate, and of a rate after each further refusal of the same flight."""
+
+_FALL: Final = 0.55
+"""What is left of a rate that was being raised, unless that is less than a cut leaves of the rate kept before."""
+
+_KEEP_S: Final = 3.0
+_RISE_S: Final = 2.0
+"""From nothing to all that was asked for, growing with the square of the time."""
+
+_PAUSE_S: Final = 0.5
+"""Mean rest after a refusal, in which what came too fast drains; from half to one and a half times as long."""
+
+_METER_S: Final = 1.0
+_LOOK_AGAIN_S: Final = 0.5
 
 
 class _Bucket:
@@ -20,14 +49,69 @@ class _Bucket:
 
     def __init__(self, per_second: float | None) -> None:
         self._per_second = per_second
-        self._next_s = 0.0
+        self._next_s = float("-inf")
 
     def wait_s(self, now: float) -> float:
-        return max(0.0, self._next_s - now)
+        return self._next_s - now
 
     def take(self, amount: float, now: float) -> None:
         if self._per_second is not None:
             self._next_s = max(self._next_s, now - _SLACK_S) + amount / self._per_second
+
+
+class _Learned:
+    """
+    The rate of bytes that the server seems to allow.
+
+    :param asked: The most that was asked for; None for no bound.
+    """
+
+    def __init__(self, asked: float | None) -> None:
+        self._asked = asked
+        self._scale = asked or 0.0  # what a rate rises by in _RISE_S
+        self._kept: float | None = None
+        self._cut_s = 0.0
+        self._keep_s = 0.0
+        self._flight_began_s = float("-inf")
+        self._recent: deque[tuple[float, int]] = deque()
+
+    def per_second(self, now: float) -> float | None:
+        """Return the bound; None where there is none below what was asked for."""
+        if self._kept is None:
+            return None
+        grown_s = max(0.0, now - self._cut_s - self._keep_s)
+        rate = self._kept + self._scale * (grown_s / _RISE_S) ** 2
+        return rate if self._asked is None or rate < self._asked else None
+
+    def wait_s(self, now: float) -> float:
+        rate = self.per_second(now)
+        if rate is None or not self._recent:
+            return 0.0
+        last_s, body_bytes = self._recent[-1]
+        # The rate may rise meanwhile: ask again soon.
+        return min(last_s + body_bytes / rate - now, _LOOK_AGAIN_S)
+
+    def started(self, body_bytes: int, now: float) -> None:
+        if not self._recent and self._asked is not None:
+            self._kept, self._cut_s = _START * self._asked, now
+        self._recent.append((now, body_bytes))
+        while self._recent[0][0] < now - _METER_S:
+            self._recent.popleft()
+
+    def throttled(self, started_s: float, now: float) -> None:
+        rate = self.per_second(now)
+        if rate is None or self._kept is None:
+            rate = self._kept = self._measured(now)
+            self._scale = self._scale or rate
+        if started_s < self._flight_began_s:
+            self._kept *= _CUT
+        else:
+            self._kept = max(_CUT * self._kept, _FALL * rate)
+            self._flight_began_s = now
+        self._cut_s, self._keep_s = now, _KEEP_S
+
+    def _measured(self, now: float) -> float:
+        return sum(size for at_s, size in self._recent if at_s >= now - _METER_S) / _METER_S or 1.0
 
 
 class Pace:
@@ -36,22 +120,34 @@ class Pace:
 
     :param requests_per_second: None for no bound.
     :param bytes_per_second: Bytes of bodies; None for no bound.
+    :param random: A source of floats in [0, 1).
     """
 
-    def __init__(self, requests_per_second: float | None, bytes_per_second: float | None) -> None:
+    def __init__(self, requests_per_second: float | None, bytes_per_second: float | None, random: Random) -> None:
+        self._random = random
         self._requests = _Bucket(requests_per_second)
         self._bytes = _Bucket(bytes_per_second)
+        self._learned = _Learned(bytes_per_second)
         self._held_until_s = 0.0
 
     def wait_s(self, now: float) -> float:
         """Tell how long no request may start: seconds, 0 for at once."""
-        return max(self._requests.wait_s(now), self._bytes.wait_s(now), self._held_until_s - now, 0.0)
+        rules = (self._requests, self._bytes, self._learned)
+        return max(0.0, self._held_until_s - now, *(rule.wait_s(now) for rule in rules))
 
     def started(self, body_bytes: int, now: float) -> None:
         """Take a request out of the buckets."""
+        self._learned.started(body_bytes, now)
         self._requests.take(1, now)
         self._bytes.take(body_bytes, now)
 
-    def hold(self, seconds: float, now: float) -> None:
-        """Start nothing for a while, as a ``Retry-After`` asks for all of us and not for one request."""
-        self._held_until_s = max(self._held_until_s, now + min(seconds, MAX_RETRY_AFTER_S))
+    def throttled(self, started_s: float, retry_after_s: float | None, now: float) -> None:
+        """
+        Slow down, for all requests and not for the one that was refused.
+
+        :param started_s: When that one started: refusals of one flight are one event.
+        :param retry_after_s: What the server asks for; beyond 120 s it is cut.
+        """
+        self._learned.throttled(started_s, now)
+        rest_s = _PAUSE_S * (0.5 + self._random())
+        self._held_until_s = max(self._held_until_s, now + max(rest_s, min(retry_after_s or 0.0, MAX_RETRY_AFTER_S)))

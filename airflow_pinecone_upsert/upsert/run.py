@@ -67,7 +67,7 @@ def upsert(
         shape = _index_shape(client)
         log.info("Upserting %s into namespace %r of %s.", source, options.namespace, client.host)
         batches = _batches(source, shape, options)
-        pace = Pace(options.max_requests_per_second, options.max_bytes_per_second)
+        pace = Pace(options.max_requests_per_second, options.max_bytes_per_second, random)
         progress = _Progress()
         with ThreadLanes(client.upsert, options.max_concurrency) as lanes:
             for event in send(batches, lanes, pace=pace, max_unsettled=options.max_concurrency, random=random):

@@ -152,7 +152,7 @@ class _Sender:
         self._pace = pace
         self._max_unsettled = max_unsettled
         self._random = random
-        self._in_flight: list[_Job] = []
+        self._in_flight: dict[_Job, float] = {}  # with the moment of its start
         self._waiting: list[_Job] = []  # for another try
         self._next: Batch | None = None  # pulled, and not started yet
         self._stopping = False
@@ -191,7 +191,7 @@ class _Sender:
         return self._fresh() or (None if self._stopping else again)
 
     def _fresh(self) -> _Job | None:
-        unsettled = self._in_flight + self._waiting
+        unsettled = [*self._in_flight, *self._waiting]
         if len(unsettled) >= self._max_unsettled:
             return None
         if self._next is None:
@@ -213,22 +213,21 @@ class _Sender:
             self._waiting.remove(job)
         else:
             self._next = None
-        self._in_flight.append(job)
+        self._in_flight[job] = now
         body = job.batch.body
         self._pace.started(len(body), now)
         self._lanes.start(job, body)
 
     def _settle(self, landing: Landing) -> Iterator[Attempt | Failure]:
         job: _Job = landing.job
-        self._in_flight.remove(job)
+        started_s = self._in_flight.pop(job)
         confirmed, error = self._judge(landing.result, job)
         yield Attempt(landing.body_bytes, confirmed, job.repeated, error)
         if error is None:
             return
-        asked_s = retry_after_s(error)
         now = self._lanes.now()
-        if asked_s is not None and isinstance(error, RateLimitError):
-            self._pace.hold(asked_s, now)
+        if isinstance(error, RateLimitError):
+            self._pace.throttled(started_s, retry_after_s(error), now)
         match decide(error, attempt=job.attempt, records=len(job.batch), random=self._random):
             case Retry(after_s):
                 log.warning("Try %d of a request failed; again in %.1f s: %s", job.attempt, after_s, error)

@@ -25,23 +25,39 @@ def starts(pace, bodies, pauses=()):
 
 
 def test_without_a_bound_nothing_waits():
-    assert set(starts(Pace(None, None), [10**9] * 50)) == {START_S}
+    assert set(starts(Pace(None, None, lambda: 0.5), [10**9] * 50)) == {START_S}
 
 
 def test_requests_are_spaced():
-    found = starts(Pace(100, None), [1] * 101)
+    found = starts(Pace(100, None, lambda: 0.5), [1] * 101)
     assert found[-1] - found[0] == pytest.approx(1.0 - SLACK_S)
     assert max(later - earlier for earlier, later in pairwise(found)) == pytest.approx(0.01)
 
 
 def test_bytes_are_spaced():
-    found = starts(Pace(None, 50_000_000), [2_000_000] * 26)
-    assert found[-1] - found[0] == pytest.approx(1.0 - SLACK_S)
+    found = starts(Pace(None, 50_000_000, lambda: 0.5), [2_000_000] * 200)
+    last = found[-26:]
+    assert last[-1] - last[0] == pytest.approx(1.0)
+    assert max(later - earlier for earlier, later in pairwise(last)) == pytest.approx(0.04)
+
+
+def test_bytes_begin_below_what_was_asked_for_and_rise_to_it_within_two_seconds():
+    found = starts(Pace(None, 50_000_000, lambda: 0.5), [2_000_000] * 200)
+    gaps = [later - earlier for earlier, later in pairwise(found)]
+    assert gaps[0] > 0.1
+    assert gaps == sorted(gaps, reverse=True) or max(gaps[60:]) == pytest.approx(0.04)
+    assert sum(at < START_S + 2.0 for at in found) >= 25
+
+
+def test_a_low_rate_of_large_requests_does_not_suffer_from_the_beginning():
+    found = starts(Pace(None, 100_000, lambda: 0.5), [2_000_000] * 3)
+    assert found[1] - found[0] <= 20.0
+    assert found[-1] - found[0] == pytest.approx(40.0 - SLACK_S, abs=0.6)
 
 
 def test_the_slower_bound_counts():
-    assert starts(Pace(1, 10**9), [1, 1, 1])[-1] == pytest.approx(START_S + 2.0 - SLACK_S)
-    assert starts(Pace(10**9, 1), [1, 1, 1])[-1] == pytest.approx(START_S + 2.0 - SLACK_S)
+    assert starts(Pace(1, 10**9, lambda: 0.5), [1, 1, 1])[-1] == pytest.approx(START_S + 2.0 - SLACK_S)
+    assert starts(Pace(10**9, 1, lambda: 0.5), [1, 1, 1])[-1] >= START_S + 2.0 - SLACK_S
 
 
 @given(
@@ -51,7 +67,7 @@ def test_the_slower_bound_counts():
 )
 def test_in_no_stretch_of_time_is_a_rate_exceeded(requests, requests_per_second, bytes_per_second):
     bodies, pauses = zip(*requests, strict=True)
-    found = starts(Pace(requests_per_second, bytes_per_second), bodies, pauses)
+    found = starts(Pace(requests_per_second, bytes_per_second, lambda: 0.5), bodies, pauses)
     for first in range(len(found)):
         for last in range(first, len(found)):
             allowed_s = found[last] - found[first] + SLACK_S + 1e-6
@@ -60,20 +76,59 @@ def test_in_no_stretch_of_time_is_a_rate_exceeded(requests, requests_per_second,
 
 
 def test_idle_time_is_not_saved_up():
-    found = starts(Pace(10, None), [1] * 12, [0.0, 60.0, *[0.0] * 10])
+    found = starts(Pace(10, None, lambda: 0.5), [1] * 12, [0.0, 60.0, *[0.0] * 10])
     assert found[-1] - found[1] == pytest.approx(1.0 - SLACK_S)
 
 
-def test_a_hold_stops_every_start_until_it_is_over():
-    pace = Pace(None, None)
-    pace.hold(5.0, START_S)
+def throttle(pace, retry_after_s, now):
+    pace.started(1, now)
+    pace.throttled(now, retry_after_s, now)
+
+
+def test_retry_after_stops_every_start_until_it_is_over():
+    pace = Pace(None, None, lambda: 0.5)
+    throttle(pace, 5.0, START_S)
     assert pace.wait_s(START_S + 2.0) == 3.0
-    pace.hold(1.0, START_S + 2.0)
+    throttle(pace, 1.0, START_S + 2.0)
     assert pace.wait_s(START_S + 2.0) == 3.0  # a shorter one does not shorten it
-    assert pace.wait_s(START_S + 5.0) == 0.0
+    assert pace.wait_s(START_S + 9.0) == 0.0
 
 
-def test_an_absurd_hold_is_cut():
-    pace = Pace(None, None)
-    pace.hold(1e9, START_S)
+def test_an_absurd_retry_after_is_cut():
+    pace = Pace(None, None, lambda: 0.5)
+    throttle(pace, 1e9, START_S)
     assert pace.wait_s(START_S) == MAX_RETRY_AFTER_S
+
+
+def test_refusals_of_one_flight_cut_less_than_those_of_several():
+    """Ten refusals of requests that started together, and ten of requests that started after the refusal before."""
+
+    def rate_after(gap_s):
+        pace, now = Pace(None, 1_000, lambda: 0.0), START_S
+        for _ in range(500):
+            now += pace.wait_s(now)
+            pace.started(10, now)
+        for number in range(5):
+            pace.throttled(now if gap_s == 0 else now + number * gap_s, None, now + number * gap_s)
+        end = now + 4 * gap_s + 1.0
+        first = end + pace.wait_s(end)
+        pace.started(10, first)
+        return 10 / pace.wait_s(first)
+
+    assert rate_after(0.0) == pytest.approx(1_000 * 0.85**5, rel=0.05)
+
+
+def test_after_a_cut_the_rate_is_kept_and_then_rises_to_what_was_asked_for():
+    pace, now = Pace(None, 1_000, lambda: 0.0), START_S
+    for _ in range(500):
+        now += pace.wait_s(now)
+        pace.started(10, now)
+    pace.throttled(now, None, now)
+
+    def gap_s(after_s):
+        pace.started(10, now + after_s)
+        return pace.wait_s(now + after_s)
+
+    assert [gap_s(1.0), gap_s(2.9)] == pytest.approx([10 / 850] * 2, rel=0.02)
+    assert 10 / 1_000 < gap_s(3.5) < 10 / 850
+    assert gap_s(4.0) == pytest.approx(10 / 1_000 - SLACK_S, abs=SLACK_S)

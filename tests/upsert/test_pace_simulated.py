@@ -1,0 +1,212 @@
+"""
+The sender against simulated servers that allow less than is asked for, in simulated time.
+
+The server has a token bucket each for bytes and for requests, as Pinecone's documentation describes its limits without
+saying how large the buckets are; here they hold 0.5 to 2 s worth. Sizes are a thousandth of the real ones.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import threading
+from collections.abc import Callable
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_pinecone_upsert.api.errors import Answer, RateLimitError
+from airflow_pinecone_upsert.upsert.batch import Batch, Envelope
+from airflow_pinecone_upsert.upsert.encode import Fragment
+from airflow_pinecone_upsert.upsert.pace import Pace
+from airflow_pinecone_upsert.upsert.report import Failure
+from airflow_pinecone_upsert.upsert.send import Landing, send
+
+BYTES_PER_SECOND = 50_000
+REQUESTS_PER_SECOND = 100
+BODY_BYTES = 2_000
+
+LATENCIES = {
+    "steady": lambda random: random.uniform(0.145, 0.155),
+    "uniform": lambda random: random.uniform(0.05, 0.3),
+    "long tail": lambda random: random.lognormvariate(-2, 0.6),
+}
+
+
+class World:
+    """Simulated time. One thing happens at a time: an event, or one client until it waits."""
+
+    def __init__(self):
+        self.now = 0.0
+        self._events = []
+        self._number = count()
+
+    def at(self, moment, event):
+        heapq.heappush(self._events, (moment, next(self._number), event))
+
+    def run(self):
+        while self._events:
+            self.now, _, event = heapq.heappop(self._events)
+            event()
+
+
+class Server:
+    """Two token buckets whose rates follow a schedule of ``(from second, share of the full rate)``."""
+
+    def __init__(self, capacity_s, schedule=((0.0, 1.0),)):
+        self._capacity_s = capacity_s
+        self._schedule = schedule
+        self._levels = [rate * capacity_s for rate in (BYTES_PER_SECOND, REQUESTS_PER_SECOND)]
+        self._filled_s = 0.0
+        self.accepted = []
+        self.refused = []
+
+    def share(self, now):
+        return next(share for since, share in reversed(self._schedule) if now >= since)
+
+    def takes(self, now, body_bytes):
+        rates = [rate * self.share(now) for rate in (BYTES_PER_SECOND, REQUESTS_PER_SECOND)]
+        for which, (rate, cost) in enumerate(zip(rates, (body_bytes, 1), strict=True)):
+            filled = self._levels[which] + rate * (now - self._filled_s)
+            self._levels[which] = min(filled, max(rate * self._capacity_s, cost))
+        self._filled_s = now
+        taken = self._levels[0] >= body_bytes and self._levels[1] >= 1
+        if taken:
+            self._levels = [self._levels[0] - body_bytes, self._levels[1] - 1]
+        (self.accepted if taken else self.refused).append((now, body_bytes))
+        return taken
+
+    def accepted_bytes(self, start=0.0, end=float("inf")):
+        return sum(size for at, size in self.accepted if start <= at < end)
+
+    @property
+    def refused_share(self):
+        return len(self.refused) / (len(self.refused) + len(self.accepted))
+
+
+class Client:
+    """One sender. It runs in a thread of its own, but only while the world waits for it; it is its own lanes."""
+
+    def __init__(self, world, server, latency, seed, *, batches, window=8, pace=None):
+        self._world, self._server, self._latency = world, server, latency
+        self._random = random.Random(seed)  # noqa: S311
+        self._landings: list[Landing] = []
+        self._turn, self._world_turn = threading.Semaphore(0), threading.Semaphore(0)
+        self._wakes = 0
+        self._waits = False
+        self.events = []
+        pace = pace or Pace(REQUESTS_PER_SECOND, BYTES_PER_SECOND, self._random.random)
+        source = (
+            Batch([Fragment(str(number), b"x" * (BODY_BYTES - len(Envelope().head) - 2), "f", number)], Envelope())
+            for number in range(batches)
+        )
+
+        def work():
+            self._turn.acquire()
+            for event in send(source, self, pace=pace, max_unsettled=window, random=self._random.random):
+                self.events.append((world.now, event))
+            self.end_s = world.now
+            self._world_turn.release()
+
+        threading.Thread(target=work, daemon=True).start()
+        world.at(self._random.uniform(0, 0.3), self._go_on)
+
+    def _go_on(self):
+        self._waits, self._wakes = False, self._wakes + 1
+        self._turn.release()
+        self._world_turn.acquire()
+
+    def now(self):
+        return self._world.now
+
+    def start(self, job, body):
+        latency_s = self._latency(self._random)
+
+        def arrive():
+            refusal = RateLimitError("too fast", answer=Answer(429, "too fast"))
+            result = len(job.batch) if self._server.takes(self._world.now, len(body)) else refusal
+            self._world.at(self._world.now + latency_s / 2, lambda: self._land(Landing(job, len(body), result)))
+
+        self._world.at(self._world.now + latency_s / 2, arrive)
+
+    def _land(self, landing):
+        self._landings.append(landing)
+        if self._waits:
+            self._go_on()
+
+    def next_landing(self, timeout_s):
+        if not self._landings:
+            self._waits, wake = True, self._wakes
+            if timeout_s is not None:
+                self._world.at(
+                    self._world.now + timeout_s, lambda: self._waits and wake == self._wakes and self._go_on()
+                )
+            self._world_turn.release()
+            self._turn.acquire()
+        return self._landings.pop(0) if self._landings else None
+
+    def confirmed(self, until):
+        return sum(getattr(event, "confirmed", 0) for at, event in self.events if at < until)
+
+
+def simulate(server: Server, latency: Callable, seed: int, *, clients: int = 1, **options) -> SimpleNamespace:
+    world = World()
+    senders = [Client(world, server, latency, seed * 100 + number, **options) for number in range(clients)]
+    world.run()
+    assert not [event for sender in senders for _, event in sender.events if isinstance(event, Failure)]
+    return SimpleNamespace(senders=senders, end_s=min(sender.end_s for sender in senders))
+
+
+servers = pytest.mark.parametrize(
+    ("seed", "capacity_s", "latency"),
+    [(seed, 0.5 * 4 ** (seed % 11 / 10), list(LATENCIES)[seed % 3]) for seed in range(66)],
+)
+
+
+@servers
+def test_at_the_limit_nothing_is_left_and_next_to_nothing_refused(seed, capacity_s, latency):
+    server = Server(capacity_s)
+    end_s = simulate(server, LATENCIES[latency], seed, batches=400).end_s - 0.5
+    assert server.accepted_bytes(2.0, end_s) >= 0.95 * BYTES_PER_SECOND * (end_s - 2.0)
+    assert server.refused_share <= 0.01
+
+
+@servers
+def test_a_limit_below_what_was_asked_for_is_found(seed, capacity_s, latency):
+    allowed = 0.3 + seed % 7 / 10
+    server = Server(capacity_s, [(0.0, allowed)])
+    end_s = simulate(server, LATENCIES[latency], seed, batches=400).end_s - 0.5
+    assert server.accepted_bytes(2.0, end_s) >= 0.85 * allowed * BYTES_PER_SECOND * (end_s - 2.0)
+    assert server.refused_share <= 0.08
+
+
+@servers
+def test_an_allowance_that_falls_and_comes_back(seed, capacity_s, latency):
+    server = Server(capacity_s, [(0.0, 1.0), (10.0, 0.2), (30.0, 1.0)])
+    simulate(server, LATENCIES[latency], seed, batches=1_000)
+    end_s = server.accepted[-1][0]
+    assert server.accepted_bytes() >= 0.85 * BYTES_PER_SECOND * (10 + 0.2 * 20 + end_s - 30)
+    assert server.refused_share <= 0.03
+    assert server.accepted_bytes(35.5, 37.5) >= 0.9 * 2 * BYTES_PER_SECOND
+
+
+@pytest.mark.parametrize(
+    ("seed", "capacity_s", "latency"),
+    [(seed, (0.5, 1.0, 2.0)[seed % 3], list(LATENCIES)[seed // 3 % 3]) for seed in range(9)],
+)
+def test_several_senders_share_what_there_is(seed, capacity_s, latency):
+    server = Server(capacity_s)
+    run = simulate(server, LATENCIES[latency], seed, clients=4, batches=400)
+    assert server.accepted_bytes(2.0, run.end_s) >= 0.9 * BYTES_PER_SECOND * (run.end_s - 2.0)
+    assert server.refused_share <= 0.1
+    counts = [sender.confirmed(run.end_s) for sender in run.senders]
+    assert max(counts) <= 2.5 * min(counts)
+
+
+@servers
+def test_without_a_bound_the_servers_own_is_found(seed, capacity_s, latency):
+    server = Server(capacity_s)
+    pace = Pace(None, None, random.Random(seed).random)  # noqa: S311
+    end_s = simulate(server, LATENCIES[latency], seed, batches=400, pace=pace).end_s - 0.5
+    assert server.accepted_bytes(2.0, end_s) >= 0.75 * BYTES_PER_SECOND * (end_s - 2.0)
