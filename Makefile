@@ -19,8 +19,8 @@ airflow: $(VENV)/.demo ## Airflow's web UI with the example DAGs and a local ind
 test: $(VENV)/.dev ## The tests
 	$(RUN) -m pytest -m "not slow"
 
-test-all: $(VENV)/.dev ## The tests, long ones included
-	$(RUN) -m pytest
+test-all: test ## The tests, and those that take longer
+	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .
