@@ -19,6 +19,7 @@ from uuid import UUID
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_pinecone_upsert.api.limits import MAX_METADATA_BYTES
 from airflow_pinecone_upsert.upsert.problem import Problem, shown
@@ -42,10 +43,12 @@ def metadata_json(metadata: Mapping[Any, Any], field: str) -> bytes | Problem | 
     plain = metadata if is_plain else _plain_items(metadata, field)
     if isinstance(plain, Problem):
         return plain
-    if not plain:
-        return None
+    return _encoded(plain, field) if plain else None
+
+
+def _encoded(plain: Mapping[str, Any], field: str) -> bytes | Problem:
     try:
-        encoded = orjson.dumps(plain)
+        encoded = b"%b" % orjson.dumps(plain)  # a copy, for the reason that encode._body gives
     except TypeError as exc:  # lone surrogates
         return Problem(field, f"not valid Unicode ({exc})", "Mend the text's encoding.")
     if len(encoded) > MAX_METADATA_BYTES:
@@ -210,7 +213,22 @@ def _struct_rows(column: pa.StructArray, field: str) -> list[bytes | Problem | N
     names = [column.type.field(index).name for index in range(column.type.num_fields)]
     children = [_readable(child) for child in column.flatten()]
     rows = pa.StructArray.from_arrays(children, names=names, mask=column.is_null()).to_pylist()
+    if rows and names and all(map(_is_plain_column, names, children)):
+        return [_encoded(row, field) for row in rows]
     return [None if row is None else metadata_json(row, field) for row in rows]
+
+
+def _is_plain_column(name: str, column: pa.Array) -> bool:
+    """Tell of a whole column what :func:`_is_plain` tells of a record."""
+    kind = column.type
+    if column.null_count or name.startswith("$"):
+        return False
+    if pa.types.is_integer(kind):
+        bounds = pc.min_max(column).as_py()
+        return bool(bounds["min"] >= -_EXACT_INTEGERS and bounds["max"] <= _EXACT_INTEGERS)
+    if pa.types.is_float32(kind) or pa.types.is_float64(kind):
+        return bool(np.isfinite(np.asarray(column)).all())
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind))
 
 
 def _readable(column: pa.Array) -> pa.Array:

@@ -24,7 +24,7 @@ from airflow_pinecone_upsert.api.retry import Random
 _SLACK_S: Final = 0.05
 """A start that comes late by this much does not lower the rate: threads are not woken on time to the millisecond."""
 
-_START: Final = 0.3
+_START: Final = 0.5
 """Of the rate that was asked for, to begin with: tasks that start together find their shares without a storm."""
 
 _CUT: Final = 0.85

@@ -44,7 +44,7 @@ def test_bytes_are_spaced():
 def test_bytes_begin_below_what_was_asked_for_and_rise_to_it_within_two_seconds():
     found = starts(Pace(None, 50_000_000, lambda: 0.5), [2_000_000] * 200)
     gaps = [later - earlier for earlier, later in pairwise(found)]
-    assert gaps[0] > 0.1
+    assert gaps[0] > 0.07
     assert gaps == sorted(gaps, reverse=True) or max(gaps[60:]) == pytest.approx(0.04)
     assert sum(at < START_S + 2.0 for at in found) >= 25
 
