@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
@@ -94,7 +95,9 @@ class _Encoder:
         bodies = map(_body, self._ids, dense or repeat(None), sparse or repeat(None), self._metadata() or repeat(None))
         rows = range(chunk.first_row, chunk.first_row + len(self._ids))
         if not self._problems:
-            found = list(map(Fragment, self._ids, bodies, repeat(chunk.origin), rows))
+            # As Fragment._make does, without a call into Python for each record.
+            make = partial(tuple.__new__, Fragment)
+            found: list[Fragment] = list(map(make, zip(self._ids, bodies, repeat(chunk.origin), rows)))
             self._check_sizes(found)
         if self._problems:
             raise self._error()
@@ -296,7 +299,8 @@ class _Encoder:
         return [orjson.Fragment(row) if isinstance(row, bytes) else None for row in rows]
 
     def _check_sizes(self, fragments: Sequence[Fragment]) -> None:
-        too_long = np.array([i for i, one in enumerate(fragments) if len(one.body) > self._max_bytes], np.int64)
+        lengths = np.fromiter((len(one.body) for one in fragments), np.int64, len(fragments))
+        too_long = np.flatnonzero(lengths > self._max_bytes)
         remedy = f"Raise max_request_bytes (at most {MAX_DECODED_REQUEST_BYTES:,}) or shorten the metadata."
         reason = f"the record must have at most {self._max_bytes:,} bytes of JSON to fit into a request"
         self._note(too_long, "record", reason, remedy, lambda offset: len(fragments[offset].body))
@@ -356,7 +360,7 @@ def _body(
         record["metadata"] = metadata
     # Copied, because what orjson returns was cut from a larger buffer: kept by the thousand, such leftovers fragment the
     # heap, and short records took twice the time.
-    return b"%b" % orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"%b" % orjson.dumps(record, None, orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _where(mask: pa.BooleanArray) -> _Offsets:
