@@ -29,7 +29,7 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_SPARSE_INDEX,
     MAX_SPARSE_VALUES,
 )
-from airflow_pinecone_upsert.upsert.chunk import Chunk, IndexShape
+from airflow_pinecone_upsert.upsert.chunk import Chunk, IndexShape, as_numpy
 from airflow_pinecone_upsert.upsert.metadata import metadata_rows
 from airflow_pinecone_upsert.upsert.problem import Problem, shown
 
@@ -152,16 +152,20 @@ class _Encoder:
             column = self._chunk.records.column("id").cast(pa.string())
             ids: list[str | None] = column.to_pylist()
         self._note(_where(column.is_null()), name, "the id is missing", "Give each record an id.", ids.__getitem__)
-        text = column.fill_null("-")
-        length = pc.utf8_length(text)
+        # Compared in numpy: for a Python scalar Arrow, too, imports pandas.
+        rows = _where(column.is_valid())
+        text = column.drop_null()
+        length = as_numpy(pc.utf8_length(text))
         remedy = f"An id has 1 to {MAX_ID_LENGTH} ASCII characters, none of them NUL. Change it at its source."
-        self._note(_where(pc.equal(length, 0)), name, "the id is empty", remedy, ids.__getitem__)
-        too_long = _where(pc.greater(length, MAX_ID_LENGTH))
+        self._note(rows[length == 0], name, "the id is empty", remedy, ids.__getitem__)
+        too_long = rows[length > MAX_ID_LENGTH]
         self._note(
             too_long, name, lambda offset: f"the id has {len(ids[offset] or '')} characters", remedy, ids.__getitem__
         )
-        self._note(_where(pc.invert(pc.string_is_ascii(text))), name, "the id is not ASCII", remedy, ids.__getitem__)
-        self._note(_where(pc.match_substring(text, "\0")), name, "the id holds a NUL", remedy, ids.__getitem__)
+        not_ascii = rows[~as_numpy(pc.string_is_ascii(text))]
+        self._note(not_ascii, name, "the id is not ASCII", remedy, ids.__getitem__)
+        with_nul = rows[as_numpy(pc.match_substring(text, "\0"))]
+        self._note(with_nul, name, "the id holds a NUL", remedy, ids.__getitem__)
         return [one or "" for one in ids]
 
     # Dense vectors -------------------------------------------------------------------------------
@@ -231,7 +235,7 @@ class _Encoder:
         name = self._chunk.names["sparse_values"]
         children = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
         indices, values = _Lists(children["indices"]), _Lists(children["values"])
-        present = np.asarray(column.is_valid())
+        present = as_numpy(column.is_valid())
         counts = indices.lengths
 
         def note(rows: npt.NDArray[np.bool_], reason: str, remedy: str, value: Callable[[int], Any]) -> None:
@@ -321,8 +325,10 @@ class _Lists:
 
     def __init__(self, column: pa.Array) -> None:
         self.flat: pa.Array = column.flatten()
-        self.present: npt.NDArray[np.bool_] = np.asarray(column.is_valid())
-        self.lengths: _Offsets = np.asarray(pc.list_value_length(column).fill_null(0), dtype=np.int64)
+        self.present: npt.NDArray[np.bool_] = as_numpy(column.is_valid())
+        lengths = pc.list_value_length(column)
+        zeroed = as_numpy(lengths) if not lengths.null_count else [length or 0 for length in lengths.to_pylist()]
+        self.lengths: _Offsets = np.asarray(zeroed, dtype=np.int64)
         self.ends: _Offsets = np.cumsum(self.lengths)
         self.starts: _Offsets = self.ends - self.lengths
 
@@ -364,7 +370,7 @@ def _body(
 
 
 def _where(mask: pa.BooleanArray) -> _Offsets:
-    return np.flatnonzero(np.asarray(mask))
+    return np.flatnonzero(as_numpy(mask))
 
 
 def _to_numpy(flat: pa.Array) -> npt.NDArray[Any]:
@@ -373,7 +379,7 @@ def _to_numpy(flat: pa.Array) -> npt.NDArray[Any]:
         return np.ones(len(flat), np.float32)
     if flat.null_count:
         flat = (flat.cast(pa.float32()) if pa.types.is_float16(flat.type) else flat).fill_null(1)
-    return np.asarray(flat)
+    return as_numpy(flat)
 
 
 def _repeated(row: npt.NDArray[np.int64] | None) -> Any:

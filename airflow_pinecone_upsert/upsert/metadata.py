@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_pinecone_upsert.api.limits import MAX_METADATA_BYTES
+from airflow_pinecone_upsert.upsert.chunk import as_numpy
 from airflow_pinecone_upsert.upsert.problem import Problem, shown
 
 _EXACT_INTEGERS: Final = 2**53
@@ -227,7 +228,7 @@ def _is_plain_column(name: str, column: pa.Array) -> bool:
         bounds = pc.min_max(column).as_py()
         return bool(bounds["min"] >= -_EXACT_INTEGERS and bounds["max"] <= _EXACT_INTEGERS)
     if pa.types.is_float32(kind) or pa.types.is_float64(kind):
-        return bool(np.isfinite(np.asarray(column)).all())
+        return bool(np.isfinite(as_numpy(column)).all())
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind))
 
 

@@ -4,8 +4,8 @@ Batches into requests: threads, waiting, and who is in flight.
 What to do about a failure is ``policy``'s matter, how fast ``pace``'s. What always holds:
 
 * All state is the caller's thread's. The others only carry one request each and put down what became of it.
-* At most ``max_unsettled`` requests are in flight, and nothing new is pulled while as many batches are unsettled, that
-  is in flight or waiting for another try.
+* At most ``max_unsettled`` requests are in flight, and nothing new is started while as many batches are unsettled, that
+  is in flight or waiting for another try. One more is pulled ahead, so that it is encoded while others are answered.
 * Two batches that share an id are never unsettled together, so the last one in the source is the last one written.
 * Every batch that was started is confirmed, or is reported as a failure, before :func:`send` ends.
 """
@@ -133,7 +133,7 @@ def send(
 
     After the first failure, or an error of the source, nothing more is started; what is in flight is waited for.
 
-    :param batches: Pulled only when there is room for one more.
+    :param batches: Pulled one ahead of what is started.
     :param lanes: Where requests travel.
     :param pace: When the next one may start.
     :param max_unsettled: Batches in flight or waiting for another try, at the most. The halves of a batch that was
@@ -183,19 +183,19 @@ class _Sender:
 
     def _choose(self) -> _Job | None:
         """Pick what starts next: what is due for another try, else a new batch, else what will be due first."""
+        if self._next is None and not self._stopping:
+            self._next = self._pull()
         if self._stopping or len(self._in_flight) >= self._max_unsettled:
             return None
         again = min(self._waiting, key=lambda job: job.not_before_s, default=None)
         if again is not None and again.not_before_s <= self._lanes.now():
             return again
-        return self._fresh() or (None if self._stopping else again)
+        return self._fresh() or again
 
     def _fresh(self) -> _Job | None:
         unsettled = [*self._in_flight, *self._waiting]
         if len(unsettled) >= self._max_unsettled:
             return None
-        if self._next is None:
-            self._next = self._pull()
         if self._next is None or any(not self._next.ids.isdisjoint(job.batch.ids) for job in unsettled):
             return None
         return _Job(self._next)
