@@ -1,11 +1,12 @@
 # Every target sets up what it needs in .venv, from the exact versions in constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
+BENCH_VENV ?= .venv-bench
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo airflow test test-all lint format clean
+.PHONY: help demo airflow test test-all bench lint format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +23,9 @@ test: $(VENV)/.dev ## The tests
 test-all: test ## The tests, and those that take longer
 	$(RUN) -m pytest -m slow
 
+bench: $(BENCH_VENV)/.bench ## Speed and memory beside the Pinecone SDK and the official operator: a quarter of an hour
+	$(BENCH_VENV)/bin/python -m tests.benchmarks $(BENCH)
+
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -31,13 +35,13 @@ format: $(VENV)/.dev ## Let ruff mend what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-clean: ## Remove the environment and all caches
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+clean: ## Remove the environments and all caches
+	rm -rf $(VENV) $(BENCH_VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
 
-$(VENV)/bin/python:
+%/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else \
 	"Python 3.10 to 3.13 is needed, and this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing the package, Airflow and the demo's model into $(VENV): a minute or two, once."
@@ -49,3 +53,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt tests/requirements-sdk.txt | $(VENV
 	$(PIP) --editable '.[lint]'
 	$(PIP) --no-deps --requirement tests/requirements-sdk.txt
 	@touch $@ $(VENV)/.demo
+
+# The peers need an environment of their own: they exclude what the tests pin.
+$(BENCH_VENV)/.bench: pyproject.toml constraints.txt tests/benchmarks/requirements.txt | $(BENCH_VENV)/bin/python
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[s3]' --requirement tests/benchmarks/requirements.txt
+	@touch $@

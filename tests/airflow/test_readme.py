@@ -179,6 +179,15 @@ def test_the_table_of_limits_is_the_codes():
     ]
 
 
+def test_the_figures_are_those_of_the_benchmarks_report():
+    report = (ROOT / "tests" / "benchmarks" / "results" / "results.md").read_text()
+    rows = [line for line in README.partition("## Speed and memory")[2].splitlines() if line.startswith("|")]
+    assert len(rows[2:]) == 5
+    assert all(row in report for row in rows)
+    for claim in ("bytes bound | ≥ 97.0% | **99.9%**", "from S3 | ≥ 97.0% | **99.9%**", "from S3 | ≤ 1.0% | **0.0%**"):
+        assert claim in report
+
+
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", README))
 def test_links_lead_to_files(link):
     assert (ROOT / link).exists()

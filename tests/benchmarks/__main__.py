@@ -1,0 +1,101 @@
+"""
+``make bench``, or ``python -m tests.benchmarks``: what the nine points of speed and memory come to on this machine.
+
+Linux only (``wait4``, ``/proc``), two cores or more, 6 GB of disk for a while. All traffic stays on 127.0.0.1. The
+results of a complete run are written to ``tests/benchmarks/results``; those of a part of it are only printed.
+
+It fails if something could not be measured, not if a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.points import airflow_share, latency, memory, pacing, throughput
+from tests.benchmarks.process import CACHE, IndexService
+from tests.benchmarks.report import Section, as_markdown, as_text, summary
+
+RESULTS = Path(__file__).resolve().parent / "results"
+NEEDED_BYTES = 6_000_000_000
+
+MEASUREMENTS: Sequence[tuple[set[int], Callable[[Bench], Section]]] = (
+    ({1, 2}, throughput.wide),
+    ({3}, throughput.small),
+    ({4}, memory.memory),
+    ({5}, pacing.at_limit),
+    ({6}, pacing.from_object_storage),
+    ({7}, pacing.moving_limit),
+    ({7}, pacing.shared_limit),
+    ({8}, latency.latency),
+    ({9}, airflow_share.rendering),
+    ({9}, airflow_share.importing),
+)
+
+
+def measure(bench: Bench, points: set[int]) -> tuple[list[Section], bool]:
+    """Take the figures of some points; return them, and whether all could be taken."""
+    sections, complete = [], True
+    for numbers, take in MEASUREMENTS:
+        if not numbers & points:
+            continue
+        bench.say(f"points {sorted(numbers)}: {take.__name__}")
+        try:
+            sections.append(take(bench))
+        except Exception:  # noqa: BLE001 - the others can be measured all the same
+            traceback.print_exc()
+            complete = False
+    return sections, complete
+
+
+def write(sections: Sequence[Section], folder: Path, *, quick: bool, runs: int) -> None:
+    """Write the report and its charts."""
+    folder.mkdir(exist_ok=True)
+    for section in sections:
+        for name, svg in section.charts.items():
+            (folder / name).write_text(svg, encoding="utf-8")
+    (folder / "results.md").write_text(as_markdown(sections, quick=quick, runs=runs), encoding="utf-8")
+
+
+def main() -> int:
+    """Run, print, and return the exit code."""
+    parser = argparse.ArgumentParser(description="What the nine points of speed and memory come to on this machine.")
+    parser.add_argument("--only", metavar="1,5", default="1,2,3,4,5,6,7,8,9", help="only these points")
+    parser.add_argument("--runs", type=int, help="of each contender, in turn (default: 3, with --quick 1)")
+    parser.add_argument("--quick", action="store_true", help="less data: to see that it works, not for figures")
+    parser.add_argument("--keep", action="store_true", help=f"leave the generated files in {CACHE}")
+    arguments = parser.parse_args()
+    runs = arguments.runs or (1 if arguments.quick else 3)
+    points = {int(point) for point in arguments.only.split(",")}
+    started_s = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"[{time.monotonic() - started_s:5.0f} s] {what}", file=sys.stderr, flush=True)
+
+    CACHE.mkdir(exist_ok=True)
+    if shutil.disk_usage(CACHE).free < NEEDED_BYTES:
+        parser.error(f"{CACHE} needs {NEEDED_BYTES / 1e9:.0f} GB of free disk. Set TMPDIR to a folder that has it.")
+    try:
+        with IndexService() as index:
+            sections, complete = measure(Bench(index, CACHE, runs, arguments.quick, say), points)
+    finally:
+        if not arguments.keep:
+            shutil.rmtree(CACHE)
+    everything = set().union(*(numbers for numbers, _ in MEASUREMENTS))
+    is_full = complete and points >= everything and not arguments.quick
+    folder = RESULTS if is_full else Path(tempfile.mkdtemp(prefix="bench-results-"))
+    write(sections, folder, quick=arguments.quick, runs=runs)
+    print(as_text(summary(sections)))
+    print(f"\nThe whole report: {folder / 'results.md'}")
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

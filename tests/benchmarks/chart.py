@@ -1,0 +1,109 @@
+"""Charts as SVG by hand: readable on white and on black, no script, no font but the reader's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+
+_STYLE = """
+  text { font: 12px system-ui, sans-serif; fill: #57606a }
+  .title { font-weight: 600; fill: #1f2328 }
+  .ours { fill: #0969da } .other { fill: #afb8c1 } .oursline { stroke: #0969da } .otherline { stroke: #bc4c00 }
+  .allowed { stroke: #8c959f; stroke-dasharray: 4 3 } .axis { stroke: #d0d7de }
+  path { fill: none; stroke-width: 2; stroke-linejoin: round }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #9198a1 } .title { fill: #f0f6fc }
+    .ours { fill: #4493f8 } .other { fill: #59636e } .oursline { stroke: #4493f8 } .otherline { stroke: #f0883e }
+    .allowed { stroke: #9198a1 } .axis { stroke: #3d444d }
+  }
+"""
+_WIDTH = 880
+_NAMES = 170  # width of the contenders' names
+_ROW = 26
+_TOP = 34  # where what lies under a title begins
+
+_Point = tuple[float, float]
+
+
+def _svg(title: str, height: float, parts: Sequence[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" role="img">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
+def _text(x: float, y: float, text: str, style: str = "", anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(text)}</text>'
+
+
+def bars(title: str, names: Sequence[str], panels: Mapping[str, Sequence[tuple[float, str]]]) -> str:
+    """
+    Draw panels side by side that share the names of their rows.
+
+    :param title: Above the chart.
+    :param names: The contenders; the first one is ours.
+    :param panels: By what they show: for each contender the value and how it is written.
+    """
+    top = _TOP + 24
+    parts = [_text(0, 16, title, "title")]
+    parts += [_text(0, top + _ROW * row + 16.5, name, "title" if row == 0 else "") for row, name in enumerate(names)]
+    width = (_WIDTH - _NAMES) / len(panels)
+    for column, (what, values) in enumerate(panels.items()):
+        left = _NAMES + column * width
+        parts.append(_text(left, top - 10, what))
+        longest = max(value for value, _ in values)
+        for row, (value, text) in enumerate(values):
+            length = max(2.0, value / longest * (width - 90))
+            style = "ours" if row == 0 else "other"
+            y = top + _ROW * row
+            parts.append(f'<rect x="{left:.1f}" y="{y + 4}" width="{length:.1f}" height="16" rx="3" class="{style}"/>')
+            parts.append(_text(left + length + 6, y + 16.5, text))
+    return _svg(title, top + _ROW * len(names) + 6, parts)
+
+
+def lines(title: str, unit: str, series: Mapping[str, tuple[str, Sequence[_Point]]]) -> str:
+    """
+    Draw rates over time.
+
+    :param title: Above the chart.
+    :param unit: Of the rate.
+    :param series: By name: the style ``ours``, ``other`` or ``allowed``, and the points (seconds, rate).
+    """
+    height, left, bottom = 300, 60, 30
+    end = max(x for _, points in series.values() for x, _ in points)
+    top = 1.12 * max(y for _, points in series.values() for _, y in points)
+
+    def place(point: _Point) -> str:
+        x = left + point[0] / end * (_WIDTH - left - 20)
+        return f"{x:.1f} {height - bottom - point[1] / top * (height - bottom - _TOP - 18):.1f}"
+
+    parts = [_text(0, 16, title, "title")]
+    for tick in _ticks(top):
+        height_of_tick = float(place((0, tick)).split()[1])
+        parts.append(f'<path d="M{place((0, tick))} L{place((end, tick))}" class="axis" style="stroke-width:1"/>')
+        parts.append(_text(left - 8, height_of_tick + 4, f"{tick:,.0f}", anchor="end"))
+    parts += [
+        _text(float(place((tick, 0)).split()[0]), height - 10, f"{tick:.0f} s", anchor="middle") for tick in _ticks(end)
+    ]
+    x = float(left)
+    for name, (style, points) in series.items():
+        css = "allowed" if style == "allowed" else f"{style}line"
+        parts.append(f'<path d="M{" L".join(map(place, points))}" class="{css}"/>')
+        parts.append(f'<path d="M{x} {_TOP} h22" class="{css}"/>')
+        parts.append(_text(x + 28, _TOP + 4, name))
+        x += 60 + 6.6 * len(name)
+    parts.append(_text(_WIDTH - 20, _TOP + 4, unit, anchor="end"))
+    return _svg(title, height, parts)
+
+
+def stairs(points: Sequence[_Point]) -> list[_Point]:
+    """Turn a rate that jumps into points of a line: each value holds until the next moment."""
+    held = [(next_x, y) for (_, y), (next_x, _) in pairwise(points)]
+    return [point for pair in zip(points, held, strict=False) for point in pair] + [points[-1]]
+
+
+def _ticks(end: float) -> list[float]:
+    steps = (step * 10**power for power in range(7) for step in (1, 2, 5))
+    step = next(step for step in steps if end / step <= 6)
+    return [step * number for number in range(int(end / step) + 1)]

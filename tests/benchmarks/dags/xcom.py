@@ -1,0 +1,98 @@
+"""
+A task returns vectors, another one upserts them; what passes between render and execute is noted on the way.
+
+The clock stops while the XCom is pulled, and memory is counted from there on: that part is the same for any operator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, task
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
+
+_PROCESS = Path("/proc/self")
+_DIMENSION = 1_536
+
+
+class Notes:
+    """When what happened, and how much memory was held then."""
+
+    def __init__(self) -> None:
+        self._pull_s = 0.0
+
+    def rendering(self) -> None:
+        self._started_s = time.perf_counter()
+
+    def pull(self, resolve: Any, *arguments: Any) -> Any:
+        started_s = time.perf_counter()
+        value = resolve(*arguments)
+        self._pull_s += time.perf_counter() - started_s
+        (_PROCESS / "clear_refs").write_text("5")  # the peak begins anew at what is held now
+        self._held_bytes = _status_bytes("VmRSS")
+        return value
+
+    def executing(self) -> None:
+        passed_s = time.perf_counter() - self._started_s
+        note = {
+            "pull_s": self._pull_s,
+            "gap_s": passed_s - self._pull_s,
+            "gap_bytes": max(0, _status_bytes("VmHWM") - self._held_bytes),
+        }
+        Path(os.environ["BENCH_NOTES"]).write_text(json.dumps(note))
+
+
+NOTES = Notes()
+_resolve = PlainXComArg.resolve
+PlainXComArg.resolve = lambda *arguments: NOTES.pull(_resolve, *arguments)  # type: ignore[method-assign]
+
+
+def _status_bytes(field: str) -> int:
+    line = next(line for line in (_PROCESS / "status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def noted(operator: type) -> type:
+    """Make an operator note its rendering and its start."""
+
+    class Noted(operator):  # type: ignore[misc]
+        def render_template_fields(self, *arguments: Any, **options: Any) -> None:
+            NOTES.rendering()
+            super().render_template_fields(*arguments, **options)
+
+        def execute(self, context: Any) -> Any:
+            NOTES.executing()
+            return super().execute(context)
+
+    return Noted
+
+
+def upsert(vectors: Any) -> None:
+    """Add the task of the operator that is measured."""
+    if os.environ["BENCH_OPERATOR"] == "ours":
+        from airflow_pinecone_upsert import PineconeUpsertOperator
+
+        noted(PineconeUpsertOperator)(task_id="upsert", vectors=vectors)
+    else:
+        from airflow.providers.pinecone.operators.pinecone import PineconeIngestOperator
+
+        noted(PineconeIngestOperator)(task_id="upsert", input_vectors=vectors, index_name="bench", batch_size=100)
+
+
+with DAG("xcom", schedule=None) as dag:
+
+    @task(show_return_value_in_logs=False)
+    def embed() -> list[dict[str, Any]]:
+        import numpy as np
+
+        matrix = np.random.default_rng(0).random((int(os.environ["BENCH_RECORDS"]), _DIMENSION), dtype=np.float32)
+        return [
+            {"id": f"document-{row}", "values": vector.tolist(), "metadata": {"topic": "science", "year": 2026}}
+            for row, vector in enumerate(matrix)
+        ]
+
+    upsert(embed())

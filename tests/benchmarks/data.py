@@ -1,0 +1,115 @@
+"""
+The files that are upserted: seeded float32 embeddings of length 1 with metadata as people have it.
+
+``python -m tests.benchmarks.data FOLDER --records N --dimension N --files N [--one-row-group]`` writes them, in memory
+that does not grow with them. A file is as a Parquet writer makes it by default (snappy, pages of 1 MB), with row groups
+of 10,000 records.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+_CHUNK = 10_000
+_WORDS = [
+    "river",
+    "signal",
+    "harbour",
+    "copper",
+    "orchard",
+    "lantern",
+    "meadow",
+    "granite",
+    "violet",
+    "compass",
+    "ember",
+]
+_TOPICS = ["science", "history", "travel", "music", "finance", "sport", "health", "law"]
+_LANGUAGES = ["en", "de", "fr", "pt"]
+
+
+def batches(records: int, dimension: int, seed: int) -> Iterator[pa.RecordBatch]:
+    """Yield records in chunks of 10,000; the same arguments give the same records."""
+    random = np.random.default_rng(seed)
+    for start in range(0, records, _CHUNK):
+        count = min(_CHUNK, records - start)
+        vectors = random.standard_normal((count, dimension), dtype=np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        ids = [f"document-{seed:02}-{row:07}" for row in range(start, start + count)]
+        yield pa.RecordBatch.from_pydict(
+            {
+                "id": pa.array(ids),
+                "values": pa.ListArray.from_arrays(
+                    pa.array(np.arange(0, (count + 1) * dimension, dimension, dtype=np.int32)),
+                    pa.array(vectors.reshape(-1)),
+                ),
+                "metadata": _metadata(random, count),
+            }
+        )
+
+
+def _metadata(random: np.random.Generator, count: int) -> pa.StructArray:
+    def picks(texts: list[str]) -> pa.Array:
+        return pa.array(texts).take(pa.array(random.integers(0, len(texts), count)))
+
+    return pa.StructArray.from_arrays(
+        [
+            pc.binary_join_element_wise(*(picks(_WORDS) for _ in range(5)), " "),
+            picks(_TOPICS),
+            picks(_LANGUAGES),
+            pa.array(random.integers(1990, 2027, count)),
+            pa.array(random.random(count) < 0.8),
+            pa.array(random.random(count).round(3)),
+        ],
+        names=["title", "topic", "language", "year", "published", "score"],
+    )
+
+
+def write(path: Path, chunks: Iterator[pa.RecordBatch]) -> None:
+    """Write a file, each chunk a row group."""
+    first = next(chunks)
+    with pq.ParquetWriter(path, first.schema) as writer:
+        for chunk in chain([first], chunks):
+            writer.write_batch(chunk)
+
+
+def write_one_row_group(path: Path, chunks: Iterator[pa.RecordBatch]) -> None:
+    """Write a file that is a single row group. A writer wants all of it at once: give it a table that lies on disk."""
+    spool = path.with_suffix(".arrow")
+    first = next(chunks)
+    with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
+        for chunk in chain([first], chunks):
+            writer.write_batch(chunk)
+    with pa.memory_map(str(spool)) as mapped:
+        table = pa.ipc.open_file(mapped).read_all()
+        pq.write_table(table, path, row_group_size=len(table))
+    spool.unlink()
+
+
+def main() -> None:
+    """Write the files ``part-0.parquet`` and so on, all of the same size."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--records", type=int, required=True, help="in each file")
+    parser.add_argument("--dimension", type=int, required=True)
+    parser.add_argument("--files", type=int, default=1)
+    parser.add_argument("--one-row-group", action="store_true")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True)
+    write_file = write_one_row_group if arguments.one_row_group else write
+    for number in range(arguments.files):
+        path = arguments.folder / f"part-{number}.parquet"
+        write_file(path, batches(arguments.records, arguments.dimension, seed=number))
+    print("{}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Figures, whether they meet their targets, and how all of it is written down."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Literal, NamedTuple
+
+Unit = Literal["ratio", "share", "seconds", "bytes", "megabytes", "records/s", "count"]
+
+_PACKAGES = ("airflow-pinecone-upsert", "pinecone", "apache-airflow-providers-pinecone", "apache-airflow")
+_LIBRARIES = ("pyarrow", "numpy", "orjson", "httpx", "pandas", "s3fs")
+
+
+class Target(NamedTuple):
+    """
+    What must hold of a figure.
+
+    :param sign: ``≤`` or ``≥``.
+    :param bound: In the figure's unit.
+    """
+
+    sign: Literal["≤", "≥"]
+    bound: float
+
+    def is_met(self, value: float) -> bool:
+        return value <= self.bound if self.sign == "≤" else value >= self.bound
+
+
+@dataclass(frozen=True)
+class Figure:
+    """
+    One number that was measured.
+
+    :param what: What it is.
+    :param value: In its unit.
+    :param unit: How it is shown.
+    :param target: What must hold; None where nothing must.
+    :param note: Its spread, and what stands beside it.
+    """
+
+    what: str
+    value: float
+    unit: Unit
+    target: Target | None = None
+    note: str = ""
+
+    @property
+    def is_missed(self) -> bool:
+        return self.target is not None and not self.target.is_met(self.value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __str__(self) -> str:
+        lines = [self.head, ["---", *["---:"] * (len(self.head) - 1)], *self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@dataclass(frozen=True)
+class Section:
+    """
+    What the measurement of one or more points of the issue gave.
+
+    :param points: Their numbers.
+    :param title: In a word or two.
+    :param taken_by: The function that took it; its docstring says how.
+    :param figures: With and without targets.
+    :param tables: The numbers behind them.
+    :param charts: SVG by file name.
+    """
+
+    points: Sequence[int]
+    title: str
+    taken_by: Callable[..., Section]
+    figures: Sequence[Figure]
+    tables: Sequence[Table] = ()
+    charts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def head(self) -> str:
+        return f"{' and '.join(map(str, self.points))}. {self.title}"
+
+
+class Spread(NamedTuple):
+    """
+    How two contenders compare over interleaved runs.
+
+    :param ratio: Of the medians.
+    :param least: Of the ratios run by run.
+    :param most: Likewise.
+    """
+
+    ratio: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+        pairs = [one / other for one, other in zip(ours, theirs, strict=True)]
+        return cls(median(ours) / median(theirs), min(pairs), max(pairs))
+
+    def __str__(self) -> str:
+        return f"{self.least:.2f} to {self.most:.2f} run by run"
+
+
+_FORMATS: Mapping[Unit, Callable[[float], str]] = {
+    "ratio": "{:.2f}".format,
+    "share": "{:.1%}".format,
+    "seconds": lambda value: f"{value:.3f} s" if value < 1 else f"{value:.1f} s",
+    "bytes": "{:,.0f} B".format,
+    "megabytes": lambda value: f"{value / 1e6:,.0f} MB",
+    "records/s": "{:,.0f} records/s".format,
+    "count": "{:,.0f}".format,
+}
+
+
+def shown(value: float, unit: Unit) -> str:
+    """Write a number with its unit."""
+    return _FORMATS[unit](value)
+
+
+def summary(sections: Sequence[Section]) -> Table:
+    """Put every figure with a target into one table, then those without."""
+    rows = [
+        [
+            f"{section.head}: {figure.what}",
+            f"{figure.target.sign} {shown(figure.target.bound, figure.unit)}" if figure.target else "",
+            f"**{shown(figure.value, figure.unit)}**",
+            "" if not figure.target else "**missed**" if figure.is_missed else "met",
+            figure.note,
+        ]
+        for section in sections
+        for figure in section.figures
+    ]
+    return Table(["what", "target", "measured", "", "beside it"], rows)
+
+
+def machine() -> str:
+    """Describe where it ran."""
+    cpu_info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"model name\s*: (.*)", cpu_info)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    versions = ", ".join(f"{name} {version(name)}" for name in (*_PACKAGES, *_LIBRARIES))
+    return (
+        f"{len(os.sched_getaffinity(0))} cores ({model[1] if model else platform.machine()}), "
+        f"{memory / 2**30:.0f} GiB of memory, {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}; {versions}."
+    )
+
+
+def as_markdown(sections: Sequence[Section], *, quick: bool, runs: int) -> str:
+    """Write the whole report."""
+    extent = "a quick run with less data: no figure of it counts" if quick else "a complete run"
+    parts = [
+        "# Benchmarks",
+        f"By `make bench`: {extent}, {runs} runs of each contender in turn where medians are compared.",
+        machine(),
+        str(summary(sections)),
+    ]
+    for section in sections:
+        parts += [f"## {section.head}", inspect.getdoc(section.taken_by) or ""]
+        parts += [f"![{section.title}]({name})" for name in section.charts]
+        parts += map(str, section.tables)
+    return "\n\n".join(parts) + "\n"
+
+
+def as_text(table: Table) -> str:
+    """Align a table for a terminal."""
+    plain = [[cell.replace("**", "") for cell in row] for row in [table.head, *table.rows]]
+    widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in plain)
