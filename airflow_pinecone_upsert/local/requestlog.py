@@ -89,8 +89,9 @@ class RequestLog:
             async def watch(message: Message) -> None:
                 nonlocal status
                 if message["type"] == "http.response.start":
+                    # Before the first byte: an answer without a body is complete with its head, and who has an answer
+                    # must find its request here.
                     status = message["status"]
-                elif not message.get("more_body", False):
                     write()
                 await send(message)
 
