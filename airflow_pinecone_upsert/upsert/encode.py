@@ -207,18 +207,17 @@ class _Encoder:
 
     def _float32(self, lists: _Lists, name: str) -> _Vector:
         """Round to float32, once, and check that every component is a finite number."""
-        nulls = lists.rows_of(_where(lists.flat.is_null())) if lists.flat.null_count else np.empty(0, np.int64)
-        self._note(nulls, name, "a component is null", _MEND_VECTOR, lambda _: None)
+        self._note(
+            lists.rows_of(_where(lists.flat.is_null())), name, "a component is null", _MEND_VECTOR, lambda _: None
+        )
         wide = _to_numpy(lists.flat)
         with np.errstate(over="ignore", under="ignore"):
             narrow = np.ascontiguousarray(wide, dtype=np.float32)
         finite = np.isfinite(narrow)
         if not finite.all():
-            where = np.flatnonzero(~finite)
-            rows = lists.rows_of(where)
-            first = dict(zip(rows[::-1].tolist(), where[::-1].tolist(), strict=True))
+            first = lists.first_of_each_row(np.flatnonzero(~finite))
             self._note(
-                np.unique(rows),
+                np.array(list(first), np.int64),
                 name,
                 lambda row: f"component {first[row] - lists.starts[row]} is not a finite float32",
                 "Components are numbers between ±3.4e38. " + _MEND_VECTOR,
@@ -256,13 +255,11 @@ class _Encoder:
 
     def _indices(self, lists: _Lists, name: str) -> list[npt.NDArray[np.int64] | None]:
         mend = f"Indices are distinct whole numbers from 0 to {MAX_SPARSE_INDEX:,}."
-        nulls = lists.rows_of(_where(lists.flat.is_null())) if lists.flat.null_count else np.empty(0, np.int64)
-        self._note(nulls, name, "an index is null", mend, lambda _: None)
+        self._note(lists.rows_of(_where(lists.flat.is_null())), name, "an index is null", mend, lambda _: None)
         flat = _to_numpy(lists.flat)
-        outside = np.flatnonzero((flat < 0) | (flat > MAX_SPARSE_INDEX))
-        rows = lists.rows_of(outside)
-        first = dict(zip(rows[::-1].tolist(), outside[::-1].tolist(), strict=True))
-        self._note(np.unique(rows), name, "an index is not a uint32", mend, lambda row: flat[first[row]])
+        first = lists.first_of_each_row(np.flatnonzero((flat < 0) | (flat > MAX_SPARSE_INDEX)))
+        rows = np.array(list(first), np.int64)
+        self._note(rows, name, "an index is not a uint32", mend, lambda row: flat[first[row]])
         split = lists.split(np.ascontiguousarray(flat, dtype=np.int64))
         twice = [o for o, row in enumerate(split) if row is not None and len(np.unique(row)) < len(row)]
         self._note(np.array(twice, np.int64), name, "an index stands twice", mend, lambda row: _repeated(split[row]))
@@ -335,6 +332,11 @@ class _Lists:
     def rows_of(self, positions: _Offsets) -> _Offsets:
         """Tell the row of each position in :attr:`flat`."""
         return np.searchsorted(self.ends, positions, side="right").astype(np.int64)
+
+    def first_of_each_row(self, positions: _Offsets) -> dict[int, int]:
+        """Tell the rows that ascending positions in :attr:`flat` lie in, each with the first of its positions."""
+        rows = self.rows_of(positions)
+        return dict(zip(rows[::-1].tolist(), positions[::-1].tolist(), strict=True))
 
     def split(self, flat: npt.NDArray[Any]) -> list[Any]:
         """Cut an array as long as :attr:`flat` into a view per row; None where the row has no list."""
