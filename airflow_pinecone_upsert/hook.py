@@ -111,23 +111,29 @@ class PineconeHook(BaseHook):
         url = self._extra.get("control_plane_url", CONTROL_PLANE_URL)
         return describe_index(name, self._settings(), control_plane_url=url).host
 
-    def upsert(self, records: Any, *, namespace: str | None = None, **options: Any) -> UpsertReport:
+    def upsert(
+        self, records: Any, *, namespace: str | None = None, rejects_path: Any = None, **options: Any
+    ) -> UpsertReport:
         """
         Upsert records from inside a task; the same pipeline as the operator's.
 
         :param records: A list of dicts or tuples ``(id, values[, metadata])``, a pandas DataFrame, a pyarrow Table, or
             an iterable (a generator, too) of any of these: it is read as it is sent.
         :param namespace: None for the connection's.
+        :param rejects_path: Where records are written that ``max_rejects`` lets be set aside; as the operator's.
         :param options: As the operator's: ``batch_size``, ``max_concurrency``, ``id_column`` …
         :return: What the server confirmed.
         :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.upsert.run.upsert`.
         """
+        from airflow_pinecone_upsert.storage import rejects_folder
         from airflow_pinecone_upsert.upsert.options import UpsertOptions
         from airflow_pinecone_upsert.upsert.records import RecordsSource
         from airflow_pinecone_upsert.upsert.run import upsert
 
         chosen = UpsertOptions.checked(namespace=self.default_namespace if namespace is None else namespace, **options)
-        return upsert(RecordsSource(records, chosen, origin="records"), self.get_conn(), chosen)
+        source = RecordsSource(records, chosen, origin="records")
+        folder = rejects_folder(rejects_path) if rejects_path else None
+        return upsert(source, self.get_conn(), chosen, rejects_folder=folder)
 
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts. Counts lag behind writes by seconds."""

@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.sdk import Context, ObjectStoragePath, XComArg
 
+    from airflow_pinecone_upsert.upsert.checkpoint import StateStore
     from airflow_pinecone_upsert.upsert.options import Columns
     from airflow_pinecone_upsert.upsert.source import RecordSource
+    from airflow_pinecone_upsert.upsert.stop import Stop
 
 
 class PineconeUpsertOperator(BaseOperator):
     """
     Upsert vectors from Parquet files or from upstream tasks into a namespace of a Pinecone index.
 
-    The task is green only if the server confirmed every record. Its output is a dict with ``upsertedCount`` (the sum of
-    what the server confirmed), ``requestCount``, ``requestBytes``, ``retryCount``, ``throttledCount``,
+    The task is green only if every record was confirmed by the server or tolerably set aside. Its output is a dict with
+    ``upsertedCount`` (the sum of what the server confirmed, over all tries), ``resumedCount`` (those of earlier tries),
+    ``rejectedCount``, ``rejectsPaths``, ``requestCount``, ``requestBytes``, ``retryCount``, ``throttledCount``,
     ``durationSeconds``, ``namespace`` and ``indexHost``; ``upsertedCount`` is also pushed under its own key.
 
     :param parquet_paths: A file, a folder or a glob; text or ``ObjectStoragePath``; local or of any scheme that
@@ -44,6 +47,11 @@ class PineconeUpsertOperator(BaseOperator):
     :param max_concurrency: Requests in flight, at the most.
     :param max_requests_per_second: Upper bound for this task; None lifts it.
     :param max_bytes_per_second: Upper bound for this task; None lifts it.
+    :param max_rejects: Invalid records that are set aside, over all tries, before the task fails; None for any number.
+    :param rejects_path: Where these are written as Parquet, with the reason of each: a folder, or a name that ends in
+        ``.parquet``; local or in object storage. No file is written over. (templated)
+    :param durable: A retry goes on behind the last confirmed row, and so does a failed task that is cleared. Needs
+        Airflow 3.3 and ``parquet_paths``; without either a try starts at the first row.
     """
 
     template_fields: Sequence[str] = (
@@ -53,6 +61,7 @@ class PineconeUpsertOperator(BaseOperator):
         "pinecone_conn_id",
         "index_host",
         "index_name",
+        "rejects_path",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"parquet_paths": "json"}
     ui_color = "#d7e3fc"
@@ -76,6 +85,9 @@ class PineconeUpsertOperator(BaseOperator):
         max_concurrency: int = 8,
         max_requests_per_second: float | None = 100,
         max_bytes_per_second: float | None = 50_000_000,
+        max_rejects: int | None = 0,
+        rejects_path: str | ObjectStoragePath | None = None,
+        durable: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -97,6 +109,10 @@ class PineconeUpsertOperator(BaseOperator):
         self.max_concurrency = max_concurrency
         self.max_requests_per_second = max_requests_per_second
         self.max_bytes_per_second = max_bytes_per_second
+        self.max_rejects = max_rejects
+        self.rejects_path = rejects_path
+        self.durable = durable
+        self._stop: Stop | None = None
 
     def render_template(
         self,
@@ -121,20 +137,38 @@ class PineconeUpsertOperator(BaseOperator):
         :return: The task's output, see the class.
         :raises PineconeUpsertError: Records are invalid or stayed unconfirmed, or the set-up is wrong.
         """
+        from airflow_pinecone_upsert.storage import rejects_folder
         from airflow_pinecone_upsert.upsert.options import UpsertOptions
         from airflow_pinecone_upsert.upsert.run import upsert
+        from airflow_pinecone_upsert.upsert.stop import Stop
 
+        self._stop = Stop()
         hook = PineconeHook(self.pinecone_conn_id, index_host=self.index_host, index_name=self.index_name)
         options = UpsertOptions.checked(
             namespace=hook.default_namespace if self.namespace is None else self.namespace,
             **{name: getattr(self, name) for name in UpsertOptions.model_fields if name != "namespace"},
         )
         source = self._source(options)
+        folder = rejects_folder(self.rejects_path) if self.rejects_path else None
         with hook.get_conn() as client:
-            output = upsert(source, client, options).as_output()
+            report = upsert(source, client, options, rejects_folder=folder, state=self._state(context), stop=self._stop)
+        output = report.as_output()
         if context.get("ti"):
             context["ti"].xcom_push(key="upsertedCount", value=output["upsertedCount"])
         return output
+
+    def on_kill(self) -> None:
+        """Ask the upsert to stop: no new request, a moment for those in flight, then the checkpoint."""
+        if self._stop is not None:
+            self._stop.ask()
+
+    def _state(self, context: Context) -> StateStore | None:
+        if not self.durable or self.parquet_paths is None:
+            return None
+        store: StateStore | None = context.get("task_state_store")
+        if store is None:
+            self.log.info("This Airflow keeps no task state (3.3 does): a retry will start at the first row.")
+        return store
 
     def _source(self, columns: Columns) -> RecordSource:
         from airflow_pinecone_upsert.storage import parquet_files

@@ -10,6 +10,7 @@ from airflow.sdk import ObjectStoragePath
 
 from airflow_pinecone_upsert.api.errors import SetupError, SourceError
 from airflow_pinecone_upsert.upsert.problem import shown
+from airflow_pinecone_upsert.upsert.rejects import Folder
 from airflow_pinecone_upsert.upsert.source import FileRef, find_parquet_files
 
 _EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
@@ -26,6 +27,18 @@ def parquet_files(paths: Any) -> list[FileRef]:
     """
     files = {file.url: file for path in _each(paths) for file in find_parquet_files(*_open_storage(path))}
     return list(files.values())
+
+
+def rejects_folder(path: Any) -> Folder:
+    """
+    Find the file system behind ``rejects_path``.
+
+    :param path: A folder, or a file that ends in ``.parquet``; text or ``ObjectStoragePath``.
+    :raises SourceError: It is no path.
+    :raises SetupError: Nothing installed here knows the path's scheme.
+    """
+    (one,) = _each([path])
+    return Folder(*_open_storage(one))
 
 
 def _each(paths: Any) -> Iterator[ObjectStoragePath]:

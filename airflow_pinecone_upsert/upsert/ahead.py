@@ -5,12 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from airflow_pinecone_upsert.upsert.stop import LOOK_EVERY_S, Stop
 
 _T = TypeVar("_T")
-
-_LOOK_EVERY_S: Final = 0.1
-"""How soon the thread notices that nobody wants the next item any more."""
 
 
 class _End:
@@ -24,7 +23,7 @@ class _Reader(Generic[_T]):
     """Runs the iterator and keeps what nobody has asked for yet."""
 
     def __init__(self, items: Iterator[_T], depth: int) -> None:
-        self.ready: queue.Queue[_T | _End] = queue.Queue(depth)
+        self._ready: queue.Queue[_T | _End] = queue.Queue(depth)
         self.abandoned = threading.Event()
         self._items = items
 
@@ -39,26 +38,34 @@ class _Reader(Generic[_T]):
         else:
             self._put(_End())
 
+    def get(self, stop: Stop) -> _T | _End:
+        while True:
+            try:
+                return self._ready.get(timeout=LOOK_EVERY_S)
+            except queue.Empty:
+                stop.check()
+
     def _put(self, item: _T | _End) -> None:
         while not self.abandoned.is_set():
             try:
-                self.ready.put(item, timeout=_LOOK_EVERY_S)
+                self._ready.put(item, timeout=LOOK_EVERY_S)
             except queue.Full:
                 continue
             return
 
 
-def read_ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
+def read_ahead(items: Iterator[_T], depth: int, stop: Stop) -> Iterator[_T]:
     """
     Yield the same items in the same order, and raise what ``items`` raised in its place.
 
     :param items: Run in one other thread, from the first request on.
     :param depth: Items held ready, at the most.
+    :param stop: Ends the wait for an item, however long that takes to come.
     """
     reader = _Reader(items, depth)
     threading.Thread(target=reader.run, name="pinecone-upsert-read", daemon=True).start()
     try:
-        while not isinstance(item := reader.ready.get(), _End):
+        while not isinstance(item := reader.get(stop), _End):
             yield item
         if item.error is not None:
             raise item.error

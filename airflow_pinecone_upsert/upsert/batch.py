@@ -51,10 +51,12 @@ class Batch:
 
     :param fragments: One or more, in the order of the source.
     :param envelope: What stands around them.
+    :param first: The first one's number among all fragments of the run, from 0.
     """
 
     fragments: Sequence[Fragment]
     envelope: Envelope
+    first: int = 0
 
     def __len__(self) -> int:
         """Count the records."""
@@ -87,7 +89,10 @@ class Batch:
     def halves(self) -> tuple[Batch, Batch]:
         """Split two or more records in the middle."""
         middle = len(self.fragments) // 2
-        return Batch(self.fragments[:middle], self.envelope), Batch(self.fragments[middle:], self.envelope)
+        return (
+            Batch(self.fragments[:middle], self.envelope, self.first),
+            Batch(self.fragments[middle:], self.envelope, self.first + middle),
+        )
 
 
 def fill_batches(
@@ -103,15 +108,17 @@ def fill_batches(
     :return: Batches, in order.
     """
     pending: list[Fragment] = []
+    first = 0  # the number of pending[0]
     for fragments in chunks:
         pending += fragments
         start = 0
         for end in _full_ends(pending, max_records, max_bytes - envelope.size):
-            yield Batch(pending[start:end], envelope)
+            yield Batch(pending[start:end], envelope, first + start)
             start = end
         del pending[:start]
+        first += start
     if pending:
-        yield Batch(pending, envelope)
+        yield Batch(pending, envelope, first)
 
 
 def _full_ends(fragments: Sequence[Fragment], max_records: int, max_bytes: int) -> Iterator[int]:

@@ -59,6 +59,7 @@ class Chunk:
     :param records: ``id``, and those of ``values``, ``sparse_values`` and ``metadata`` that exist.
     :param names: What the user calls these columns.
     :param problems: What the source itself found, by offset in ``records``; such a row is null there.
+    :param rows: The records as Python holds them, where they came so; as long as ``records``.
     """
 
     origin: str
@@ -66,6 +67,7 @@ class Chunk:
     records: pa.RecordBatch
     names: Mapping[str, str]
     problems: Mapping[int, Problem] = field(default_factory=dict)
+    rows: Sequence[Any] = ()
 
 
 class Selection:

@@ -9,7 +9,7 @@ A rule looks at a whole column. orjson writes NaN as ``null``, so finiteness is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
@@ -26,11 +26,12 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_DECODED_REQUEST_BYTES,
     MAX_DIMENSION,
     MAX_ID_LENGTH,
+    MAX_METADATA_BYTES,
     MAX_SPARSE_INDEX,
     MAX_SPARSE_VALUES,
 )
 from airflow_pinecone_upsert.upsert.chunk import Chunk, IndexShape, as_numpy
-from airflow_pinecone_upsert.upsert.metadata import metadata_rows
+from airflow_pinecone_upsert.upsert.metadata import metadata_rows, too_long
 from airflow_pinecone_upsert.upsert.problem import Problem, shown
 
 _Offsets = npt.NDArray[np.int64]
@@ -62,18 +63,28 @@ class Fragment(NamedTuple):
     row: int
 
 
-def encode(chunk: Chunk, shape: IndexShape, *, max_bytes: int) -> list[Fragment]:
+class Encoded(NamedTuple):
     """
-    Encode the records of a chunk, in order.
+    What became of the rows of a chunk: each of them is one or the other.
+
+    :param fragments: Of those that are valid, in order.
+    :param errors: Of those that break a rule, in order: the first rule of each.
+    """
+
+    fragments: list[Fragment]
+    errors: list[RecordError]
+
+
+def encode(chunk: Chunk, shape: IndexShape, *, max_bytes: int) -> Encoded:
+    """
+    Encode the records of a chunk.
 
     :param chunk: The records.
     :param shape: The index they are for.
     :param max_bytes: The longest fragment that fits into a request.
-    :return: A fragment for each record.
-    :raises RecordError: The first record that breaks a rule; nothing of the chunk is returned then.
     :raises SourceError: A column's values cannot be read, for example text that is not UTF-8.
     """
-    return _Encoder(chunk, shape, max_bytes).fragments()
+    return _Encoder(chunk, shape, max_bytes).run()
 
 
 class _Encoder:
@@ -86,31 +97,29 @@ class _Encoder:
         self._problems: dict[int, Problem] = dict(chunk.problems)
         self._ids: list[str] = []
 
-    def fragments(self) -> list[Fragment]:
-        chunk = self._chunk
+    def run(self) -> Encoded:
         self._ids = self._check_ids()
         dense = self._dense()
         sparse = self._sparse()
         self._check_parts(dense, sparse)
-        bodies = map(_body, self._ids, dense or repeat(None), sparse or repeat(None), self._metadata() or repeat(None))
-        rows = range(chunk.first_row, chunk.first_row + len(self._ids))
+        metadata = self._metadata()
+        nothing: repeat[None] = repeat(None)
+        bodies = list(map(_body, self._ids, dense or nothing, sparse or nothing, metadata or nothing))
+        self._check_sizes(bodies, metadata)
+        chunk = self._chunk
+        rows = range(chunk.first_row, chunk.first_row + len(bodies))
+        # As Fragment._make does, without a call into Python for each record.
+        make = partial(tuple.__new__, Fragment)
+        fragments: list[Fragment] = list(map(make, zip(self._ids, bodies, repeat(chunk.origin), rows)))
         if not self._problems:
-            # As Fragment._make does, without a call into Python for each record.
-            make = partial(tuple.__new__, Fragment)
-            found: list[Fragment] = list(map(make, zip(self._ids, bodies, repeat(chunk.origin), rows)))
-            self._check_sizes(found)
-        if self._problems:
-            raise self._error()
-        return found
+            return Encoded(fragments, [])
+        valid = [fragment for offset, fragment in enumerate(fragments) if offset not in self._problems]
+        return Encoded(valid, [self._error(offset, self._problems[offset]) for offset in sorted(self._problems)])
 
-    def _error(self) -> RecordError:
-        offset = min(self._problems)
-        problem = self._problems[offset]
-        more = len(self._problems) - 1
-        also = f" {more} more of the next {len(self._ids)} records break a rule, too." if more else ""
+    def _error(self, offset: int, problem: Problem) -> RecordError:
         return RecordError(
             problem.reason,
-            remedy=problem.remedy + also,
+            remedy=problem.remedy,
             origin=self._chunk.origin,
             row=self._chunk.first_row + offset,
             record_id=None if problem.field == self._chunk.names["id"] else self._ids[offset] or None,
@@ -138,11 +147,14 @@ class _Encoder:
         remedy: str,
         value: Callable[[int], Any],
     ) -> None:
+        """Keep a rule that rows break."""
+        texts = {offset: reason if isinstance(reason, str) else reason(offset) for offset in offsets.tolist()}
+        self._add((offset, Problem(field, text, remedy, shown(value(offset)))) for offset, text in texts.items())
+
+    def _add(self, problems: Iterable[tuple[int, Problem]]) -> None:
         """Keep the first broken rule of each row."""
-        for offset in offsets.tolist():
-            if offset not in self._problems:
-                text = reason if isinstance(reason, str) else reason(offset)
-                self._problems[offset] = Problem(field, text, remedy, shown(value(offset)))
+        for offset, problem in problems:
+            self._problems.setdefault(offset, problem)
 
     # Ids -----------------------------------------------------------------------------------------
 
@@ -288,23 +300,26 @@ class _Encoder:
             )
         self._note(np.flatnonzero(missing), name, reason, _MEND_VECTOR, lambda _: None)
 
-    def _metadata(self) -> list[orjson.Fragment | None] | None:
+    def _metadata(self) -> list[dict[str, Any] | None] | None:
         column = self._column("metadata")
         if column is None:
             return None
         with self._reading("metadata"):
             rows = metadata_rows(column, self._chunk.names["metadata"])
-        for offset, row in enumerate(rows):
-            if isinstance(row, Problem):
-                self._problems.setdefault(offset, row)
-        return [orjson.Fragment(row) if isinstance(row, bytes) else None for row in rows]
+        self._add((offset, row) for offset, row in enumerate(rows) if isinstance(row, Problem))
+        return [None if isinstance(row, Problem) else row for row in rows]
 
-    def _check_sizes(self, fragments: Sequence[Fragment]) -> None:
-        lengths = np.fromiter((len(one.body) for one in fragments), np.int64, len(fragments))
-        too_long = np.flatnonzero(lengths > self._max_bytes)
+    def _check_sizes(self, bodies: Sequence[bytes], metadata: Sequence[dict[str, Any] | None] | None) -> None:
+        lengths = np.fromiter(map(len, bodies), np.int64, len(bodies))
+        if metadata is not None:
+            name = self._chunk.names["metadata"]
+            suspects = np.flatnonzero(lengths > MAX_METADATA_BYTES).tolist()
+            found = ((offset, too_long(metadata[offset] or {}, name)) for offset in suspects)
+            self._add((offset, problem) for offset, problem in found if problem)
         remedy = f"Raise max_request_bytes (at most {MAX_DECODED_REQUEST_BYTES:,}) or shorten the metadata."
         reason = f"the record must have at most {self._max_bytes:,} bytes of JSON to fit into a request"
-        self._note(too_long, "record", reason, remedy, lambda offset: len(fragments[offset].body))
+        too_large = np.flatnonzero(lengths > self._max_bytes)
+        self._note(too_large, "record", reason, remedy, lambda offset: len(bodies[offset]))
 
     def _column(self, part: str) -> pa.Array | None:
         records = self._chunk.records
@@ -340,6 +355,9 @@ class _Lists:
 
     def split(self, flat: npt.NDArray[Any]) -> list[Any]:
         """Cut an array as long as :attr:`flat` into a view per row; None where the row has no list."""
+        count = len(self.lengths)
+        if count and self.present.all() and (self.lengths == self.lengths[0]).all():
+            return list(flat.reshape(count, -1)) if self.lengths[0] else [flat] * count
         cuts = zip(self.starts.tolist(), self.ends.tolist(), self.present.tolist(), strict=True)
         return [flat[start:end] if is_present else None for start, end, is_present in cuts]
 
@@ -357,7 +375,7 @@ def _split_exact(lists: _Lists, flat: _Vector) -> list[Any]:
 
 
 def _body(
-    record_id: str, values: _Vector | None, sparse: dict[str, Any] | None, metadata: orjson.Fragment | None
+    record_id: str, values: _Vector | None, sparse: dict[str, Any] | None, metadata: dict[str, Any] | None
 ) -> bytes:
     record: dict[str, Any] = {"id": record_id}
     if values is not None:

@@ -28,6 +28,9 @@ from airflow_pinecone_upsert.upsert.problem import Problem, shown
 _EXACT_INTEGERS: Final = 2**53
 """Up to here float64, which Pinecone stores numbers as, holds every integer."""
 
+_Row = dict[str, Any] | Problem | None
+"""The metadata of one record: what is to be written, why it cannot be, or nothing."""
+
 _KINDS: Final = "A value is a string, a number, a boolean or a list of strings."
 
 
@@ -39,24 +42,36 @@ def metadata_json(metadata: Mapping[Any, Any], field: str) -> bytes | Problem | 
     :param field: The column, for a problem's message.
     :return: Compact JSON; None where no key has a value; the first broken rule otherwise.
     """
-    # orjson writes no other kind of mapping than a dict.
-    is_plain = type(metadata) is dict and _is_plain(metadata)
-    plain = metadata if is_plain else _plain_items(metadata, field)
-    if isinstance(plain, Problem):
+    plain = _plain_metadata(metadata, field)
+    if plain is None or isinstance(plain, Problem):
         return plain
-    return _encoded(plain, field) if plain else None
-
-
-def _encoded(plain: Mapping[str, Any], field: str) -> bytes | Problem:
     try:
-        encoded = b"%b" % orjson.dumps(plain)  # a copy, for the reason that encode._body gives
+        encoded = orjson.dumps(plain)
     except TypeError as exc:  # lone surrogates
         return Problem(field, f"not valid Unicode ({exc})", "Mend the text's encoding.")
-    if len(encoded) > MAX_METADATA_BYTES:
-        reason = f"the metadata are {len(encoded):,} bytes of JSON, the limit is {MAX_METADATA_BYTES:,}"
-        longest = max(plain, key=lambda key: len(orjson.dumps(plain[key])))
-        return Problem(field, reason, f"Shorten or drop the longest key, {longest!r}; keep long text elsewhere.")
-    return encoded
+    return too_long(plain, field) or encoded
+
+
+def too_long(plain: Mapping[str, Any], field: str) -> Problem | None:
+    """
+    Check the length of metadata that are otherwise valid.
+
+    :param plain: As :func:`metadata_rows` returns them.
+    :param field: The column, for a problem's message.
+    """
+    size = len(orjson.dumps(plain))
+    if size <= MAX_METADATA_BYTES:
+        return None
+    reason = f"the metadata are {size:,} bytes of JSON, the limit is {MAX_METADATA_BYTES:,}"
+    longest = max(plain, key=lambda key: len(orjson.dumps(plain[key])))
+    return Problem(field, reason, f"Shorten or drop the longest key, {longest!r}; keep long text elsewhere.")
+
+
+def _plain_metadata(metadata: Mapping[Any, Any], field: str) -> _Row:
+    # orjson writes no other kind of mapping than a dict.
+    if type(metadata) is dict and _is_plain(metadata):
+        return metadata or None
+    return _plain_items(metadata, field) or None
 
 
 def _is_plain(metadata: Mapping[Any, Any]) -> bool:
@@ -135,13 +150,14 @@ def _fits_float64(value: int) -> bool:
         return False
 
 
-def metadata_rows(column: pa.Array, field: str) -> list[bytes | Problem | None]:
+def metadata_rows(column: pa.Array, field: str) -> list[_Row]:
     """
-    Encode a column of metadata.
+    Read a column of metadata.
 
     :param column: JSON strings, structs or maps; length n.
     :param field: The column's name, for messages.
-    :return: For each of the n rows what :func:`metadata_json` returns; None for a null.
+    :return: For each of the n rows what is to be written, but for its length (see :func:`too_long`); None where no key
+        has a value; the first broken rule otherwise.
     """
     kind = column.type
     if pa.types.is_null(kind):
@@ -160,14 +176,15 @@ def metadata_of_any(value: Any, field: str) -> bytes | Problem | None:
     if isinstance(value, Mapping):
         return metadata_json(value, field)
     if isinstance(value, str):
-        return _from_json(value, field)
+        parsed = _from_json(value, field)
+        return metadata_json(parsed, field) if isinstance(parsed, dict) else parsed
     is_nan = isinstance(value, float) and math.isnan(value)
     if value is None or is_nan or type(value).__name__ in ("NAType", "NaTType"):  # pandas' ways to say nothing
         return None
     return Problem(field, "metadata come as a dict or as JSON text", "Convert it or leave it out.", shown(value))
 
 
-def _from_json(text: str, field: str) -> bytes | Problem | None:
+def _from_json(text: str, field: str) -> _Row:
     try:
         parsed = orjson.loads(text)
         if isinstance(parsed, dict) and float in map(type, parsed.values()) and _may_be_rounded(parsed):
@@ -178,7 +195,7 @@ def _from_json(text: str, field: str) -> bytes | Problem | None:
         return None
     if not isinstance(parsed, dict):
         return Problem(field, "the JSON is not an object", 'Write an object such as {"year": 2024}.', shown(text))
-    return metadata_json(parsed, field)
+    return _plain_metadata(parsed, field)
 
 
 def _may_be_rounded(parsed: dict[str, Any]) -> bool:
@@ -186,7 +203,7 @@ def _may_be_rounded(parsed: dict[str, Any]) -> bool:
     return any(isinstance(value, float) and abs(value) >= 2**63 for value in parsed.values())
 
 
-def _map_rows(column: pa.MapArray, field: str) -> list[bytes | Problem | None]:
+def _map_rows(column: pa.MapArray, field: str) -> list[_Row]:
     # Keys and items are those of the whole array where the column is a slice of it.
     offsets = column.offsets.to_pylist()
     first, length = offsets[0], offsets[-1] - offsets[0]
@@ -203,20 +220,21 @@ def _map_rows(column: pa.MapArray, field: str) -> list[bytes | Problem | None]:
     ]
 
 
-def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str) -> bytes | Problem | None:
+def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str) -> _Row:
     row = dict(pairs)
     if len(row) < len(pairs):
         return Problem(field, "the map holds a key twice", "Keep one of them.", shown(pairs))
-    return metadata_json(row, field)
+    return _plain_metadata(row, field)
 
 
-def _struct_rows(column: pa.StructArray, field: str) -> list[bytes | Problem | None]:
+def _struct_rows(column: pa.StructArray, field: str) -> list[_Row]:
     names = [column.type.field(index).name for index in range(column.type.num_fields)]
     children = [_readable(child) for child in column.flatten()]
+    rows: list[dict[str, Any] | None]
     rows = pa.StructArray.from_arrays(children, names=names, mask=column.is_null()).to_pylist()
     if rows and names and all(map(_is_plain_column, names, children)):
-        return [_encoded(row, field) for row in rows]
-    return [None if row is None else metadata_json(row, field) for row in rows]
+        return list(rows)
+    return [None if row is None else _plain_metadata(row, field) for row in rows]
 
 
 def _is_plain_column(name: str, column: pa.Array) -> bool:

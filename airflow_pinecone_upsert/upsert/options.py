@@ -68,6 +68,7 @@ class UpsertOptions(Columns):
     :param max_concurrency: Requests in flight, at the most.
     :param max_requests_per_second: Upper bound of the request rate; None lifts it.
     :param max_bytes_per_second: Upper bound of the rate of body bytes; None lifts it.
+    :param max_rejects: Records that may be set aside, over all tries; None for any number.
     """
 
     namespace: str = ""
@@ -76,6 +77,7 @@ class UpsertOptions(Columns):
     max_concurrency: int = Field(default=DEFAULT_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)
     max_requests_per_second: float | None = Field(default=MAX_REQUESTS_PER_SECOND, gt=0)
     max_bytes_per_second: float | None = Field(default=MAX_BYTES_PER_SECOND, gt=0)
+    max_rejects: int | None = Field(default=0, ge=0)
 
     @field_validator("namespace")
     @classmethod

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from airflow_pinecone_upsert.api.errors import PineconeUpsertError, RequestTooLargeError, TransientError
+from airflow_pinecone_upsert.api.errors import (
+    PineconeUpsertError,
+    RefusedError,
+    RequestTooLargeError,
+    TransientError,
+)
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS
 from airflow_pinecone_upsert.api.retry import Random, backoff_s
 
@@ -19,24 +24,32 @@ class Split(NamedTuple):
     """Send either half by itself."""
 
 
+class SetAside(NamedTuple):
+    """It is one record, and the server takes any but this one."""
+
+
 class Abort(NamedTuple):
     """Start nothing more; the run has failed."""
 
 
-Decision = Retry | Split | Abort
+Decision = Retry | Split | SetAside | Abort
 
 
 def decide(error: PineconeUpsertError, *, attempt: int, records: int, random: Random) -> Decision:
     """
     Decide about one failed request.
 
-    ========================  =====================================  ================================
-    error                     while                                  decision
-    ========================  =====================================  ================================
-    ``TransientError``        tries are left                         retry, after backoff with jitter
-    ``RequestTooLargeError``  it holds two records or more           split
-    any other                 always                                 abort
-    ========================  =====================================  ================================
+    ==========================================  ============================  ================================
+    error                                       while                         decision
+    ==========================================  ============================  ================================
+    ``TransientError``                          tries are left                retry, after backoff with jitter
+    ``RequestTooLargeError``, ``RefusedError``  it holds two records or more  split
+    ``RequestTooLargeError``, ``RefusedError``  it holds one record           set aside
+    any other                                   always                        abort
+    ==========================================  ============================  ================================
+
+    Halving finds the one record of n that the server refuses in at most 2 log2(n) further requests, and gets all its
+    neighbours through.
 
     :param error: Why it failed.
     :param attempt: Tries so far, from 1.
@@ -46,8 +59,8 @@ def decide(error: PineconeUpsertError, *, attempt: int, records: int, random: Ra
     match error:
         case TransientError() if attempt < MAX_ATTEMPTS:
             return Retry(backoff_s(attempt, retry_after_s(error), random))
-        case RequestTooLargeError() if records > 1:
-            return Split()
+        case RequestTooLargeError() | RefusedError():
+            return Split() if records > 1 else SetAside()
         case _:
             return Abort()
 

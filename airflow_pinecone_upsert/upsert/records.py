@@ -16,6 +16,7 @@ from pydantic import ConfigDict, ValidationError
 
 from airflow_pinecone_upsert.api.errors import SourceError
 from airflow_pinecone_upsert.api.models import Record
+from airflow_pinecone_upsert.upsert.checkpoint import Place
 from airflow_pinecone_upsert.upsert.chunk import PARTS, XCOM, Chunk, IndexShape, Selection, rows_per_chunk
 from airflow_pinecone_upsert.upsert.metadata import metadata_json, metadata_of_any
 from airflow_pinecone_upsert.upsert.options import Columns
@@ -38,12 +39,22 @@ class RecordsSource:
         self._columns = columns
         self._origin = origin
 
+    is_remote = False  # an XCom may be fetched, but only by the thread that belongs to Airflow
+    identity = None
+
     def __str__(self) -> str:
         """Describe it for a log."""
         return self._origin
 
-    def chunks(self, shape: IndexShape) -> Iterator[Chunk]:
-        """Read value after value, without a copy of the whole. See :class:`RecordSource`."""
+    def share_before(self, place: Place) -> None:
+        """Return None: how much there is shows at its end."""
+
+    def chunks(self, shape: IndexShape, start: Place | None = None) -> Iterator[Chunk]:  # noqa: ARG002 - see there
+        """
+        Read value after value, without a copy of the whole. See :class:`RecordSource`.
+
+        :param start: Always None: what is in memory has no identity by which a later try would know it.
+        """
         size = rows_per_chunk(shape)
         first_row = 0
         rows: list[Any] = []
@@ -189,7 +200,7 @@ def _chunk_of_rows(rows: Sequence[Any], origin: str, first_row: int) -> Chunk:
         ),
         "metadata": pa.array([text.decode() if isinstance(text, bytes) else None for text in metadata], pa.string()),
     }
-    return Chunk(origin, first_row, pa.RecordBatch.from_pydict(columns), PARTS, problems)
+    return Chunk(origin, first_row, pa.RecordBatch.from_pydict(columns), PARTS, problems, rows)
 
 
 def _checked(row: Any) -> Record | Problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_pinecone_upsert.api.errors import PineconeUpsertError, RateLimitError
@@ -14,16 +14,31 @@ class Attempt:
     """
     One request that is over.
 
+    :param batch: Its records.
     :param body_bytes: Length of its body.
     :param confirmed: Records that the server confirmed.
     :param repeated: It carried records that an earlier request carried.
     :param error: Why it failed; None where every record was confirmed.
     """
 
+    batch: Batch
     body_bytes: int
     confirmed: int
     repeated: bool
     error: PineconeUpsertError | None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """
+    One record that the server refuses, while it takes others.
+
+    :param batch: It alone.
+    :param error: The server's words.
+    """
+
+    batch: Batch
+    error: PineconeUpsertError
 
 
 @dataclass(frozen=True)
@@ -46,13 +61,18 @@ class Failure:
         return len(self.batch) - self.confirmed
 
 
+Event = Attempt | Refusal | Failure
+
+
 @dataclass(frozen=True)
 class UpsertReport:
     """
-    The sum of a run. Every count is of what the server said, none of what was hoped for.
+    The sum of a run, over all its tries. Every count is of what the server said, none of what was hoped for.
 
     :param upserted_count: Records that the server confirmed, the sum of its ``upsertedCount``.
-    :param rejected_count: Records set aside. Always 0: an invalid record fails the run.
+    :param resumed_count: Those among them that an earlier try had sent.
+    :param rejected_count: Records set aside.
+    :param rejects_paths: The files that hold those.
     :param request_count: Requests sent, repeated ones included.
     :param request_bytes: Bytes of their bodies.
     :param retry_count: Requests that repeated an earlier one, whole or in part.
@@ -63,7 +83,9 @@ class UpsertReport:
     """
 
     upserted_count: int = 0
+    resumed_count: int = 0
     rejected_count: int = 0
+    rejects_paths: tuple[str, ...] = ()
     request_count: int = 0
     request_bytes: int = 0
     retry_count: int = 0
@@ -76,7 +98,9 @@ class UpsertReport:
         """Return the task's output, under the API's kind of names."""
         return {
             "upsertedCount": self.upserted_count,
+            "resumedCount": self.resumed_count,
             "rejectedCount": self.rejected_count,
+            "rejectsPaths": list(self.rejects_paths),
             "requestCount": self.request_count,
             "requestBytes": self.request_bytes,
             "retryCount": self.retry_count,
@@ -87,37 +111,25 @@ class UpsertReport:
         }
 
 
+@dataclass
 class Tally:
     """The report while it grows, and what failed for good."""
 
-    def __init__(self) -> None:
-        self.upserted_count = 0
-        self.request_count = 0
-        self.request_bytes = 0
-        self.retry_count = 0
-        self.throttled_count = 0
-        self.failures: list[Failure] = []
+    upserted_count: int = 0
+    request_count: int = 0
+    request_bytes: int = 0
+    retry_count: int = 0
+    throttled_count: int = 0
+    failures: list[Failure] = field(default_factory=list)
 
-    def add(self, event: Attempt | Failure) -> None:
+    def add(self, event: Event) -> None:
         """Count what the sender reports."""
-        if isinstance(event, Failure):
-            self.failures.append(event)
-            return
-        self.upserted_count += event.confirmed
-        self.request_count += 1
-        self.request_bytes += event.body_bytes
-        self.retry_count += event.repeated
-        self.throttled_count += isinstance(event.error, RateLimitError)
-
-    def report(self, *, duration_s: float, namespace: str, index_host: str) -> UpsertReport:
-        """Close the sum."""
-        return UpsertReport(
-            upserted_count=self.upserted_count,
-            request_count=self.request_count,
-            request_bytes=self.request_bytes,
-            retry_count=self.retry_count,
-            throttled_count=self.throttled_count,
-            duration_s=duration_s,
-            namespace=namespace,
-            index_host=index_host,
-        )
+        match event:
+            case Attempt():
+                self.upserted_count += event.confirmed
+                self.request_count += 1
+                self.request_bytes += event.body_bytes
+                self.retry_count += event.repeated
+                self.throttled_count += isinstance(event.error, RateLimitError)
+            case Failure():
+                self.failures.append(event)

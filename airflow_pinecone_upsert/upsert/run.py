@@ -3,7 +3,7 @@ The whole flow on one screen: records come in as Arrow, leave as bytes, and ever
 
 ::
 
-    source ──> encode ──> batch ──> send ──> tally ──> report, or an error
+    source ──> encode ──> sift ──> batch ──> send ──> ledger ──> report, checkpoint, rejects
 
 Everything left of ``send`` is a generator, and ``send`` pulls the next batch only when its window has room: that bounds
 memory at the window and one chunk, however long the source is.
@@ -26,77 +26,144 @@ from airflow_pinecone_upsert.api.errors import (
     SetupError,
 )
 from airflow_pinecone_upsert.api.retry import Random
+from airflow_pinecone_upsert.upsert.ahead import read_ahead
 from airflow_pinecone_upsert.upsert.batch import Batch, Envelope, fill_batches
+from airflow_pinecone_upsert.upsert.checkpoint import Checkpoint, StateStore
 from airflow_pinecone_upsert.upsert.chunk import IndexShape
 from airflow_pinecone_upsert.upsert.encode import encode
-from airflow_pinecone_upsert.upsert.options import UpsertOptions
+from airflow_pinecone_upsert.upsert.ledger import Ledger
+from airflow_pinecone_upsert.upsert.options import Columns, UpsertOptions
 from airflow_pinecone_upsert.upsert.pace import Pace
-from airflow_pinecone_upsert.upsert.report import Tally, UpsertReport
-from airflow_pinecone_upsert.upsert.send import ThreadLanes, send
+from airflow_pinecone_upsert.upsert.rejects import Folder, Rejects
+from airflow_pinecone_upsert.upsert.report import UpsertReport
+from airflow_pinecone_upsert.upsert.send import Sender, ThreadLanes
 from airflow_pinecone_upsert.upsert.source import RecordSource
+from airflow_pinecone_upsert.upsert.stop import SETTLE_WITHIN_S, Stop
 
 log = logging.getLogger(__name__)
 
-_PROGRESS_EVERY_S: Final = 10.0
 _CAUSES_SHOWN: Final = 3
 
+_CHUNKS_AHEAD: Final = 4
+"""As much as one range request brings, so that the next one is under way while these are sent."""
 
-def upsert(
-    source: RecordSource, client: IndexClient, options: UpsertOptions, *, random: Random = random.random
+
+def upsert(  # noqa: PLR0913 - what a run may be given
+    source: RecordSource,
+    client: IndexClient,
+    options: UpsertOptions,
+    *,
+    rejects_folder: Folder | None = None,
+    state: StateStore | None = None,
+    stop: Stop | None = None,
+    random: Random = random.random,
 ) -> UpsertReport:
     """
-    Upsert every record of a source, and return only when the server has confirmed each of them.
+    Upsert every record of a source, and return only when each of them is confirmed by the server or tolerably set aside.
 
     :param source: The records.
     :param client: The index.
     :param options: The rest.
+    :param rejects_folder: Where records that are set aside are written; None for nowhere.
+    :param state: Where a try that ends early leaves what the next one needs to go on from there; None for nowhere.
+    :param stop: Asks the run to end early.
     :param random: A source of floats in [0, 1), for the backoff.
-    :return: What the server confirmed.
+    :return: What the server confirmed, and what was set aside.
     :raises InputError: The source or a record of it is invalid; nothing of its chunk was sent.
     :raises SetupError: Key, index, quota or a parameter; no retry can help.
     :raises IncompleteUpsertError: Records stayed unconfirmed for another reason.
     """
-    started_s = time.monotonic()
-    tally = Tally()
+    stop = stop or Stop()
+    checkpoint = None
+    if state is not None and source.identity is not None:
+        checkpoint = Checkpoint(state, _identity(source, client, options))
+    kept = checkpoint.load() if checkpoint else None
+    rejects = Rejects(options.max_rejects, rejects_folder)
+    if kept:
+        rejects.resume(int(kept.counts["rejected"]), kept.rejects_paths)
+    ledger = Ledger(source, rejects, checkpoint, kept, time.monotonic())
 
     def report() -> UpsertReport:
-        duration_s = time.monotonic() - started_s
-        return tally.report(duration_s=duration_s, namespace=options.namespace, index_host=client.host)
+        return ledger.report(time.monotonic(), namespace=options.namespace, index_host=client.host)
 
     try:
-        shape = _index_shape(client)
-        log.info("Upserting %s into namespace %r of %s.", source, options.namespace, client.host)
-        batches = _batches(source, shape, options)
-        pace = Pace(options.max_requests_per_second, options.max_bytes_per_second, random)
-        progress = _Progress()
-        with ThreadLanes(client.upsert, options.max_concurrency) as lanes:
-            for event in send(batches, lanes, pace=pace, max_unsettled=options.max_concurrency, random=random):
-                tally.add(event)
-                progress.show(tally, lanes.now())
-        if tally.failures:
-            raise _failed(tally, report())
+        shape = _index_shape(client, stop)
+        start = f", from {ledger.place.origin}, row {ledger.place.row} on" if ledger.place else ""
+        log.info("Upserting %s into namespace %r of %s%s.", source, options.namespace, client.host, start)
+        _send_all(_batches(source, shape, options, ledger, stop), client, options, ledger, stop, random)
+        if ledger.failures:
+            raise _failed(ledger, report())
     except PineconeUpsertError as exc:
         exc.report = report().as_output()
-        log.error("Stopped. The server has confirmed %s records until here.", f"{tally.upserted_count:,}")  # noqa: TRY400
+        log.error("Stopped. The server has confirmed %s records until here.", f"{report().upserted_count:,}")  # noqa: TRY400
         raise
+    if checkpoint is not None:
+        checkpoint.clear()
     done = report()
-    if done.upserted_count == 0:
+    if done.rejected_count:
+        written = f" and written to {', '.join(done.rejects_paths)}" if done.rejects_paths else ""
+        log.warning("%s records were set aside%s.", f"{done.rejected_count:,}", written)
+    elif done.upserted_count == 0:
         log.warning("%s holds no records: nothing was upserted.", source)
     log.info("Done: %s", done.as_output())
     return done
 
 
-def _batches(source: RecordSource, shape: IndexShape, options: UpsertOptions) -> Iterator[Batch]:
+def _identity(source: RecordSource, client: IndexClient, options: UpsertOptions) -> dict[str, object]:
+    """Name what must not change between two tries for a row to mean the same."""
+    return {
+        "the files": source.identity,
+        "the index": client.host,
+        "the namespace": options.namespace,
+        "the columns": options.model_dump(mode="json", include=set(Columns.model_fields)),
+    }
+
+
+def _batches(
+    source: RecordSource, shape: IndexShape, options: UpsertOptions, ledger: Ledger, stop: Stop
+) -> Iterator[Batch]:
     envelope = Envelope(options.namespace)
     longest_record = options.max_request_bytes - envelope.size
-    fragments = (encode(chunk, shape, max_bytes=longest_record) for chunk in source.chunks(shape))
+    chunks = source.chunks(shape, ledger.place)
+    if source.is_remote:
+        chunks = read_ahead(chunks, _CHUNKS_AHEAD, stop)
+    fragments = (ledger.sift(chunk, encode(chunk, shape, max_bytes=longest_record)) for chunk in chunks)
     return fill_batches(fragments, envelope, max_records=options.batch_size, max_bytes=options.max_request_bytes)
 
 
-def _index_shape(client: IndexClient) -> IndexShape:
+def _send_all(  # noqa: PLR0913, PLR0917 - the stages of the flow
+    batches: Iterator[Batch], client: IndexClient, options: UpsertOptions, ledger: Ledger, stop: Stop, random: Random
+) -> None:
+    """Send until all is settled or the run has failed; in either case enter into the ledger what is in flight."""
+    pace = Pace(options.max_requests_per_second, options.max_bytes_per_second, random)
+    with ThreadLanes(client.upsert, options.max_concurrency) as lanes:
+        sender = Sender(batches, lanes, pace=pace, max_unsettled=options.max_concurrency, random=random, stop=stop)
+        try:
+            for event in sender.run():
+                ledger.add(event)
+                ledger.keep_if_due(lanes.now(), sender.in_flight)
+        except BaseException as exc:
+            # A time-out of the task's, say, leaves no more time than a wish to stop.
+            within_s = float("inf") if isinstance(exc, PineconeUpsertError) else SETTLE_WITHIN_S
+            try:
+                _close(sender, ledger, within_s)
+            except SetupError as second:  # must not hide the first
+                log.error("%s", second)  # noqa: TRY400
+            raise
+        _close(sender, ledger, float("inf"))
+
+
+def _close(sender: Sender, ledger: Ledger, within_s: float) -> None:
+    """Enter what is in flight, and keep how far the run has come."""
+    for event in sender.wind_down(within_s):
+        ledger.add(event)
+    ledger.keep(time.monotonic())
+
+
+def _index_shape(client: IndexClient, stop: Stop) -> IndexShape:
     """Ask the index for its dimension, which proves host and key before anything is sent."""
     try:
-        stats = client.describe_index_stats()
+        (stats,) = read_ahead((client.describe_index_stats() for _ in range(1)), 1, stop)
     except AuthenticationError as exc:
         if exc.answer is None or exc.answer.status != 403:  # noqa: PLR2004 - forbidden: a key that may write, not read
             raise
@@ -106,38 +173,21 @@ def _index_shape(client: IndexClient) -> IndexShape:
     return IndexShape(dimension=stats.dimension or None, sparse=stats.vector_type == "sparse")
 
 
-def _failed(tally: Tally, report: UpsertReport) -> PineconeUpsertError:
+def _failed(ledger: Ledger, report: UpsertReport) -> PineconeUpsertError:
     """
     Build the error of a run that ended with failures.
 
     Its class says what to do next: a fault of set-up or input stays what it is, all others can be tried again.
     """
-    first = tally.failures[0].error
-    unconfirmed = sum(failure.unconfirmed for failure in tally.failures)
-    causes = " ".join(f"[{failure.batch.place}] {failure.error}" for failure in tally.failures[:_CAUSES_SHOWN])
-    more = len(tally.failures) - _CAUSES_SHOWN
+    first = ledger.failures[0].error
+    unconfirmed = sum(failure.unconfirmed for failure in ledger.failures)
+    causes = " ".join(f"[{failure.batch.place}] {failure.error}" for failure in ledger.failures[:_CAUSES_SHOWN])
+    more = len(ledger.failures) - _CAUSES_SHOWN
     message = (
         f"{report.upserted_count:,} records are confirmed, {unconfirmed:,} are not (failed requests: "
-        f"{len(tally.failures)}); nothing after them was sent. {causes}{f' … and {more} more.' if more > 0 else ''}"
+        f"{len(ledger.failures)}); nothing after them was sent. {causes}{f' … and {more} more.' if more > 0 else ''}"
     )
     kind = type(first) if isinstance(first, (SetupError, InputError)) else IncompleteUpsertError
     error = kind(message, answer=first.answer)
     error.__cause__ = first
     return error
-
-
-class _Progress:
-    """A line in the log every few seconds."""
-
-    def __init__(self) -> None:
-        self._last_s: float | None = None
-        self._last_count = 0
-
-    def show(self, tally: Tally, now: float) -> None:
-        if self._last_s is None:
-            self._last_s = now
-        elapsed_s = now - self._last_s
-        if elapsed_s >= _PROGRESS_EVERY_S:
-            rate = (tally.upserted_count - self._last_count) / elapsed_s
-            log.info("%s records confirmed, %.0f records/s.", f"{tally.upserted_count:,}", rate)
-            self._last_s, self._last_count = now, tally.upserted_count

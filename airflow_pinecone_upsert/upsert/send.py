@@ -7,27 +7,33 @@ What to do about a failure is ``policy``'s matter, how fast ``pace``'s. What alw
 * At most ``max_unsettled`` requests are in flight, and nothing new is started while as many batches are unsettled, that
   is in flight or waiting for another try. One more is pulled ahead, so that it is encoded while others are answered.
 * Two batches that share an id are never unsettled together, so the last one in the source is the last one written.
-* Every batch that was started is confirmed, or is reported as a failure, before :func:`send` ends.
+* Every batch that was started is confirmed, or is reported as refused or failed, before :meth:`Sender.wind_down` ends.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
 from typing_extensions import Self
 
-from airflow_pinecone_upsert.api.errors import PineconeUpsertError, RateLimitError, UnexpectedAnswerError
+from airflow_pinecone_upsert.api.errors import (
+    IncompleteUpsertError,
+    PineconeUpsertError,
+    RateLimitError,
+    UnexpectedAnswerError,
+)
 from airflow_pinecone_upsert.api.retry import Random
 from airflow_pinecone_upsert.upsert.batch import Batch
 from airflow_pinecone_upsert.upsert.pace import Pace
-from airflow_pinecone_upsert.upsert.policy import Abort, Retry, Split, decide, retry_after_s
-from airflow_pinecone_upsert.upsert.report import Attempt, Failure
+from airflow_pinecone_upsert.upsert.policy import Abort, Retry, SetAside, Split, decide, retry_after_s
+from airflow_pinecone_upsert.upsert.report import Attempt, Event, Failure, Refusal
+from airflow_pinecone_upsert.upsert.stop import LOOK_EVERY_S, SETTLE_WITHIN_S, Stop
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +81,8 @@ class Lanes(Protocol):
         """Begin a request and return at once."""
         ...
 
-    def next_landing(self, timeout_s: float | None) -> Landing | None:
-        """Wait for a request to end; None where ``timeout_s`` passed first. Without a bound something is in flight."""
+    def next_landing(self, timeout_s: float) -> Landing | None:
+        """Wait for a request to end; None where ``timeout_s`` passed first."""
         ...
 
 
@@ -84,22 +90,31 @@ class ThreadLanes:
     """
     A thread for each request in flight. Use it in a ``with`` block.
 
+    Not an executor of the standard library's: the interpreter waits for the threads of those when it ends, and a
+    request that hangs would keep a task alive that was told to stop.
+
     :param upsert: Sends one body and returns ``upsertedCount``.
     :param count: Threads.
     """
 
     def __init__(self, upsert: Callable[[bytes], int], count: int) -> None:
         self._upsert = upsert
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="pinecone-upsert")
+        self._starts: SimpleQueue[tuple[Any, bytes] | None] = SimpleQueue()
         self._landings: SimpleQueue[Landing] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"pinecone-upsert-{number}", daemon=True) for number in range(count)
+        ]
 
     def __enter__(self) -> Self:
-        """Return the lanes themselves."""
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Let go of the threads; what is in flight ends by itself."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for _thread in self._threads:
+            self._starts.put(None)
 
     def now(self) -> float:
         """Return monotonic seconds."""
@@ -107,69 +122,105 @@ class ThreadLanes:
 
     def start(self, job: Any, body: bytes) -> None:
         """Begin a request. See :class:`Lanes`."""
-        self._pool.submit(self._carry, job, body)
+        self._starts.put((job, body))
 
-    def next_landing(self, timeout_s: float | None) -> Landing | None:
+    def next_landing(self, timeout_s: float) -> Landing | None:
         """Wait for a request to end. See :class:`Lanes`."""
         try:
             return self._landings.get(timeout=timeout_s)
         except Empty:
             return None
 
-    def _carry(self, job: Any, body: bytes) -> None:
+    def _run(self) -> None:
+        while (start := self._starts.get()) is not None:
+            self._landings.put(self._carry(*start))
+            del start  # its body, while this thread waits for the next one
+
+    def _carry(self, job: Any, body: bytes) -> Landing:
         result: int | BaseException
         try:
             result = self._upsert(body)
         except BaseException as exc:  # noqa: BLE001 - a landing that is lost would hang the sender; it raises it again
             result = exc
-        self._landings.put(Landing(job, len(body), result))
+        return Landing(job, len(body), result)
 
 
-def send(
-    batches: Iterator[Batch], lanes: Lanes, *, pace: Pace, max_unsettled: int, random: Random
-) -> Iterator[Attempt | Failure]:
+class Sender:
     """
-    Send every batch, and tell of every request.
-
-    After the first failure, or an error of the source, nothing more is started; what is in flight is waited for.
+    Sends every batch, and tells of every request.
 
     :param batches: Pulled one ahead of what is started.
     :param lanes: Where requests travel.
     :param pace: When the next one may start.
     :param max_unsettled: Batches in flight or waiting for another try, at the most. The halves of a batch that was
         split wait for each other: they are in flight within this bound.
-    :param random: A source of floats in [0, 1), for the backoff.
-    :return: An :class:`Attempt` for each request that is over, a :class:`Failure` for each batch given up.
-    :raises Exception: What ``batches`` raised, once everything in flight is settled.
+    :param random: For the backoff.
+    :param stop: Ends the waiting.
     """
-    return _Sender(batches, lanes, pace, max_unsettled, random).run()
 
-
-class _Sender:
-    def __init__(self, batches: Iterator[Batch], lanes: Lanes, pace: Pace, max_unsettled: int, random: Random) -> None:
+    def __init__(  # noqa: PLR0913 - its seams
+        self, batches: Iterator[Batch], lanes: Lanes, *, pace: Pace, max_unsettled: int, random: Random, stop: Stop
+    ) -> None:
         self._batches = batches
         self._lanes = lanes
         self._pace = pace
         self._max_unsettled = max_unsettled
         self._random = random
+        self._stop = stop
         self._in_flight: dict[_Job, float] = {}  # with the moment of its start
         self._waiting: list[_Job] = []  # for another try
         self._next: Batch | None = None  # pulled, and not started yet
-        self._stopping = False
-        self._error: BaseException | None = None
+        self._unsettled_ids: set[str] = set()  # of those in flight and waiting
 
-    def run(self) -> Iterator[Attempt | Failure]:
+    @property
+    def in_flight(self) -> int:
+        """Requests that are under way."""
+        return len(self._in_flight)
+
+    def run(self) -> Iterator[Event]:
+        """
+        Send until all is settled, or until the first batch that has to be given up.
+
+        :return: An :class:`Attempt` for each request that is over, and behind it what was given up.
+        :raises IncompleteUpsertError: The run is to stop.
+        :raises Exception: What ``batches`` raised.
+        """
         while True:
+            self._stop.check()
             wake_after_s = self._start_all_startable()
-            if self._stopping:
-                yield from self._give_up_waiting()
             if not self._in_flight and wake_after_s is None:
-                break
-            landing = self._lanes.next_landing(wake_after_s)
+                return
+            landing = self._next_landing(wake_after_s)
             if landing is not None:
-                yield from self._settle(landing)
-        if self._error is not None:
-            raise self._error
+                for event in self._settle(landing):
+                    yield event
+                    if isinstance(event, Failure):
+                        return
+
+    def wind_down(self, within_s: float = float("inf")) -> Iterator[Event]:
+        """
+        Start nothing more, wait for what is in flight, and give up the rest. Does nothing where all is settled.
+
+        :param within_s: How long to wait; once the run is to stop, 2 s at the most.
+        :return: An :class:`Attempt` for each request that is over, a :class:`Failure` for each batch given up.
+        """
+        deadline_s = self._lanes.now() + within_s
+        while self._in_flight and (left_s := deadline_s - self._lanes.now()) > 0:
+            landing = self._next_landing(left_s)
+            if landing is not None:
+                attempt = self._land(landing)
+                yield attempt
+                if attempt.error is not None:
+                    yield Failure(attempt.batch, attempt.error, attempt.confirmed)
+            if self._stop.asked:
+                deadline_s = min(deadline_s, self._lanes.now() + SETTLE_WITHIN_S)
+        for job in [*self._in_flight, *self._waiting]:
+            yield Failure(job.batch, job.error or IncompleteUpsertError("The run ended before the server answered."))
+        self._in_flight.clear()
+        self._waiting.clear()
+
+    def _next_landing(self, within_s: float | None) -> Landing | None:
+        return self._lanes.next_landing(LOOK_EVERY_S if within_s is None else min(within_s, LOOK_EVERY_S))
 
     def _start_all_startable(self) -> float | None:
         """Fill the window; return the seconds until one more may start, None where only a landing can make room."""
@@ -183,9 +234,9 @@ class _Sender:
 
     def _choose(self) -> _Job | None:
         """Pick what starts next: what is due for another try, else a new batch, else what will be due first."""
-        if self._next is None and not self._stopping:
-            self._next = self._pull()
-        if self._stopping or len(self._in_flight) >= self._max_unsettled:
+        if self._next is None:
+            self._next = next(self._batches, None)
+        if len(self._in_flight) >= self._max_unsettled:
             return None
         again = min(self._waiting, key=lambda job: job.not_before_s, default=None)
         if again is not None and again.not_before_s <= self._lanes.now():
@@ -193,70 +244,65 @@ class _Sender:
         return self._fresh() or again
 
     def _fresh(self) -> _Job | None:
-        unsettled = [*self._in_flight, *self._waiting]
-        if len(unsettled) >= self._max_unsettled:
+        if len(self._in_flight) + len(self._waiting) >= self._max_unsettled:
             return None
-        if self._next is None or any(not self._next.ids.isdisjoint(job.batch.ids) for job in unsettled):
+        if self._next is None or not self._next.ids.isdisjoint(self._unsettled_ids):
             return None
         return _Job(self._next)
-
-    def _pull(self) -> Batch | None:
-        try:
-            return next(self._batches, None)
-        except Exception as exc:  # noqa: BLE001 - raised again once everything in flight is settled
-            self._error = exc
-            self._stopping = True
-            return None
 
     def _start(self, job: _Job, now: float) -> None:
         if job.repeated:
             self._waiting.remove(job)
         else:
+            self._unsettled_ids |= job.batch.ids
             self._next = None
         self._in_flight[job] = now
         body = job.batch.body
         self._pace.started(len(body), now)
         self._lanes.start(job, body)
 
-    def _settle(self, landing: Landing) -> Iterator[Attempt | Failure]:
+    def _land(self, landing: Landing) -> Attempt:
         job: _Job = landing.job
         started_s = self._in_flight.pop(job)
-        confirmed, error = self._judge(landing.result, job)
-        yield Attempt(landing.body_bytes, confirmed, job.repeated, error)
-        if error is None:
-            return
-        now = self._lanes.now()
+        confirmed, error = _judge(landing.result, len(job.batch))
         if isinstance(error, RateLimitError):
-            self._pace.throttled(started_s, retry_after_s(error), now)
+            self._pace.throttled(started_s, retry_after_s(error), self._lanes.now())
+        return Attempt(job.batch, landing.body_bytes, confirmed, job.repeated, error)
+
+    def _settle(self, landing: Landing) -> list[Event]:
+        job: _Job = landing.job
+        attempt = self._land(landing)
+        error = attempt.error
+        if error is None:
+            self._unsettled_ids -= job.batch.ids
+            return [attempt]
         match decide(error, attempt=job.attempt, records=len(job.batch), random=self._random):
             case Retry(after_s):
                 log.warning("Try %d of a request failed; again in %.1f s: %s", job.attempt, after_s, error)
-                self._waiting.append(
-                    _Job(job.batch, job.attempt + 1, repeated=True, not_before_s=now + after_s, error=error)
-                )
+                due_s = self._lanes.now() + after_s
+                self._waiting.append(_Job(job.batch, job.attempt + 1, repeated=True, not_before_s=due_s, error=error))
             case Split():
-                log.warning("A request of %d records is too large for the server; sending halves.", len(job.batch))
+                log.warning("The server refuses a request of %d records; sending halves: %s", len(job.batch), error)
                 self._waiting += [_Job(half, repeated=True, error=error) for half in job.batch.halves()]
+            case SetAside():
+                self._unsettled_ids -= job.batch.ids
+                return [attempt, Refusal(job.batch, error)]
             case Abort():
-                self._stopping = True
-                yield Failure(job.batch, error, confirmed)
+                return [attempt, Failure(job.batch, error, attempt.confirmed)]
+        return [attempt]
 
-    def _judge(self, result: int | BaseException, job: _Job) -> tuple[int, PineconeUpsertError | None]:
-        """Return the confirmed records, and an error unless they are all of them."""
-        sent = len(job.batch)
-        if isinstance(result, PineconeUpsertError):
-            return 0, result
-        if isinstance(result, BaseException):  # not the server's doing: a fault of ours, raised when all has settled
-            self._error = result
-            return 0, PineconeUpsertError(f"A request broke off: {type(result).__name__}.")
-        if result == sent:
-            return sent, None
-        # A count that is too high is no count: it confirms nothing.
-        return result if result < sent else 0, UnexpectedAnswerError(
-            f"The server confirmed {result} of {sent} records. Sending them again is safe: run the task again."
-        )
 
-    def _give_up_waiting(self) -> Iterator[Failure]:
-        for job in self._waiting:
-            yield Failure(job.batch, job.error or PineconeUpsertError("The run stopped."))
-        self._waiting.clear()
+def _judge(result: int | BaseException, sent: int) -> tuple[int, PineconeUpsertError | None]:
+    """Return the confirmed records, and an error unless they are all of them."""
+    if isinstance(result, PineconeUpsertError):
+        return 0, result
+    if isinstance(result, BaseException):  # not the server's doing
+        error = PineconeUpsertError(f"A request broke off: {type(result).__name__}.")
+        error.__cause__ = result
+        return 0, error
+    if result == sent:
+        return sent, None
+    # A count that is too high is no count: it confirms nothing.
+    return result if result < sent else 0, UnexpectedAnswerError(
+        f"The server confirmed {result} of {sent} records. Sending them again is safe: run the task again."
+    )

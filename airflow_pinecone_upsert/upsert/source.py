@@ -17,29 +17,47 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from airflow_pinecone_upsert.api.errors import SourceError
-from airflow_pinecone_upsert.upsert.ahead import read_ahead
+from airflow_pinecone_upsert.upsert.checkpoint import Place
 from airflow_pinecone_upsert.upsert.chunk import Chunk, IndexShape, Selection, rows_per_chunk
 from airflow_pinecone_upsert.upsert.options import Columns
+
+_Info = Mapping[str, Any]
+"""What a file system tells about one file or folder."""
 
 _LOCAL_BUFFER_BYTES: Final = 1 << 20
 _REMOTE_BUFFER_BYTES: Final = 8 << 20
 """A range request costs a round trip: 8 MB read 616 MB in 80 of them where 1 MB took 592, at the same memory."""
 
 
-_CHUNKS_AHEAD: Final = 4
-"""As much as one range request brings, so that the next one is under way while these are sent."""
+_VERSIONS: Final = ("ETag", "etag", "generation", "content_md5", "mtime", "LastModified", "last_modified", "updated")
+"""What file systems call that which differs once a file was written anew; the first one known counts."""
 
 
 class RecordSource(Protocol):
     """Records in a fixed order."""
 
-    def chunks(self, shape: IndexShape) -> Iterator[Chunk]:
+    @property
+    def is_remote(self) -> bool:
+        """Reading waits for another machine, and may be done by a thread of its own."""
+        ...
+
+    @property
+    def identity(self) -> Any:
+        """What JSON can hold, and what differs where a place in it would mean another record; None: no place lasts."""
+        ...
+
+    def chunks(self, shape: IndexShape, start: Place | None = None) -> Iterator[Chunk]:
         """
-        Read the records from the first one on.
+        Read the records.
 
         :param shape: The index they are for.
+        :param start: The first record; None for the first one of all. Given only where there is an identity.
         :raises SourceError: The source as a whole cannot be read.
         """
+        ...
+
+    def share_before(self, place: Place) -> float | None:
+        """Estimate which share of the source, from 0 to 1, lies before a place that was read; None: not known."""
         ...
 
 
@@ -51,11 +69,15 @@ class FileRef:
     :param fs: The file system that holds it.
     :param path: Its path there.
     :param url: What the user knows it as.
+    :param size: Bytes.
+    :param version: Differs once the file was written anew.
     """
 
     fs: fsspec.AbstractFileSystem
     path: str
     url: str
+    size: int = 0
+    version: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -72,27 +94,33 @@ def find_parquet_files(fs: fsspec.AbstractFileSystem, path: str) -> list[FileRef
     :raises SourceError: There is no such file, or none matches.
     """
     try:
-        found = _matches(fs, path)
+        return [_file_ref(fs, info) for info in _matches(fs, path)]
     except OSError as exc:
         raise SourceError(f"{_url(fs, path)} cannot be listed: {exc}.") from exc
-    return [FileRef(fs, match, _url(fs, match)) for match in found]
+
+
+def _file_ref(fs: fsspec.AbstractFileSystem, info: _Info) -> FileRef:
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+    return FileRef(fs, info["name"], _url(fs, info["name"]), info.get("size") or 0, version)
 
 
 def _url(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
 
 
-def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
+def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[_Info]:
     url = _url(fs, path)
     if any(sign in path for sign in "*?[") and not fs.exists(path):
-        found = sorted({file for match, info in fs.glob(path, detail=True).items() for file in _files(fs, match, info)})
+        found = _sorted(file for info in fs.glob(path, detail=True).values() for file in _files(fs, info))
         if not found:
             raise SourceError(f"No file matches {url}. Check the pattern and that the upstream task wrote its files.")
         return found
-    if fs.isfile(path):
-        return [path]
-    if not fs.exists(path):
-        raise SourceError(f"{url} does not exist. Check the path and that the upstream task wrote it.")
+    try:
+        info = fs.info(path)
+    except FileNotFoundError as exc:
+        raise SourceError(f"{url} does not exist. Check the path and that the upstream task wrote it.") from exc
+    if info["type"] != "directory":
+        return [info]
     found = _parquet_files_in(fs, path)
     if not found:
         raise SourceError(
@@ -102,17 +130,23 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
     return found
 
 
-def _files(fs: fsspec.AbstractFileSystem, match: str, info: Mapping[str, Any]) -> list[str]:
+def _files(fs: fsspec.AbstractFileSystem, info: _Info) -> list[_Info]:
     """Tell what a match of a pattern stands for; Spark writes a folder under the name of one file."""
     if info["type"] != "directory":
-        return [match]
-    return _parquet_files_in(fs, match) if match.endswith(".parquet") else []
+        return [info]
+    return _parquet_files_in(fs, info["name"]) if info["name"].endswith(".parquet") else []
 
 
-def _parquet_files_in(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+def _parquet_files_in(fs: fsspec.AbstractFileSystem, folder: str) -> list[_Info]:
     # Not by a pattern: the folder's own name may hold its signs.
-    entries = {info["name"]: info for info in fs.ls(folder, detail=True) if info["name"].endswith(".parquet")}
-    return sorted(file for name, info in entries.items() for file in _files(fs, name, info))
+    entries = (info for info in fs.ls(folder, detail=True) if info["name"].endswith(".parquet"))
+    return _sorted(file for info in entries for file in _files(fs, info))
+
+
+def _sorted(infos: Iterable[_Info]) -> list[_Info]:
+    """Sort by path, and drop what was found twice."""
+    by_path = {info["name"]: info for info in infos}
+    return [by_path[path] for path in sorted(by_path)]
 
 
 class ParquetSource:
@@ -126,17 +160,46 @@ class ParquetSource:
     def __init__(self, files: Sequence[FileRef], columns: Columns) -> None:
         self._files = files
         self._columns = columns
+        self._row_counts: dict[str, int] = {}  # of the files opened so far, by URL
 
     def __str__(self) -> str:
         """Describe it for a log."""
         return f"{len(self._files)} Parquet files" if len(self._files) != 1 else self._files[0].url
 
-    def chunks(self, shape: IndexShape) -> Iterator[Chunk]:
-        """Read file after file, page by page; remote ones beside the work on them. See :class:`RecordSource`."""
-        chunks = (chunk for file in self._files for chunk in self._read(file, shape))
-        return chunks if all(file.is_local for file in self._files) else read_ahead(chunks, _CHUNKS_AHEAD)
+    @property
+    def is_remote(self) -> bool:
+        """See :class:`RecordSource`."""
+        return not all(file.is_local for file in self._files)
 
-    def _read(self, file: FileRef, shape: IndexShape) -> Iterator[Chunk]:
+    @property
+    def identity(self) -> Any:
+        """Name each file with its size and version."""
+        return [(file.url, file.size, file.version) for file in self._files]
+
+    def chunks(self, shape: IndexShape, start: Place | None = None) -> Iterator[Chunk]:
+        """Read file after file, page by page. See :class:`RecordSource`."""
+        number, row = self._find(start)
+        for file in self._files[number:]:
+            yield from self._read(file, shape, row)
+            row = 0
+
+    def share_before(self, place: Place) -> float | None:
+        """Count bytes, as if all rows of a file had the same length. See :class:`RecordSource`."""
+        number, row = self._find(place)
+        read = float(sum(file.size for file in self._files[:number]))
+        rows = self._row_counts.get(place.origin)
+        if rows:
+            read += self._files[number].size * min(row, rows) / rows
+        total = sum(file.size for file in self._files)
+        return read / total if total else None
+
+    def _find(self, place: Place | None) -> tuple[int, int]:
+        """Return the number of a place's file among the files, and the row in it."""
+        if place is None:
+            return 0, 0
+        return next(number for number, file in enumerate(self._files) if file.url == place.origin), place.row
+
+    def _read(self, file: FileRef, shape: IndexShape, start_row: int) -> Iterator[Chunk]:
         # By pages: without these two a row group is read whole, 1.9 GB for one of that size where 130 MB do.
         buffer_bytes = _LOCAL_BUFFER_BYTES if file.is_local else _REMOTE_BUFFER_BYTES
         try:
@@ -144,19 +207,36 @@ class ParquetSource:
                 file.fs.open(file.path, "rb", **({} if file.is_local else {"cache_type": "none"})) as handle,
                 pq.ParquetFile(handle, pre_buffer=False, buffer_size=buffer_bytes) as parquet,
             ):
+                self._row_counts[file.url] = parquet.metadata.num_rows
                 selection = Selection(parquet.schema_arrow, self._columns, shape, file.url)
-                batches = parquet.iter_batches(rows_per_chunk(shape), columns=selection.column_names, use_threads=False)
-                yield from _chunks_of_batches(batches, selection, file.url, 0)
+                row_groups, first_row = _row_groups_from(parquet.metadata, start_row)
+                batches = parquet.iter_batches(
+                    rows_per_chunk(shape), row_groups=row_groups, columns=selection.column_names, use_threads=False
+                )
+                yield from _chunks_of_batches(batches, selection, file.url, first_row, start_row)
         except (pa.ArrowException, OSError) as exc:
             raise SourceError(
                 f"{file.url} cannot be read as Parquet: {str(exc).strip()}. Write the file anew."
             ) from exc
 
 
+def _row_groups_from(metadata: pq.FileMetaData, row: int) -> tuple[list[int], int]:
+    """Return the row groups from the one that holds a row on, and the first row of that one."""
+    first_row = 0
+    for number in range(metadata.num_row_groups):
+        behind = first_row + metadata.row_group(number).num_rows
+        if behind > row:
+            return list(range(number, metadata.num_row_groups)), first_row
+        first_row = behind
+    return [], first_row
+
+
 def _chunks_of_batches(
-    batches: Iterable[pa.RecordBatch], selection: Selection, origin: str, first_row: int
+    batches: Iterable[pa.RecordBatch], selection: Selection, origin: str, first_row: int, start_row: int
 ) -> Iterator[Chunk]:
     for batch in batches:
-        if batch.num_rows:
-            yield Chunk(origin, first_row, selection.records(batch), selection.names)
-        first_row += batch.num_rows
+        behind = first_row + batch.num_rows
+        if behind > start_row:
+            wanted = batch.slice(max(0, start_row - first_row))
+            yield Chunk(origin, behind - wanted.num_rows, selection.records(wanted), selection.names)
+        first_row = behind

@@ -7,12 +7,13 @@ import threading
 import pytest
 
 from airflow_pinecone_upsert.upsert.ahead import read_ahead
+from airflow_pinecone_upsert.upsert.stop import Stop
 
 
 @pytest.mark.parametrize("depth", [1, 3, 100])
 @pytest.mark.parametrize("count", [0, 1, 50])
 def test_the_items_come_in_order(count, depth):
-    assert list(read_ahead(iter(range(count)), depth)) == list(range(count))
+    assert list(read_ahead(iter(range(count)), depth, Stop())) == list(range(count))
 
 
 def test_an_error_comes_where_the_item_would_have_come():
@@ -21,7 +22,7 @@ def test_an_error_comes_where_the_item_would_have_come():
         yield 2
         raise ValueError("broken")
 
-    ahead = read_ahead(items(), 5)
+    ahead = read_ahead(items(), 5, Stop())
     assert [next(ahead), next(ahead)] == [1, 2]
     with pytest.raises(ValueError, match="broken"):
         next(ahead)
@@ -38,7 +39,7 @@ def test_it_reads_ahead_and_no_further_than_its_depth():
             read.release()
             yield number
 
-    ahead = read_ahead(items(), 3)
+    ahead = read_ahead(items(), 3, Stop())
     assert next(ahead) == 0
     for _ in range(5):  # one was taken, three are ready, one is waiting for its place
         assert read.acquire(timeout=10)
@@ -51,11 +52,11 @@ def test_nothing_is_read_before_the_first_item_is_asked_for():
         raise AssertionError("read")
         yield
 
-    read_ahead(items(), 3)
+    read_ahead(items(), 3, Stop())
 
 
 def test_the_thread_ends_when_nobody_wants_more():
-    ahead = read_ahead(iter(range(100)), 2)
+    ahead = read_ahead(iter(range(100)), 2, Stop())
     next(ahead)
     ahead.close()
     for thread in threading.enumerate():

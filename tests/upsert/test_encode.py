@@ -24,8 +24,9 @@ SEED = 20_251_122
 
 
 def encoded(columns):
-    chunk = Chunk("XCom", 0, pa.RecordBatch.from_pydict(columns), PARTS)
-    return encode(chunk, IndexShape(), max_bytes=2_000_000)
+    batch = columns if isinstance(columns, pa.RecordBatch) else pa.RecordBatch.from_pydict(columns)
+    chunk = Chunk("XCom", 0, batch, PARTS)
+    return encode(chunk, IndexShape(), max_bytes=2_000_000).fragments
 
 
 @pytest.fixture
@@ -365,5 +366,5 @@ def test_a_record_is_encoded_the_same_whoever_its_neighbours_are():
     )
     together = [fragment.body for fragment in encoded(columns)]
     batch = pa.RecordBatch.from_pydict(columns)
-    alone = [encode(Chunk("", 0, batch.slice(n, 1), PARTS), IndexShape(), max_bytes=9_999)[0].body for n in range(4)]
+    alone = [encoded(batch.slice(n, 1))[0].body for n in range(4)]
     assert together == alone

@@ -21,7 +21,8 @@ from airflow_pinecone_upsert.upsert.batch import Batch, Envelope
 from airflow_pinecone_upsert.upsert.encode import Fragment
 from airflow_pinecone_upsert.upsert.pace import Pace
 from airflow_pinecone_upsert.upsert.report import Failure
-from airflow_pinecone_upsert.upsert.send import Landing, send
+from airflow_pinecone_upsert.upsert.send import Landing, Sender
+from airflow_pinecone_upsert.upsert.stop import Stop
 
 BYTES_PER_SECOND = 50_000
 REQUESTS_PER_SECOND = 100
@@ -104,7 +105,8 @@ class Client:
 
         def work():
             self._turn.acquire()
-            for event in send(source, self, pace=pace, max_unsettled=window, random=self._random.random):
+            sender = Sender(source, self, pace=pace, max_unsettled=window, random=self._random.random, stop=Stop())
+            for event in sender.run():
                 self.events.append((world.now, event))
             self.end_s = world.now
             self._world_turn.release()

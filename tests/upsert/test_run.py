@@ -38,7 +38,9 @@ def test_every_record_arrives_and_the_report_is_what_the_server_saw(index, run, 
     assert output.pop("durationSeconds") > 0
     assert output == {
         "upsertedCount": 25,
+        "resumedCount": 0,
         "rejectedCount": 0,
+        "rejectsPaths": [],
         "requestCount": 3,
         "requestBytes": sum(request.body_bytes for request in upserts(index)),
         "retryCount": 0,
@@ -85,7 +87,7 @@ def test_an_index_whose_dimension_the_key_may_not_read_is_written_unchecked(inde
     assert run(index, rows(2)).upserted_count == 2
     assert "The key may not read the index's dimension" in caplog.text
     index.faults.next(Fault.status(403, "forbidden"), path="/describe_index_stats")
-    with pytest.raises(errors.RefusedError, match="Vector dimension 3 does not match the dimension of the index 2"):
+    with pytest.raises(errors.RecordError, match="Vector dimension 3 does not match the dimension of the index 2"):
         run(index, [{"id": "a", "values": [1.0, 2.0, 3.0]}])
 
 
@@ -185,7 +187,9 @@ def test_every_way_to_say_too_large_splits(index, run, rows, upserts, fault):
 
 def test_a_record_that_is_too_large_by_itself_fails(index, run, rows):
     faulty(index, Fault.body(413, b""), times=3)
-    with pytest.raises(errors.IncompleteUpsertError, match=r"413.* Lower max_request_bytes") as caught:
+    with pytest.raises(
+        errors.RecordError, match=r"XCom, row 0 .*, id 'r0', record: the server refuses .* 413"
+    ) as caught:
         run(index, rows(3), max_concurrency=1)
     assert caught.value.report["upsertedCount"] == len(index.vectors()) == 0
 
@@ -208,12 +212,6 @@ MONTHLY = "You've reached your write unit limit for the current month (2000000).
             "This index has a document schema, so writes must go through the documents API",
             errors.UnsupportedIndexError,
             "Name an index that holds vectors",
-        ),
-        (
-            400,
-            "Vector dimension 3072 does not match the dimension of the index 1024",
-            errors.RefusedError,
-            "Mend the data",
         ),
     ],
 )

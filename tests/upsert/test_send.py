@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, pairwise
+from math import ceil, log2
 from random import Random
 from typing import Any
 
@@ -20,8 +21,9 @@ from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
 from airflow_pinecone_upsert.upsert.batch import Batch, Envelope, fill_batches
 from airflow_pinecone_upsert.upsert.encode import Fragment
 from airflow_pinecone_upsert.upsert.pace import Pace
-from airflow_pinecone_upsert.upsert.report import Attempt, Failure
-from airflow_pinecone_upsert.upsert.send import Landing, send
+from airflow_pinecone_upsert.upsert.report import Attempt, Failure, Refusal
+from airflow_pinecone_upsert.upsert.send import Landing, Sender
+from airflow_pinecone_upsert.upsert.stop import Stop
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,10 @@ class SimulatedLanes:
         heapq.heappush(self._in_flight, (lands_at_s, next(self._numbers), Landing(job, len(body), result)))
         self.max_in_flight = max(self.max_in_flight, len(self._in_flight))
 
-    def next_landing(self, timeout_s: float | None) -> Landing | None:
-        if timeout_s is not None and (not self._in_flight or self._in_flight[0][0] > self.clock_s + timeout_s):
+    def next_landing(self, timeout_s: float) -> Landing | None:
+        if not self._in_flight or self._in_flight[0][0] > self.clock_s + timeout_s:
             self.clock_s += timeout_s
             return None
-        assert self._in_flight, "waits without a bound while nothing is in flight"
         lands_at_s, _, landing = heapq.heappop(self._in_flight)
         self.clock_s = max(self.clock_s, lands_at_s)
         return landing
@@ -108,6 +109,17 @@ def batches_of(ids, *, size=1):
 
 def unhurried() -> Pace:
     return Pace(None, None, lambda: 0.5)
+
+
+def send(batches, lanes, **choices):
+    """Send and wind down, as a run does."""
+    sender = Sender(batches, lanes, stop=Stop(), **choices)
+    try:
+        yield from sender.run()
+    except Exception:
+        yield from sender.wind_down()
+        raise
+    yield from sender.wind_down()
 
 
 def sent(lanes, batches, *, window=4, pace=None, random=lambda: 0.5):
@@ -142,6 +154,10 @@ def confirmed(events):
 
 def failures(events):
     return [event for event in events if isinstance(event, Failure)]
+
+
+def refused(events):
+    return [event.batch.fragments[0].id for event in events if isinstance(event, Refusal)]
 
 
 # The window -------------------------------------------------------------------------------------
@@ -256,7 +272,7 @@ def test_tries_are_bounded():
 
 
 def test_after_a_final_error_nothing_more_starts_and_what_is_in_flight_is_counted():
-    refusal = errors.RefusedError("no")
+    refusal = errors.NotFoundError("no")
     lanes = SimulatedLanes(
         lambda records: Outcome(latency_s=0.5, error=refusal) if records[0]["id"] == "b" else Outcome(latency_s=2.0)
     )
@@ -268,7 +284,7 @@ def test_after_a_final_error_nothing_more_starts_and_what_is_in_flight_is_counte
 
 
 def test_after_a_final_error_a_batch_that_waits_for_another_try_is_given_up_with_its_own_error():
-    down, refusal = errors.ServerError("down"), errors.RefusedError("no")
+    down, refusal = errors.ServerError("down"), errors.NotFoundError("no")
     by_id = {"a": Outcome(0.1, down, is_applied=False), "b": Outcome(0.2, refusal, is_applied=False)}
     lanes = SimulatedLanes(lambda records: by_id[records[0]["id"]])
     events = sent(lanes, batches_of("ab"), random=lambda: 0.9)
@@ -302,11 +318,11 @@ def test_an_error_of_the_source_does_not_wait_for_a_try_that_will_not_come():
     assert len(failures(events)) == 1
 
 
-def test_a_fault_of_ours_is_raised_as_it_is():
+def test_a_fault_of_ours_is_final_and_the_cause_of_the_failure():
     bug = ZeroDivisionError("a bug")
     lanes = SimulatedLanes(failing(bug, times=1))
-    with pytest.raises(ZeroDivisionError):
-        sent(lanes, batches_of("abc"), window=2)
+    [failure] = failures(sent(lanes, batches_of("abc"), window=2))
+    assert failure.error.__cause__ is bug
     assert lanes.is_idle
     assert len(lanes.started) == 2
 
@@ -346,11 +362,28 @@ def test_halves_are_sent_in_order():
     assert [ids for _, ids in lanes.started if len(ids) == 1] == [["a"], ["b"], ["c"], ["d"]]
 
 
-def test_a_single_record_that_is_too_large_fails():
+def test_a_single_record_that_is_too_large_is_refused():
     lanes = SimulatedLanes(too_large_beyond(0))
     events = sent(lanes, batches_of("ab", size=2))
-    assert len(lanes.started) <= 3
-    assert sum(failure.unconfirmed for failure in failures(events)) == 2
+    assert len(lanes.started) == 3
+    assert refused(events) == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [errors.RefusedError("no"), errors.RequestTooLargeError("no")])
+@pytest.mark.parametrize("count", [1, 2, 7, 1_000])
+def test_the_one_record_that_the_server_refuses_is_found_by_halving(count, error):
+    bad = str(count * 2 // 3)
+
+    def outcome(records):
+        has_bad = any(record["id"] == bad for record in records)
+        return Outcome(error=error, is_applied=False) if has_bad else OK
+
+    lanes = SimulatedLanes(outcome)
+    events = sent(lanes, batches_of(map(str, range(count)), size=1_000))
+    assert refused(events) == [bad]
+    assert confirmed(events) == count - 1 == len(lanes.stored)
+    assert len(lanes.started) - 1 <= 2 * ceil(log2(count))
+    assert not failures(events)
 
 
 # One id in two batches --------------------------------------------------------------------------
@@ -433,7 +466,7 @@ def test_whatever_goes_wrong_every_record_is_accounted_for(seed):
     assert max(Counter(lanes.started_rows).values(), default=0) <= MAX_ATTEMPTS
 
     # Each record of each batch that was started is confirmed or reported; at most one batch was pulled in vain.
-    unconfirmed = sum(failure.unconfirmed for failure in failures(events))
+    unconfirmed = sum(failure.unconfirmed for failure in failures(events)) + len(refused(events))
     assert confirmed(events) + unconfirmed in (sum(pulled), sum(pulled[:-1]))
     assert confirmed(events) <= len(lanes.written_rows)
 
@@ -441,5 +474,5 @@ def test_whatever_goes_wrong_every_record_is_accounted_for(seed):
     if failures(events) or error:
         assert unconfirmed or source_breaks
     else:
-        assert confirmed(events) == len(ids)
-        assert lanes.stored == last_rows
+        assert confirmed(events) + len(refused(events)) == len(ids)
+        assert refused(events) or lanes.stored == last_rows

@@ -1,0 +1,232 @@
+"""
+How far a run has come, kept where the next try of the same task finds it.
+
+What always holds: no record before the place that is kept, and none of the rows beyond it that are kept as confirmed, is
+anything else than confirmed or set aside; so going on from there loses nothing. A batch that waits for its third try
+holds the place back, which is why the rows beyond it are kept, too.
+
+The place is a row of the source and not a batch, so that batch sizes may change between two tries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple, Protocol
+
+import orjson
+
+from airflow_pinecone_upsert.upsert.batch import Batch
+from airflow_pinecone_upsert.upsert.encode import Fragment
+
+log = logging.getLogger(__name__)
+
+_KEY: Final = "checkpoint"
+_PROGRESS: Final = "progress"
+
+COUNTS: Final = ("upserted", "rejected", "requests", "requestBytes", "retries", "throttled", "durationSeconds")
+"""The numbers of the report that go on counting at the next try."""
+
+
+class Place(NamedTuple):
+    """
+    A row of the source.
+
+    :param origin: The file's path or URL.
+    :param row: Counted from 0. As a place to go on from, it may lie behind the last one.
+    """
+
+    origin: str
+    row: int
+
+
+class Rows(NamedTuple):
+    """
+    Rows of one origin that stand behind one another.
+
+    :param origin: The file's path or URL.
+    :param first: The first one.
+    :param end: Behind the last one.
+    """
+
+    origin: str
+    first: int
+    end: int
+
+    def include(self, fragment: Fragment) -> bool:
+        """Tell whether a record's row is one of them."""
+        return fragment.origin == self.origin and self.first <= fragment.row < self.end
+
+
+class _Settled(NamedTuple):
+    """What is remembered of a batch: its records would fill the memory while an early one waits."""
+
+    end: int
+    rows: list[Rows]
+    confirmed: int
+    refused: int
+
+
+class Watermark:
+    """
+    The end of the prefix in which every record is settled, and what is confirmed beyond it.
+
+    :param place: Where reading began; None for the first row.
+    """
+
+    def __init__(self, place: Place | None = None) -> None:
+        self.place = place
+        self.rejected = 0
+        self._prefix_confirmed = 0
+        self._end = 0  # the number of the first fragment that is not settled
+        self._beyond: dict[int, _Settled] = {}  # by the number of their first fragment
+        self._aside: deque[int] = deque()  # how many fragments precede each row that was set aside
+
+    @property
+    def confirmed(self) -> int:
+        """Records that need not be sent again, before and beyond :attr:`place`."""
+        return self._prefix_confirmed + sum(settled.confirmed for settled in self._beyond.values())
+
+    @property
+    def confirmed_beyond(self) -> list[Rows]:
+        """Rows behind :attr:`place` that are confirmed: few, because few batches are unsettled at a time."""
+        found: list[Rows] = []
+        behind = -1
+        for first, settled in sorted(self._beyond.items()):
+            if settled.confirmed:
+                rows = list(settled.rows)
+                if first == behind and found[-1].origin == rows[0].origin:
+                    rows[0] = Rows(rows[0].origin, found.pop().first, rows[0].end)
+                found += rows
+                behind = settled.end
+        return found
+
+    def settle(self, batch: Batch, *, confirmed: bool) -> None:
+        """
+        Move on as far as batches are settled without a gap.
+
+        :param confirmed: By the server; otherwise refused by it and set aside.
+        """
+        groups = groupby(batch.fragments, key=lambda fragment: fragment.origin)
+        rows = [_rows(origin, list(fragments)) for origin, fragments in groups]
+        count = len(batch)
+        confirmed_count = count if confirmed else 0
+        self._beyond[batch.first] = _Settled(batch.first + count, rows, confirmed_count, count - confirmed_count)
+        while (settled := self._beyond.pop(self._end, None)) is not None:
+            self._end = settled.end
+            self.place = Place(settled.rows[-1].origin, settled.rows[-1].end)
+            self._prefix_confirmed += settled.confirmed
+            self.rejected += settled.refused
+        while self._aside and self._aside[0] < self._end:
+            self._aside.popleft()
+            self.rejected += 1
+
+    def set_aside(self, fragments_before: int) -> None:
+        """
+        Count a row that became no fragment; it lies before the place once a fragment behind it does.
+
+        :param fragments_before: How many fragments precede it.
+        """
+        self._aside.append(fragments_before)
+
+
+def _rows(origin: str, fragments: Sequence[Fragment]) -> Rows:
+    return Rows(origin, fragments[0].row, fragments[-1].row + 1)
+
+
+class StateStore(Protocol):
+    """A few JSON values that outlive the process, such as Airflow's task state store."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value."""
+        ...
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Forget a value."""
+        ...
+
+
+class Kept(NamedTuple):
+    """
+    What an earlier try has left.
+
+    :param place: Where to go on.
+    :param confirmed_beyond: Rows behind it that need not be sent again.
+    :param counts: The report's numbers up to there.
+    :param rejects_paths: The files of records that were set aside.
+    """
+
+    place: Place
+    confirmed_beyond: list[Rows]
+    counts: Mapping[str, float]
+    rejects_paths: Sequence[str]
+
+
+class Checkpoint:
+    """
+    The place of one run in a store.
+
+    :param store: Used by the caller's thread only.
+    :param identity: What must be the same for a place to mean the same, by the names that a log would use.
+    """
+
+    def __init__(self, store: StateStore, identity: Mapping[str, Any]) -> None:
+        self._store = store
+        self._identity = {what: _digest(value) for what, value in identity.items()}
+
+    def load(self) -> Kept | None:
+        """Return what an earlier try of the same run has left; None where there is none, or none of use."""
+        kept = self._store.get(_KEY)
+        if not kept:
+            return None
+        try:
+            changed = [what for what, digest in self._identity.items() if kept["identity"].get(what) != digest]
+            found = Kept(
+                Place(str(kept["place"][0]), int(kept["place"][1])),
+                [Rows(str(origin), int(first), int(end)) for origin, first, end in kept["confirmedBeyond"]],
+                {name: kept["counts"][name] for name in COUNTS},
+                list(kept["rejectsPaths"]),
+            )
+        except (AttributeError, LookupError, TypeError, ValueError):
+            log.warning("The checkpoint of an earlier try cannot be read: starting at the first row.")
+            return None
+        if changed:
+            log.warning("Not as at the earlier try: %s. Starting at the first row.", ", ".join(changed))
+            return None
+        return found
+
+    def save(self, kept: Kept) -> None:
+        """Keep how far a run has come."""
+        value = {
+            "identity": self._identity,
+            "place": list(kept.place),
+            "confirmedBeyond": [list(rows) for rows in kept.confirmed_beyond],
+            "counts": dict(kept.counts),
+            "rejectsPaths": list(kept.rejects_paths),
+        }
+        self._set(_KEY, value)
+
+    def show(self, progress: Mapping[str, Any]) -> None:
+        """Let whoever looks at the state see how far the run is."""
+        self._set(_PROGRESS, dict(progress))
+
+    def clear(self) -> None:
+        """Forget it: a run that is cleared after its success starts afresh."""
+        self._store.delete(_KEY)
+
+    def _set(self, key: str, value: Mapping[str, Any]) -> None:
+        try:
+            self._store.set(key, value)
+        except Exception as exc:  # noqa: BLE001 - it costs the next try some work, and this one nothing
+            log.warning("The %s could not be kept: %s", key, exc)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
