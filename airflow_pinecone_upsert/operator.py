@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 
 from airflow_pinecone_upsert.hook import PineconeHook
+from airflow_pinecone_upsert.retries import final_errors_fail_at_once, retry_policy_argument
 
 if TYPE_CHECKING:
     import jinja2
-    from airflow.sdk import Context, ObjectStoragePath, XComArg
+    from airflow.sdk import Context, ObjectStoragePath, RetryPolicy, XComArg
 
     from airflow_pinecone_upsert.upsert.checkpoint import StateStore
     from airflow_pinecone_upsert.upsert.options import Columns
@@ -52,6 +53,7 @@ class PineconeUpsertOperator(BaseOperator):
         ``.parquet``; local or in object storage. No file is written over. (templated)
     :param durable: A retry goes on behind the last confirmed row, and so does a failed task that is cleared. Needs
         Airflow 3.3 and ``parquet_paths``; without either a try starts at the first row.
+    :param retry_policy: In place of the default one, by which errors that no retry can mend fail at once (Airflow 3.3).
     """
 
     template_fields: Sequence[str] = (
@@ -88,9 +90,10 @@ class PineconeUpsertOperator(BaseOperator):
         max_rejects: int | None = 0,
         rejects_path: str | ObjectStoragePath | None = None,
         durable: bool = True,
+        retry_policy: RetryPolicy | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs, **retry_policy_argument(retry_policy))
         if (parquet_paths is None) == (vectors is None):
             raise ValueError(f"Task {self.task_id!r}: set exactly one of parquet_paths and vectors.")
         self.parquet_paths = parquet_paths
@@ -136,7 +139,15 @@ class PineconeUpsertOperator(BaseOperator):
 
         :return: The task's output, see the class.
         :raises PineconeUpsertError: Records are invalid or stayed unconfirmed, or the set-up is wrong.
+        :raises AirflowFailException: In place of it before Airflow 3.3, where no retry can help.
         """
+        with final_errors_fail_at_once():
+            output = self._upsert(context)
+        if context.get("ti"):
+            context["ti"].xcom_push(key="upsertedCount", value=output["upsertedCount"])
+        return output
+
+    def _upsert(self, context: Context) -> dict[str, Any]:
         from airflow_pinecone_upsert.storage import rejects_folder
         from airflow_pinecone_upsert.upsert.options import UpsertOptions
         from airflow_pinecone_upsert.upsert.run import upsert
@@ -152,10 +163,7 @@ class PineconeUpsertOperator(BaseOperator):
         folder = rejects_folder(self.rejects_path) if self.rejects_path else None
         with hook.get_conn() as client:
             report = upsert(source, client, options, rejects_folder=folder, state=self._state(context), stop=self._stop)
-        output = report.as_output()
-        if context.get("ti"):
-            context["ti"].xcom_push(key="upsertedCount", value=output["upsertedCount"])
-        return output
+        return report.as_output()
 
     def on_kill(self) -> None:
         """Ask the upsert to stop: no new request, a moment for those in flight, then the checkpoint."""

@@ -28,12 +28,11 @@ Every class pickles: ``args`` holds the message, everything else is an attribute
 from __future__ import annotations
 
 import email.utils
+import json
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import timezone
 from typing import Any, Final
-
-import orjson
 
 from airflow_pinecone_upsert.api.limits import MAX_REQUEST_BYTES
 
@@ -231,8 +230,9 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
 def _read_body(body: bytes) -> tuple[int | None, str]:
     """Find code and message in ``{"code", "message"}``, ``{"error": {"code", "message"}}`` or plain text."""
     try:
-        parsed: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        # Not orjson: a DAG file imports this module, for the retry policy, and json is there already.
+        parsed: Any = json.loads(body)
+    except (ValueError, RecursionError):
         parsed = None
     if isinstance(parsed, dict):
         inner = parsed["error"] if isinstance(parsed.get("error"), dict) else parsed
