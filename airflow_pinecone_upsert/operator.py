@@ -129,6 +129,8 @@ class PineconeUpsertOperator(BaseOperator):
 
         Airflow would walk every number of them (3000 x 1536 took 10 s and 142 MB) and render their text as Jinja.
         """
+        if isinstance(content, RenderedVectors):
+            return content
         if content is self.vectors and content is not None:
             return _rendered(content, context)
         return super().render_template(content, context, jinja_env, seen_oids)

@@ -34,4 +34,10 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-name": "Pinecone (upsert)",
             }
         ],
+        "task-decorators": [
+            {
+                "name": "pinecone_upsert",
+                "class-name": "airflow_pinecone_upsert.decorator.pinecone_upsert_task",
+            }
+        ],
     }

@@ -9,9 +9,10 @@ from typing import Any, Final
 from airflow.sdk import ObjectStoragePath
 
 from airflow_pinecone_upsert.api.errors import SetupError, SourceError
+from airflow_pinecone_upsert.upsert.options import Columns
 from airflow_pinecone_upsert.upsert.problem import shown
 from airflow_pinecone_upsert.upsert.rejects import Folder
-from airflow_pinecone_upsert.upsert.source import FileRef, find_parquet_files
+from airflow_pinecone_upsert.upsert.source import FileRef, ParquetSource, find_parquet_files
 
 _EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 
@@ -39,6 +40,29 @@ def rejects_folder(path: Any) -> Folder:
     """
     (one,) = _each([path])
     return Folder(*_open_storage(one))
+
+
+class ParquetPaths:
+    """
+    Recognises paths among what a function yields, and reads the files behind them.
+
+    :param columns: Which columns of the files hold what.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+
+    def __contains__(self, value: object) -> bool:
+        """Tell whether a value is a path."""
+        return isinstance(value, (str, os.PathLike, ObjectStoragePath))
+
+    def open(self, path: Any) -> ParquetSource:
+        """
+        Find the files behind a path.
+
+        :raises SourceError: There is none.
+        """
+        return ParquetSource(parquet_files(path), self._columns)
 
 
 def _each(paths: Any) -> Iterator[ObjectStoragePath]:

@@ -8,7 +8,7 @@ chunks, so that everything behind this module has one form to deal with.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,27 @@ from airflow_pinecone_upsert.upsert.chunk import PARTS, XCOM, Chunk, IndexShape,
 from airflow_pinecone_upsert.upsert.metadata import metadata_json, metadata_of_any
 from airflow_pinecone_upsert.upsert.options import Columns
 from airflow_pinecone_upsert.upsert.problem import Problem, shown
+from airflow_pinecone_upsert.upsert.source import RecordSource
+
+
+class Paths(Protocol):
+    """Tells paths from records, and opens them."""
+
+    def __contains__(self, value: object) -> bool:
+        """Tell whether a value is a path."""
+        ...
+
+    def open(self, path: Any) -> RecordSource:
+        """Return the records behind a path."""
+        ...
+
+
+class _NoPaths:
+    def __contains__(self, value: object) -> bool:
+        return False
+
+    def open(self, path: Any) -> RecordSource:
+        raise NotImplementedError(path)
 
 
 class RecordsSource:
@@ -32,9 +53,11 @@ class RecordsSource:
         or an iterable of any of these, such as what a mapped upstream task returns.
     :param columns: Which columns of a table hold what; records have their fixed keys.
     :param origin: What error messages call it.
+    :param paths: What, among the values, is a path, and stands for the records behind it; nothing by default.
     """
 
-    def __init__(self, value: Any, columns: Columns, *, origin: str = XCOM) -> None:
+    def __init__(self, value: Any, columns: Columns, *, origin: str = XCOM, paths: Paths | None = None) -> None:
+        self._paths = paths or _NoPaths()
         self._value = value
         self._columns = columns
         self._origin = origin
@@ -58,15 +81,17 @@ class RecordsSource:
         size = rows_per_chunk(shape)
         first_row = 0
         rows: list[Any] = []
-        for part in _parts(self._value):
-            is_table = _is_table(part)
-            if not is_table:
+        for part in _parts(self._value, self._paths, self._origin):
+            is_record = not _is_table(part) and part not in self._paths
+            if is_record:
                 rows.append(part)
-            if rows and (len(rows) == size or is_table):
+            if rows and (len(rows) == size or not is_record):
                 yield _chunk_of_rows(rows, self._origin, first_row)
                 first_row += len(rows)
                 rows = []
-            if is_table:
+            if part in self._paths:
+                yield from self._paths.open(part).chunks(shape)
+            elif not is_record:
                 yield from self._chunks_of_table(part, shape, first_row)
                 first_row += len(part)
         if rows:
@@ -107,27 +132,28 @@ def _is_record(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], (str, int, np.integer))
 
 
-def _parts(value: Any) -> Iterator[Any]:
+def _parts(value: Any, paths: Paths, origin: str) -> Iterator[Any]:
     """
-    Flatten lists of lists into records and tables.
+    Flatten lists of lists into records, tables and paths.
 
-    :raises SourceError: Something is neither a record nor a list of them.
+    :raises SourceError: Something is neither of them, nor a list.
     """
-    if _is_record(value) or _is_table(value):
+    is_list_of_paths = isinstance(value, (list, tuple)) and all(part in paths for part in value)
+    if value in paths or _is_table(value) or (_is_record(value) and not is_list_of_paths):
         yield value
     elif isinstance(value, pa.RecordBatch):
         yield pa.Table.from_batches([value])
     elif hasattr(value, "__arrow_c_stream__"):
         yield from _tables_of_stream(value)
     elif value is None or isinstance(value, (str, bytes, int, float)) or not isinstance(value, Iterable):
-        hint = " Did the upstream task return a value?" if value is None else ""
+        hint = " Did the task return a value?" if value is None else ""
         raise SourceError(
-            f"XCom holds {shown(value)} ({type(value).__name__}) where records are expected: dicts with id and values, "
+            f"{origin} holds {shown(value)} ({type(value).__name__}) where records are expected: dicts with id and values, "
             f"tuples (id, values, metadata), a DataFrame or a table.{hint}"
         )
     else:
         for part in value:
-            yield from _parts(part)
+            yield from _parts(part, paths, origin)
 
 
 def _slice(

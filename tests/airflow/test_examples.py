@@ -41,6 +41,15 @@ def test_upsert_xcom(run_dag, pinecone_index_factory, use_index):
     assert stored["assert"].metadata["text"].startswith('The "assert" statement')
 
 
+def test_embed_and_upsert(run_dag, pinecone_index_factory, use_index):
+    index = use_index(pinecone_index_factory(dimension=256))
+    run = run_dag(EXAMPLES / "embed_and_upsert.py")
+    assert run.state == "success"
+    stored = index.vectors("topics")
+    assert run.output("announce") == f"{len(stored)} topics can be searched."
+    assert stored["assert"].metadata["text"].startswith('The "assert" statement')
+
+
 def test_upsert_mapped_files(run_dag, pinecone_index, embeddings):
     run = run_dag(EXAMPLES / "upsert_mapped_files.py")
     assert run.state == "success"

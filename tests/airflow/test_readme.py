@@ -88,10 +88,16 @@ def test_xcom_snippet(run_dag, pinecone_index, my_project):
 
 
 def test_hook_snippet(run_dag, pinecone_index, my_project):
-    run = run_dag(snippet("embed_and_upsert"))
+    run = run_dag(snippet("upsert_appendix"))
     assert run.state == "success"
-    assert run.output("embed_and_upsert") == 1_000
-    assert len(pinecone_index.vectors("chapters")) == 1_000
+    assert run.output("upsert_appendix") == 3
+    assert set(pinecone_index.vectors("appendix")) == set("ABC")
+
+
+def test_decorator_snippet(run_dag, pinecone_index, my_project):
+    run = run_dag(snippet("task.pinecone_upsert"))
+    assert run.state == "success"
+    assert run.output("embed_chapters", "upsertedCount") == len(pinecone_index.vectors("chapters")) == 1_000
 
 
 def test_pytest_snippet(tmp_path):
@@ -103,7 +109,7 @@ def test_pytest_snippet(tmp_path):
 
 
 def test_every_snippet_is_run_above():
-    assert len(PYTHON) == 5
+    assert len(PYTHON) == 6
 
 
 def test_connection_command(monkeypatch):

@@ -126,8 +126,8 @@ def test_rows_are_counted_through_all_chunks_of_a_table(index, run):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "XCom holds None .* Did the upstream task return a value"),
-        ([None], "XCom holds None .* Did the upstream task return a value"),
+        (None, "XCom holds None .* Did the task return a value"),
+        ([None], "XCom holds None .* Did the task return a value"),
         ("s3://bucket", "XCom holds 's3://bucket' .str. where records are expected: dicts with id and values"),
         (["s3://bucket"], "id 's3://bucket'|row 0"),
         (7, r"XCom holds 7 \(int\)"),
