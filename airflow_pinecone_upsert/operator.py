@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 
 from airflow_pinecone_upsert.hook import PineconeHook
+from airflow_pinecone_upsert.links import PineconeConsoleLink
 from airflow_pinecone_upsert.retries import final_errors_fail_at_once, retry_policy_argument
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class PineconeUpsertOperator(BaseOperator):
         "rejects_path",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"parquet_paths": "json"}
+    operator_extra_links = (PineconeConsoleLink(),)
     ui_color = "#d7e3fc"
 
     def __init__(  # noqa: PLR0913 - each one is a choice of the user's
@@ -115,6 +117,7 @@ class PineconeUpsertOperator(BaseOperator):
         self.max_rejects = max_rejects
         self.rejects_path = rejects_path
         self.durable = durable
+        self.index_url: str | None = None  # known once the task runs
         self._stop: Stop | None = None
 
     def render_template(
@@ -151,6 +154,7 @@ class PineconeUpsertOperator(BaseOperator):
 
     def _upsert(self, context: Context) -> dict[str, Any]:
         from airflow_pinecone_upsert.storage import rejects_folder
+        from airflow_pinecone_upsert.telemetry import Metrics, span
         from airflow_pinecone_upsert.upsert.options import UpsertOptions
         from airflow_pinecone_upsert.upsert.run import upsert
         from airflow_pinecone_upsert.upsert.stop import Stop
@@ -163,9 +167,19 @@ class PineconeUpsertOperator(BaseOperator):
         )
         source = self._source(options)
         folder = rejects_folder(self.rejects_path) if self.rejects_path else None
-        with hook.get_conn() as client:
-            report = upsert(source, client, options, rejects_folder=folder, state=self._state(context), stop=self._stop)
-        return report.as_output()
+        with hook.get_conn() as client, span(client.host, options.namespace) as annotate:
+            self.index_url = client.host
+            output = upsert(
+                source,
+                client,
+                options,
+                rejects_folder=folder,
+                state=self._state(context),
+                stop=self._stop,
+                observe=Metrics(dag_id=self.dag_id, task_id=self.task_id),
+            ).as_output()
+            annotate(output)
+        return output
 
     def on_kill(self) -> None:
         """Ask the upsert to stop: no new request, a moment for those in flight, then the checkpoint."""

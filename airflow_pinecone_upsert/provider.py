@@ -34,6 +34,7 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-name": "Pinecone (upsert)",
             }
         ],
+        "extra-links": ["airflow_pinecone_upsert.links.PineconeConsoleLink"],
         "task-decorators": [
             {
                 "name": "pinecone_upsert",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from airflow_pinecone_upsert.upsert.checkpoint import COUNTS, Checkpoint, Kept, Place, Rows, Watermark
@@ -35,12 +35,20 @@ class Ledger:
     :param checkpoint: Where the watermark is kept; None for nowhere.
     :param kept: What earlier tries of the same run have left.
     :param now: Monotonic seconds.
+    :param observe: Is told of each request that is over.
     """
 
-    def __init__(
-        self, source: RecordSource, rejects: Rejects, checkpoint: Checkpoint | None, kept: Kept | None, now: float
+    def __init__(  # noqa: PLR0913, PLR0917 - its seams
+        self,
+        source: RecordSource,
+        rejects: Rejects,
+        checkpoint: Checkpoint | None,
+        kept: Kept | None,
+        now: float,
+        observe: Callable[[Attempt], None] = lambda _: None,
     ) -> None:
         self._source = source
+        self._observe = observe
         self._rejects = rejects
         self._checkpoint = checkpoint
         self._earlier: Mapping[str, float] = kept.counts if kept else dict.fromkeys(COUNTS, 0)
@@ -86,6 +94,8 @@ class Ledger:
         :raises RecordError: The server refuses one record more than is tolerated.
         """
         self._tally.add(event)
+        if isinstance(event, Attempt):
+            self._observe(event)
         match event:
             case Attempt(error=None):
                 self._watermark.settle(event.batch, confirmed=True)

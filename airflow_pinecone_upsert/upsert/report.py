@@ -19,6 +19,7 @@ class Attempt:
     :param confirmed: Records that the server confirmed.
     :param repeated: It carried records that an earlier request carried.
     :param error: Why it failed; None where every record was confirmed.
+    :param latency_s: From its start to its answer.
     """
 
     batch: Batch
@@ -26,6 +27,7 @@ class Attempt:
     confirmed: int
     repeated: bool
     error: PineconeUpsertError | None
+    latency_s: float
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from airflow_pinecone_upsert.api.client import IndexClient
@@ -35,7 +35,7 @@ from airflow_pinecone_upsert.upsert.ledger import Ledger
 from airflow_pinecone_upsert.upsert.options import Columns, UpsertOptions
 from airflow_pinecone_upsert.upsert.pace import Pace
 from airflow_pinecone_upsert.upsert.rejects import Folder, Rejects
-from airflow_pinecone_upsert.upsert.report import UpsertReport
+from airflow_pinecone_upsert.upsert.report import Attempt, UpsertReport
 from airflow_pinecone_upsert.upsert.send import Sender, ThreadLanes
 from airflow_pinecone_upsert.upsert.source import RecordSource
 from airflow_pinecone_upsert.upsert.stop import SETTLE_WITHIN_S, Stop
@@ -56,6 +56,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     rejects_folder: Folder | None = None,
     state: StateStore | None = None,
     stop: Stop | None = None,
+    observe: Callable[[Attempt], None] = lambda _: None,
     random: Random = random.random,
 ) -> UpsertReport:
     """
@@ -67,6 +68,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     :param rejects_folder: Where records that are set aside are written; None for nowhere.
     :param state: Where a try that ends early leaves what the next one needs to go on from there; None for nowhere.
     :param stop: Asks the run to end early.
+    :param observe: Is told of each request that is over, by the caller's thread.
     :param random: A source of floats in [0, 1), for the backoff.
     :return: What the server confirmed, and what was set aside.
     :raises InputError: The source or a record of it is invalid; nothing of its chunk was sent.
@@ -81,7 +83,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     rejects = Rejects(options.max_rejects, rejects_folder)
     if kept:
         rejects.resume(int(kept.counts["rejected"]), kept.rejects_paths)
-    ledger = Ledger(source, rejects, checkpoint, kept, time.monotonic())
+    ledger = Ledger(source, rejects, checkpoint, kept, time.monotonic(), observe)
 
     def report() -> UpsertReport:
         return ledger.report(time.monotonic(), namespace=options.namespace, index_host=client.host)

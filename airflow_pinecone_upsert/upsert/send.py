@@ -265,9 +265,10 @@ class Sender:
         job: _Job = landing.job
         started_s = self._in_flight.pop(job)
         confirmed, error = _judge(landing.result, len(job.batch))
+        now = self._lanes.now()
         if isinstance(error, RateLimitError):
-            self._pace.throttled(started_s, retry_after_s(error), self._lanes.now())
-        return Attempt(job.batch, landing.body_bytes, confirmed, job.repeated, error)
+            self._pace.throttled(started_s, retry_after_s(error), now)
+        return Attempt(job.batch, landing.body_bytes, confirmed, job.repeated, error, now - started_s)
 
     def _settle(self, landing: Landing) -> list[Event]:
         job: _Job = landing.job

@@ -55,6 +55,8 @@ def test_upsert_mapped_files(run_dag, pinecone_index, embeddings):
     assert run.state == "success"
     assert [run.output("upsert", map_index=number)["upsertedCount"] for number in range(3)] == [10, 10, 10]
     assert run.output("total") == 30
+    names = [run.run.get_task_instance("upsert", map_index=number).rendered_map_index for number in range(3)]
+    assert all(name.endswith(f"part-{number}.parquet") for number, name in enumerate(names))
     assert set(pinecone_index.vectors("articles")) == embeddings
 
 
