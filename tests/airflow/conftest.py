@@ -67,20 +67,29 @@ def airflow_db() -> None:
 
 
 @pytest.fixture
-def run_dag(airflow_db, pinecone_index, monkeypatch):
-    """Run a DAG, given as a file or as source, against the local index."""
+def run_dag(airflow_db, pinecone_index, monkeypatch, tmp_path):
+    """
+    Run a DAG, given as a file or as source, against the local index.
+
+    Source is run from a file named after the test, and takes its DAG's id from that name. In Airflow 3.1 `dag.test()`
+    stores a DAG only when it first meets the id: of another one by that id, each task that the first lacks fails.
+    """
     monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
+    files = []
 
     def run(source: Path | str, **test: Any) -> Run:
         if isinstance(source, Path):
             name, text = source.name, source.read_text()
         else:
-            name, text = "dag_of_a_test.py", textwrap.dedent(source)
+            name, text = f"{tmp_path.name}.py", textwrap.dedent(source)
         path = HOME / "dags" / name
         path.write_text(text)
+        files.append(path)
         return Run(runpy.run_path(str(path))["dag"].test(**test))
 
-    return run
+    yield run
+    for path in files:  # Airflow 3.3 parses the whole folder in each run
+        path.unlink(missing_ok=True)
 
 
 @pytest.fixture

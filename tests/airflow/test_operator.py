@@ -8,10 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 HEAD = """
+from pathlib import Path
+
 from airflow.sdk import DAG, ObjectStoragePath, task
 from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
 
-with DAG("dag_of_a_test", schedule=None) as dag:
+with DAG(Path(__file__).stem, schedule=None) as dag:
 """
 
 
@@ -38,10 +40,10 @@ def test_parquet_paths_are_upserted_and_the_output_is_what_the_server_confirmed(
     output = run.output("upsert")
     assert output["upsertedCount"] == 1_500
     assert output["requestCount"] == 2
-    assert output["namespace"] == "n-dag_of_a_test"
+    assert output["namespace"] == f"n-{run.run.dag_id}"
     assert output["indexHost"] == pinecone_index.url
     assert run.output("upsert", "upsertedCount") == 1_500
-    assert len(pinecone_index.vectors("n-dag_of_a_test")) == 1_500
+    assert len(pinecone_index.vectors(output["namespace"])) == 1_500
     assert run.rendered("upsert")["parquet_paths"] == f"{tmp_path}/*.parquet"
 
 
