@@ -1,15 +1,18 @@
 # Every target sets up what it needs in .venv, from the exact versions in constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
+VENV_3_1 ?= .venv-3.1
 BENCH_VENV ?= .venv-bench
-PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL = -m pip install --quiet --disable-pip-version-check --constraint
+PIP = $(VENV)/bin/python $(INSTALL) constraints.txt
+PIP_3_1 = $(VENV_3_1)/bin/python $(INSTALL) constraints-airflow-3.1.txt
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo airflow test test-all bench lint format clean
+.PHONY: help demo airflow test test-airflow-3.1 test-all bench lint format clean
 
 help: ## Show the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: $(VENV)/.demo ## Embed real text, upsert it with Airflow into a local index, and search it
 	$(RUN) example_dags/demo.py
@@ -20,7 +23,11 @@ airflow: $(VENV)/.demo ## Airflow's web UI with the example DAGs and a local ind
 test: $(VENV)/.dev ## The tests
 	$(RUN) -m pytest -m "not slow"
 
-test-all: test ## The tests, and those that take longer
+# All of them: Airflow 3.1 also holds back what the storage and the local index are built on, and the rest is a minute.
+test-airflow-3.1: $(VENV_3_1)/.test ## All tests on Airflow 3.1, the oldest that is supported
+	$(VENV_3_1)/bin/python -m pytest
+
+test-all: test test-airflow-3.1 ## The tests, those that take longer, and all of them on Airflow 3.1
 	$(RUN) -m pytest -m slow
 
 bench: $(BENCH_VENV)/.bench ## Speed and memory beside the Pinecone SDK and the official operator: a quarter of an hour
@@ -36,7 +43,7 @@ format: $(VENV)/.dev ## Let ruff mend what it can
 	$(VENV)/bin/ruff format .
 
 clean: ## Remove the environments and all caches
-	rm -rf $(VENV) $(BENCH_VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf $(VENV) $(VENV_3_1) $(BENCH_VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else \
@@ -54,8 +61,13 @@ $(VENV)/.dev: pyproject.toml constraints.txt tests/requirements-sdk.txt | $(VENV
 	$(PIP) --no-deps --requirement tests/requirements-sdk.txt
 	@touch $@ $(VENV)/.demo
 
+$(VENV_3_1)/.test: pyproject.toml constraints-airflow-3.1.txt tests/requirements-sdk.txt | $(VENV_3_1)/bin/python
+	@echo "Installing the package with Airflow 3.1 and its test tools into $(VENV_3_1): two minutes or so, once."
+	$(PIP_3_1) --editable '.[test]'
+	$(PIP_3_1) --no-deps --requirement tests/requirements-sdk.txt
+	@touch $@
+
 # The peers need an environment of their own: they exclude what the tests pin.
 $(BENCH_VENV)/.bench: pyproject.toml constraints.txt tests/benchmarks/requirements.txt | $(BENCH_VENV)/bin/python
-	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[s3]' --requirement tests/benchmarks/requirements.txt
+	$(BENCH_VENV)/bin/python $(INSTALL) constraints.txt --editable '.[s3]' --requirement tests/benchmarks/requirements.txt
 	@touch $@
