@@ -15,6 +15,7 @@ import logging
 import platform
 import random
 import re
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -67,6 +68,9 @@ log = logging.getLogger(__name__)
 _MAX_SHOWN_BYTES: Final = 200
 """Of an answer that is not Pinecone's."""
 
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+"""OpenSSL's words, by version, for an answer in plain text."""
+
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 _T = TypeVar("_T")
 
@@ -85,7 +89,7 @@ class ClientSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     api_key: SecretStr = Field(min_length=1)
-    api_version: str = API_VERSION
+    api_version: str = Field(default=API_VERSION, pattern="^[A-Za-z0-9._-]+$")
     timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0)
     proxy: str | None = Field(default=None, repr=False)
     ca_bundle: str | None = None
@@ -180,7 +184,7 @@ class _Http:
         headers = {"Content-Type": "application/json"} if content is not None else None
         try:
             response = self._client.request(method, path, params=params, content=content, headers=headers)
-        except httpx.HTTPError as exc:
+        except (httpx.HTTPError, UnicodeError) as exc:
             raise self._unreachable(exc) from exc
         if response.is_success:
             return response
@@ -207,18 +211,37 @@ class _Http:
         """Return the answer's body without the key: some servers echo what they refuse."""
         return response.content.replace(self._key.encode(), b"***")
 
-    def _unreachable(self, exc: httpx.HTTPError) -> PineconeUpsertError:
+    def _unreachable(self, exc: Exception) -> PineconeUpsertError:
         what = f"{type(exc).__name__}: {exc}".rstrip(": ").replace(self._key, "***")
-        if isinstance(exc, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in what:
+        said = _system_error(exc)
+        if isinstance(said, ssl.SSLCertVerificationError):
             return SetupError(
                 f"{self.url} has no certificate that is trusted here ({what}). Set ca_bundle if it should."
             )
-        if isinstance(exc, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
-            return SetupError(f"{self.url} cannot be asked ({what}). Check the index host and the API key.")
+        if isinstance(said, ssl.SSLError) and said.reason in _NO_TLS:
+            return SetupError(
+                f"{self.url} does not speak TLS ({what}). Check the index host and its port; "
+                "an index on this machine is named with http://."
+            )
+        # UnicodeError: a name such as "a..b", which nobody refuses before the resolver.
+        if isinstance(exc, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError)):
+            return SetupError(f"{self.url} cannot be asked ({what}). Check the index host, the proxy and the API key.")
+        if isinstance(said, socket.gaierror):
+            return TransportError(
+                f"No answer from {self.url} ({what}): the name is unknown. Copy the index host anew from the Pinecone "
+                "console; if it is right, the index is gone, or this machine needs a proxy or another DNS server."
+            )
         return TransportError(f"No answer from {self.url} ({what}). Check the index host, DNS, proxy and firewall.")
 
     def close(self) -> None:
         self._client.close()
+
+
+def _system_error(exc: BaseException | None) -> OSError | None:
+    """Find what the system said, behind httpx's error and that of httpcore, which leaves it as a mere context."""
+    while exc is not None and not isinstance(exc, OSError):
+        exc = exc.__cause__ or exc.__context__
+    return exc
 
 
 def _retrying(call: Callable[[], _T], *, attempts: int, sleep: Callable[[float], None], random: Random) -> _T:

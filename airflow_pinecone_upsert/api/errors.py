@@ -6,7 +6,7 @@ What can go wrong, classed by what to do about it.
     PineconeUpsertError
     ├── SetupError                 mend the connection, a parameter or the index
     │   ├── AuthenticationError        401, 403: the key
-    │   ├── NotFoundError              404: host, index or namespace
+    │   ├── NotFoundError              404, 405: host, index or namespace
     │   ├── UnsupportedIndexError      an index that takes documents, not vectors
     │   └── QuotaExceededError         a quota of the plan, which waiting does not mend
     ├── InputError                 mend the data
@@ -248,6 +248,8 @@ _SERVER: Final = range(500, 600)
 
 _KEY: Final = "Check the API key (the password of the Airflow connection) and that its project holds this index."
 _QUOTA: Final = "Raise the plan's quota or free some of it; waiting does not help before the quota renews."
+_NOT_AN_INDEX: Final = "Pinecone does not answer so: check that the index host is the index's own."
+_PASSING: Final = "The service, or a proxy before it, is out of order for the moment; try again later."
 _SIZE: Final = f"Lower max_request_bytes (the documented limit is {MAX_REQUEST_BYTES:,} bytes)."
 
 _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsertError], str], ...]] = (
@@ -263,8 +265,9 @@ _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsert
     ((413,), (), RequestTooLargeError, _SIZE),
     ((400,), ("exceeds the maximum supported size", "message length too large"), RequestTooLargeError, _SIZE),
     ((429,), (), RateLimitError, "Lower max_requests_per_second or max_bytes_per_second if this persists."),
-    ((408,), (), ServerError, ""),
-    (_SERVER, (), ServerError, ""),
+    ((405,), (), NotFoundError, _NOT_AN_INDEX),
+    ((408,), (), ServerError, _PASSING),
+    (_SERVER, (), ServerError, _PASSING),
     (_ANY, (), RefusedError, "Mend the data or the parameters; the same request will be refused again."),
 )
 

@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
 
 from airflow_pinecone_upsert.api import errors
 from airflow_pinecone_upsert.api.client import (
@@ -212,6 +213,30 @@ def test_a_closed_port_is_a_passing_failure(index, connect):
     index.close()
     with pytest.raises(errors.TransportError, match=r"ConnectError.*Check the index host, DNS, proxy and firewall"):
         connect(index.url).describe_index_stats()
+
+
+def test_a_name_that_nobody_knows_is_a_passing_failure_that_says_so(connect):
+    """A resolver may be out of order for a moment. No query leaves this machine: the name is too long for one."""
+    with pytest.raises(errors.TransportError, match=r"the name is unknown\. Copy the index host anew"):
+        connect(f"https://{'.'.join(['a' * 60] * 5)}", attempts=1).describe_index_stats()
+
+
+@pytest.mark.parametrize("name", ["a..b.pinecone.io", f"{'a' * 64}.pinecone.io"])
+def test_a_name_that_none_can_have_is_a_setup_error(connect, name):
+    with pytest.raises(errors.SetupError, match=r"cannot be asked .*Check the index host"):
+        connect(f"https://{name}", sleep=pytest.fail).describe_index_stats()
+
+
+def test_a_server_without_tls_is_a_setup_error(index, connect):
+    """A local index named without its scheme."""
+    with pytest.raises(errors.SetupError, match=r"does not speak TLS.*named with http://"):
+        connect(index.url.removeprefix("http://"), sleep=pytest.fail).describe_index_stats()
+
+
+@pytest.mark.parametrize("version", ["2025-04\nX: y", "é", "2025 04", ""])
+def test_an_api_version_that_no_header_can_hold_is_refused(version):
+    with pytest.raises(ValidationError, match="api_version"):
+        ClientSettings(api_key="key", api_version=version)
 
 
 # What is sent -----------------------------------------------------------------------------------
