@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseHook
+from typing_extensions import Self
+
+from airflow_pinecone_upsert.api.limits import CONTROL_PLANE_URL, MAX_CALL_ATTEMPTS
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -14,6 +18,11 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.api.client import ClientSettings, IndexClient
     from airflow_pinecone_upsert.api.models import IndexStats, Match, NamespaceDescription, Record
     from airflow_pinecone_upsert.upsert.report import UpsertReport
+
+_TEST_TIMEOUT_S: Final = 10.0
+"""Somebody waits in front of the UI."""
+
+_MASK: Final = "***"
 
 
 class PineconeHook(BaseHook):
@@ -23,6 +32,9 @@ class PineconeHook(BaseHook):
     The connection's host is the index's own host, its password the API key. The extra may hold ``namespace``,
     ``index_name`` (its host is looked up once), ``api_version``, ``timeout_s``, ``proxy``, ``ca_bundle`` and
     ``control_plane_url``. A connection of the official provider's type ``pinecone`` works as it is.
+
+    The client is made when it is first needed; :meth:`close`, or the end of a ``with`` block, closes it. A task that
+    ends anyway need not.
 
     :param pinecone_conn_id: The Airflow connection.
     :param index_host: In place of the connection's host.
@@ -45,6 +57,8 @@ class PineconeHook(BaseHook):
         self.pinecone_conn_id = pinecone_conn_id
         self._index_host = index_host
         self._index_name = index_name
+        self._subject = f"Connection {pinecone_conn_id!r}"
+        self._client: IndexClient | None = None
 
     @cached_property
     def _connection(self) -> Connection:
@@ -53,13 +67,12 @@ class PineconeHook(BaseHook):
     @cached_property
     def _extra(self) -> dict[str, Any]:
         """What the extra holds; a field of the form that was left empty is as good as absent."""
-        return {key: value for key, value in self._connection.extra_dejson.items() if value not in (None, "")}
+        from airflow_pinecone_upsert.api.errors import SetupError
 
-    @cached_property
-    def _client(self) -> IndexClient:
-        from airflow_pinecone_upsert.api.client import IndexClient
-
-        return IndexClient(self._find_host(), self._settings())
+        extra = self._connection.extra_dejson
+        if not isinstance(extra, dict):
+            raise SetupError(f'{self._subject} has an extra that is no JSON object, such as {{"timeout_s": 30}}.')
+        return {key: value for key, value in extra.items() if value not in (None, "")}
 
     @property
     def default_namespace(self) -> str:
@@ -68,11 +81,32 @@ class PineconeHook(BaseHook):
 
     def get_conn(self) -> IndexClient:
         """
-        Return the client of the index, the same one each time.
+        Return the client of the index, the same one each time until :meth:`close`.
 
         :raises SetupError: The connection names no index, has no key, or its host is unusable.
         """
+        if self._client is None:
+            self._client = self._connect(self._settings())
         return self._client
+
+    def close(self) -> None:
+        """Close the client, if there is one. The next call makes another."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def __enter__(self) -> Self:
+        """Return the hook itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the client."""
+        self.close()
+
+    def _connect(self, settings: ClientSettings, *, attempts: int = MAX_CALL_ATTEMPTS) -> IndexClient:
+        from airflow_pinecone_upsert.api.client import IndexClient
+
+        return IndexClient(self._find_host(settings, attempts), settings, attempts=attempts)
 
     def _settings(self) -> ClientSettings:
         from pydantic import ValidationError
@@ -82,34 +116,38 @@ class PineconeHook(BaseHook):
 
         key = (self._connection.password or "").strip()
         if not key:
-            raise SetupError(f"Connection {self.pinecone_conn_id!r} has no password. Put the Pinecone API key there.")
+            raise SetupError(f"{self._subject} has no password. Put the Pinecone API key there.")
+        if key == _MASK:
+            raise SetupError(
+                f"{self._subject} has Airflow's mask {_MASK} in place of the API key. Enter the key anew. If this came "
+                "from Test in the UI of an Airflow 3.1: some of its releases pass the mask on; use a task instead."
+            )
         chosen = {name: self._extra[name] for name in ClientSettings.model_fields if name in self._extra}
         try:
             return ClientSettings(**{**chosen, "api_key": key})
         except ValidationError as exc:
             wrong = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
-            raise SetupError(f"The extra of connection {self.pinecone_conn_id!r} is invalid: {wrong}.") from None
+            raise SetupError(f"{self._subject} has an extra that is invalid: {wrong}.") from None
 
-    def _find_host(self) -> str:
+    def _find_host(self, settings: ClientSettings, attempts: int) -> str:
         from airflow_pinecone_upsert.api.client import describe_index, is_control_plane
         from airflow_pinecone_upsert.api.errors import SetupError
-        from airflow_pinecone_upsert.api.limits import CONTROL_PLANE_URL
 
         if self._index_host:
             return self._index_host
         connection = self._connection
         host = connection.host or ""
         if not self._index_name and host and not is_control_plane(host):
-            return f"{host}:{connection.port}" if connection.port else host
+            return _with_port(host, connection.port)
         name = self._index_name or self._extra.get("index_name")
         if not name:
             found = f"its host {host!r} is the control plane's" if host else "its host is empty"
             raise SetupError(
-                f"Connection {self.pinecone_conn_id!r} names no index ({found}). Set its host to the index's own host "
+                f"{self._subject} names no index ({found}). Set its host to the index's own host "
                 "(https://….pinecone.io, from the console), or name the index with index_host or index_name."
             )
-        url = self._extra.get("control_plane_url", CONTROL_PLANE_URL)
-        return describe_index(name, self._settings(), control_plane_url=url).host
+        url = str(self._extra.get("control_plane_url", CONTROL_PLANE_URL))
+        return describe_index(str(name), settings, control_plane_url=url, attempts=attempts).host
 
     def upsert(
         self, records: Any, *, namespace: str | None = None, rejects_path: Any = None, **options: Any
@@ -171,18 +209,44 @@ class PineconeHook(BaseHook):
         self.get_conn().delete_namespace(namespace)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask the index for its statistics, for the *Test* button of the connection form."""
+        """
+        Ask the index for its statistics, for *Test* in Airflow's UI. Never raises, and never shows the key.
+
+        One try, and at most 10 s for each of two requests: somebody waits, and can press the button again.
+
+        :return: Whether the index was reached; what it is, or what is wrong and how to mend it.
+        """
         from airflow_pinecone_upsert.api.errors import PineconeUpsertError
 
+        self._subject = "This connection"  # the UI tests a copy under an id that it makes up
         try:
-            client = self.get_conn()
-            stats = client.describe_index_stats()
+            return True, self._describe()
         except PineconeUpsertError as exc:
-            return False, str(exc)
-        return True, (
-            f"Reached {client.host}: {stats.total_vector_count:,} records, dimension {stats.dimension or 'none'}, "
-            f"metric {stats.metric or 'unknown'}."
-        )
+            return False, self._without_key(str(exc))
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the form shows it
+            return False, self._without_key(f"{type(exc).__name__}: {exc}")
+
+    def _describe(self) -> str:
+        settings = self._settings()
+        hasty = settings.model_copy(update={"timeout_s": min(settings.timeout_s, _TEST_TIMEOUT_S)})
+        with self._connect(hasty, attempts=1) as client:
+            stats = client.describe_index_stats()
+        shape = f"dimension {stats.dimension}" if stats.dimension else "sparse vectors"
+        records = f"{stats.total_vector_count:,} record{'' if stats.total_vector_count == 1 else 's'}"
+        return f"Reached {client.host}: {records}, {shape}, metric {stats.metric or 'not told'}."
+
+    def _without_key(self, message: str) -> str:
+        """Mask the key, which a message quotes where it was put into another field by mistake."""
+        connection = vars(self).get("_connection")  # absent where it could not be read
+        key = ((connection.password if connection else None) or "").strip()
+        # A host is quoted in lower case. A short key may be a part of any word.
+        return re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "***", message, flags=re.IGNORECASE) if key else message
 
     def _or_default(self, namespace: str | None) -> str:
         return self.default_namespace if namespace is None else namespace
+
+
+def _with_port(host: str, port: int | None) -> str:
+    """Put a port that the connection has in a field of its own behind the host, unless it stands there already."""
+    host = host.strip().rstrip("/")
+    return host if not port or host.endswith(f":{port}") else f"{host}:{port}"

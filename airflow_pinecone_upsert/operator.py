@@ -160,25 +160,25 @@ class PineconeUpsertOperator(BaseOperator):
         from airflow_pinecone_upsert.upsert.stop import Stop
 
         self._stop = Stop()
-        hook = PineconeHook(self.pinecone_conn_id, index_host=self.index_host, index_name=self.index_name)
-        options = UpsertOptions.checked(
-            namespace=hook.default_namespace if self.namespace is None else self.namespace,
-            **{name: getattr(self, name) for name in UpsertOptions.model_fields if name != "namespace"},
-        )
-        source = self._source(options)
-        folder = rejects_folder(self.rejects_path) if self.rejects_path else None
-        with hook.get_conn() as client, span(client.host, options.namespace) as annotate:
+        with PineconeHook(self.pinecone_conn_id, index_host=self.index_host, index_name=self.index_name) as hook:
+            options = UpsertOptions.checked(
+                namespace=hook.default_namespace if self.namespace is None else self.namespace,
+                **{name: getattr(self, name) for name in UpsertOptions.model_fields if name != "namespace"},
+            )
+            source = self._source(options)
+            client = hook.get_conn()
             self.index_url = client.host
-            output = upsert(
-                source,
-                client,
-                options,
-                rejects_folder=folder,
-                state=self._state(context),
-                stop=self._stop,
-                observe=Metrics(dag_id=self.dag_id, task_id=self.task_id),
-            ).as_output()
-            annotate(output)
+            with span(client.host, options.namespace) as annotate:
+                output = upsert(
+                    source,
+                    client,
+                    options,
+                    rejects_folder=rejects_folder(self.rejects_path) if self.rejects_path else None,
+                    state=self._state(context),
+                    stop=self._stop,
+                    observe=Metrics(dag_id=self.dag_id, task_id=self.task_id),
+                ).as_output()
+                annotate(output)
         return output
 
     def on_kill(self) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
+import httpx
 import pytest
 
 from airflow_pinecone_upsert import PineconeHook
 from airflow_pinecone_upsert.api.errors import AuthenticationError, NotFoundError, SetupError
+from airflow_pinecone_upsert.local import Fault
+
+from ..api.conftest import reply, serve  # noqa: F401, TID252 - fixtures
+from ..api.test_client import certificate, tls_server  # noqa: F401, TID252 - fixtures
+
+SECRET = "pcsk_Very-Secret"
 
 
 @pytest.fixture
@@ -23,7 +31,8 @@ def connect(monkeypatch):
 @pytest.fixture
 def hook(pinecone_index, connect):
     connect(host=pinecone_index.url, password=pinecone_index.api_key)
-    return PineconeHook()
+    with PineconeHook() as hook:
+        yield hook
 
 
 def test_a_host_without_a_scheme_is_reached_over_https(connect):
@@ -110,20 +119,189 @@ def test_plain_http_to_another_machine_is_refused(connect):
         PineconeHook().get_conn()
 
 
-def test_connection_test_says_what_it_reached(hook, pinecone_index):
-    hook.upsert([("a", [1.0] * 8)])
-    worked, message = hook.test_connection()
+def test_a_port_in_both_places_is_meant_once(connect):
+    connect(host="https://a.pinecone.io:8443/", port=8443, password="key")
+    assert PineconeHook().get_conn().host == "https://a.pinecone.io:8443"
+
+
+@pytest.mark.parametrize("extra", ["[1]", '"text"', "5"])
+def test_an_extra_that_is_no_object_is_a_setup_error(connect, extra):
+    connect(host="https://a.pinecone.io", password="key", extra=extra)
+    with pytest.raises(SetupError, match="has an extra that is no JSON object"):
+        PineconeHook().get_conn()
+
+
+# The client -------------------------------------------------------------------------------------
+
+
+def open_clients():
+    return [one for one in gc.get_objects() if type(one) is httpx.Client and not one.is_closed]
+
+
+def test_a_hook_has_one_client_until_it_is_closed(hook):
+    client = hook.get_conn()
+    assert hook.get_conn() is client
+    assert len(open_clients()) == 1
+    hook.close()
+    assert open_clients() == []
+    hook.close()
+    assert hook.describe_index_stats().dimension == 8
+    hook.close()
+
+
+def test_a_with_block_closes_the_client(hook):
+    with hook as entered:
+        assert entered is hook
+        hook.upsert([("a", [1.0] * 8)])
+        assert len(open_clients()) == 1
+    assert open_clients() == []
+
+
+# Test in the UI ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def press_test(connect):
+    """Do what Airflow does when somebody presses Test, and see that nothing stays open."""
+
+    def press(**connection):
+        connect(**connection)
+        hook = PineconeHook()
+        answer = hook.test_connection()
+        assert open_clients() == []
+        return answer
+
+    return press
+
+
+def test_connection_test_says_what_it_reached(hook, pinecone_index, press_test):
+    with hook:
+        hook.upsert([("a", [1.0] * 8)])
+    reached = f"Reached {pinecone_index.url}"
+    connection = {"host": pinecone_index.url, "password": pinecone_index.api_key}
+    assert press_test(**connection) == (True, f"{reached}: 1 record, dimension 8, metric cosine.")
+    with PineconeHook() as other:
+        other.upsert([(f"b{n}", [1.0] * 8) for n in range(1_233)], namespace="n")
+    assert press_test(**connection) == (True, f"{reached}: 1,234 records, dimension 8, metric cosine.")
+
+
+def test_connection_test_of_a_sparse_index(pinecone_index_factory, press_test):
+    index = pinecone_index_factory(vector_type="sparse")
+    answer = press_test(host=index.url, password=index.api_key)
+    assert answer == (True, f"Reached {index.url}: 0 records, sparse vectors, metric dotproduct.")
+
+
+def test_connection_test_finds_the_host_by_the_name(pinecone_index, press_test):
+    extra = {"index_name": "local", "control_plane_url": pinecone_index.url}
+    worked, message = press_test(password=pinecone_index.api_key, extra=extra)
     assert worked
-    assert message == f"Reached {pinecone_index.url}: 1 records, dimension 8, metric cosine."
-
-
-def test_connection_test_says_what_is_wrong(pinecone_index_factory, connect):
-    index = pinecone_index_factory(dimension=8, api_key="right")
-    connect(host=index.url, password="wrong")
-    worked, message = PineconeHook().test_connection()
+    assert message.startswith(f"Reached {pinecone_index.url}")
+    worked, message = press_test(password=pinecone_index.api_key, extra={**extra, "index_name": "nope"})
     assert not worked
-    assert "Invalid API Key" in message
-    assert "password of the Airflow connection" in message
+    assert "Resource nope not found" in message
+    assert "Check the index host, the index name" in message
+
+
+LONG_NAME = ".".join(["a" * 60] * 5)
+
+
+@pytest.mark.parametrize(
+    ("connection", "says"),
+    [
+        ({"password": "wrong"}, ["answered 401", "Invalid API Key", "the password of the Airflow connection"]),
+        ({"password": None}, ["This connection has no password", "Put the Pinecone API key there"]),
+        ({"password": " "}, ["This connection has no password"]),
+        ({"password": "***"}, ["Airflow's mask", "Enter the key anew"]),
+        ({"password": "two words"}, ["The API key holds white space", "Copy it anew"]),
+        ({"host": ""}, ["This connection names no index (its host is empty)", "index's own host", "index_name"]),
+        ({"host": "api.pinecone.io"}, ["'api.pinecone.io' is the control plane's", "index's own host", "index_name"]),
+        ({"host": "https://app.pinecone.io/organizations/x"}, ["is not a host", "without a path"]),
+        ({"host": "http://index.example.com"}, ["in clear", "Use https"]),
+        ({"host": "a..b"}, ["https://a..b cannot be asked", "Check the index host"]),
+        ({"host": LONG_NAME}, ["the name is unknown", "Copy the index host anew"]),
+        ({"host": "127.0.0.1:1"}, ["Connection refused", "Check the index host, DNS, proxy and firewall"]),
+        ({"extra": {"timeout_s": "soon"}}, ["This connection has an extra that is invalid: timeout_s"]),
+        ({"extra": {"timeout_s": -1}}, ["timeout_s", "greater than 0"]),
+        ({"extra": {"api_version": "April 2025"}}, ["api_version"]),
+        ({"extra": {"ca_bundle": "/no/such/file"}}, ["CA bundle '/no/such/file' cannot be read"]),
+        ({"extra": "[1]"}, ["no JSON object"]),
+    ],
+)
+def test_connection_test_says_what_is_wrong(pinecone_index_factory, press_test, connection, says):
+    index = pinecone_index_factory(dimension=8, api_key="right")
+    worked, message = press_test(**{"host": index.url, "password": "right", **connection})
+    assert not worked
+    for words in says:
+        assert words in message
+    assert "pinecone_default" not in message  # in the UI it is an id that Airflow made up
+
+
+def test_connection_test_of_a_local_index_without_its_scheme(pinecone_index, press_test):
+    worked, message = press_test(host=pinecone_index.url.removeprefix("http://"), password="key")
+    assert not worked
+    assert "does not speak TLS" in message
+    assert "named with http://" in message
+
+
+def test_connection_test_of_a_certificate_that_is_not_trusted(tls_server, certificate, press_test):  # noqa: F811
+    worked, message = press_test(host=tls_server.url, password="key")
+    assert not worked
+    assert "no certificate that is trusted here" in message
+    assert "Set ca_bundle" in message
+    extra = {"ca_bundle": str(certificate / "ca.pem")}
+    worked, message = press_test(host=tls_server.url, password="key", extra=extra)
+    assert (worked, message) == (True, f"Reached {tls_server.url}: 0 records, dimension 3, metric not told.")
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (
+            Fault.status(400, "This index has a document schema, so writes must go through the documents API"),
+            ["document schema", "Name an index that holds vectors"],
+        ),
+        (Fault.status(404), ["answered 404", "Check the index host"]),
+        (Fault.body(405, b"<html>"), ["answered 405", "check that the index host is the index's own"]),
+        (Fault.body(200, b"<html>"), ["not what Pinecone answers", "Is this host a Pinecone index?"]),
+        (Fault.status(307), ["answered 307", "Set the index's own host"]),
+        (Fault.status(429, headers={"Retry-After": "60"}), ["answered 429"]),
+        (Fault.status(503, "upstream connect error"), ["answered 503", "upstream connect error", "try again later"]),
+        (Fault.reset(), ["No answer from"]),
+    ],
+)
+def test_connection_test_asks_once_and_waits_for_nothing(pinecone_index, press_test, fault, says):
+    pinecone_index.faults.next(fault)
+    worked, message = press_test(host=pinecone_index.url, password=pinecone_index.api_key)
+    assert not worked
+    for words in says:
+        assert words in message
+    assert len(pinecone_index.requests) <= 1
+
+
+def test_connection_test_does_not_raise_where_there_is_no_connection():
+    worked, message = PineconeHook("nowhere").test_connection()
+    assert not worked
+    assert "nowhere" in message
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        {"host": SECRET},
+        {"host": f"https://{SECRET}.pinecone.io/path"},
+        {"host": "http://127.0.0.1:1", "extra": {"ca_bundle": SECRET}},
+        {"host": "api.pinecone.io", "extra": {"index_name": SECRET, "control_plane_url": "http://127.0.0.1:1"}},
+        {"host": "api.pinecone.io", "extra": {"index_name": "x", "control_plane_url": f"https://{SECRET}..io"}},
+    ],
+)
+def test_connection_test_never_shows_the_key(press_test, connection, caplog):
+    """Not even where it was put into another field, too."""
+    worked, message = press_test(password=SECRET, **connection)
+    assert not worked
+    assert SECRET.lower() not in (message + caplog.text).lower()
+
+
+# Every method -----------------------------------------------------------------------------------
 
 
 def test_every_method(hook):
@@ -161,6 +339,6 @@ def test_the_namespace_of_the_connection_is_the_default_of_every_method(pinecone
 def test_a_wrong_key_fails_at_once(pinecone_index_factory, connect):
     index = pinecone_index_factory(dimension=8, api_key="right")
     connect(host=index.url, password="wrong")
-    with pytest.raises(AuthenticationError):
-        PineconeHook().upsert([("a", [1.0] * 8)])
+    with PineconeHook() as hook, pytest.raises(AuthenticationError):
+        hook.upsert([("a", [1.0] * 8)])
     assert len(index.requests) == 1
