@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.sdk import BaseHook
 from typing_extensions import Self
 
+from airflow_pinecone_upsert import connection_form
 from airflow_pinecone_upsert.api.limits import CONTROL_PLANE_URL, MAX_CALL_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -59,6 +60,16 @@ class PineconeHook(BaseHook):
         self._index_name = index_name
         self._subject = f"Connection {pinecone_conn_id!r}"
         self._client: IndexClient | None = None
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the form's own fields. Airflow before 3.2 asks; later ones read the provider's metadata."""
+        return connection_form.widgets()
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return what becomes of the fields that every connection has. Airflow before 3.2 asks."""
+        return connection_form.behaviour()
 
     @cached_property
     def _connection(self) -> Connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_pinecone_upsert import __version__
+from airflow_pinecone_upsert import __version__, connection_form
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -32,6 +32,7 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "pinecone_upsert",
                 "hook-class-name": "airflow_pinecone_upsert.hook.PineconeHook",
                 "hook-name": "Pinecone (upsert)",
+                **connection_form.metadata(),
             }
         ],
         "extra-links": ["airflow_pinecone_upsert.links.PineconeConsoleLink"],
