@@ -139,9 +139,13 @@ class LocalIndex:
         """
         Give the value of an environment variable such as ``AIRFLOW_CONN_PINECONE_DEFAULT``.
 
+        Host and port stand apart, because Airflow 3.3.1 and 3.3.2 test no connection without a port.
+
         :return: An Airflow connection of type ``pinecone_upsert`` to this index, as JSON.
         """
-        return json.dumps({"conn_type": "pinecone_upsert", "host": self.url, "password": self.api_key})
+        host, _, port = self.url.rpartition(":")
+        connection = {"conn_type": "pinecone_upsert", "host": host, "port": int(port or 0), "password": self.api_key}
+        return json.dumps(connection)
 
     def start(self) -> LocalIndex:
         """

@@ -50,11 +50,9 @@ def test_vectors_gives_arrays(pinecone_index_factory, connect):
 
 
 def test_connection_json_is_an_airflow_connection(pinecone_index):
-    assert json.loads(pinecone_index.connection_json()) == {
-        "conn_type": "pinecone_upsert",
-        "host": pinecone_index.url,
-        "password": pinecone_index.api_key,
-    }
+    connection = json.loads(pinecone_index.connection_json())
+    assert f"{connection.pop('host')}:{connection.pop('port')}" == pinecone_index.url
+    assert connection == {"conn_type": "pinecone_upsert", "password": pinecone_index.api_key}
 
 
 def test_requests_are_written_down(pinecone_index, connect):
