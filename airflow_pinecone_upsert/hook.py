@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,8 +15,6 @@ from airflow_pinecone_upsert import connection_form
 from airflow_pinecone_upsert.api.limits import CONTROL_PLANE_URL, MAX_CALL_ATTEMPTS
 
 if TYPE_CHECKING:
-    from airflow.sdk import Connection
-
     from airflow_pinecone_upsert.api.client import ClientSettings, IndexClient
     from airflow_pinecone_upsert.api.models import IndexStats, Match, NamespaceDescription, Record
     from airflow_pinecone_upsert.upsert.report import UpsertReport
@@ -24,6 +23,16 @@ _TEST_TIMEOUT_S: Final = 10.0
 """Somebody waits in front of the UI."""
 
 _MASK: Final = "***"
+
+
+@dataclass(frozen=True)
+class _Connection:
+    """What is used of an Airflow connection, whose own representation shows the password."""
+
+    host: str | None
+    port: int | None
+    password: str | None = field(repr=False)
+    extra_dejson: dict[str, Any] = field(repr=False)  # a proxy has a password, too
 
 
 class PineconeHook(BaseHook):
@@ -72,10 +81,11 @@ class PineconeHook(BaseHook):
         return connection_form.behaviour()
 
     @cached_property
-    def _connection(self) -> Connection:
-        return self.get_connection(self.pinecone_conn_id)
+    def _connection(self) -> _Connection:
+        found = self.get_connection(self.pinecone_conn_id)
+        return _Connection(found.host, found.port, found.password, found.extra_dejson)
 
-    @cached_property
+    @property
     def _extra(self) -> dict[str, Any]:
         """What the extra holds; a field of the form that was left empty is as good as absent."""
         from airflow_pinecone_upsert.api.errors import SetupError
@@ -120,25 +130,27 @@ class PineconeHook(BaseHook):
         return IndexClient(self._find_host(settings, attempts), settings, attempts=attempts)
 
     def _settings(self) -> ClientSettings:
-        from pydantic import ValidationError
+        from pydantic import SecretStr, ValidationError
 
         from airflow_pinecone_upsert.api.client import ClientSettings
         from airflow_pinecone_upsert.api.errors import SetupError
 
-        key = (self._connection.password or "").strip()
+        # Masked at once: some tools report an error together with the variables of its frames.
+        key = SecretStr((self._connection.password or "").strip())
         if not key:
             raise SetupError(f"{self._subject} has no password. Put the Pinecone API key there.")
-        if key == _MASK:
+        if key.get_secret_value() == _MASK:
             raise SetupError(
                 f"{self._subject} has Airflow's mask {_MASK} in place of the API key. Enter the key anew. If this came "
                 "from Test in the UI of an Airflow 3.1: some of its releases pass the mask on; use a task instead."
             )
-        chosen = {name: self._extra[name] for name in ClientSettings.model_fields if name in self._extra}
+        names = [name for name in ClientSettings.model_fields if name in self._extra]
         try:
-            return ClientSettings(**{**chosen, "api_key": key})
+            return ClientSettings(**{**{name: self._extra[name] for name in names}, "api_key": key})
         except ValidationError as exc:
             wrong = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
-            raise SetupError(f"{self._subject} has an extra that is invalid: {wrong}.") from None
+        # Not in the except block: pydantic's frames would stay behind it, and hold the password of a proxy.
+        raise SetupError(f"{self._subject} has an extra that is invalid: {wrong}.")
 
     def _find_host(self, settings: ClientSettings, attempts: int) -> str:
         from airflow_pinecone_upsert.api.client import describe_index, is_control_plane
@@ -146,10 +158,9 @@ class PineconeHook(BaseHook):
 
         if self._index_host:
             return self._index_host
-        connection = self._connection
-        host = connection.host or ""
+        host, port = self._connection.host or "", self._connection.port
         if not self._index_name and host and not is_control_plane(host):
-            return _with_port(host, connection.port)
+            return _with_port(host, port)
         name = self._index_name or self._extra.get("index_name")
         if not name:
             found = f"its host {host!r} is the control plane's" if host else "its host is empty"

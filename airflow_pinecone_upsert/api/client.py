@@ -3,7 +3,7 @@ Pinecone's data plane, and the one call of the control plane that finds an index
 
 What always holds: the API key goes to the index's host and the control plane only, over TLS or to a loopback address;
 redirects are not followed; headers are never logged; every foreign error leaves as one of
-:mod:`airflow_pinecone_upsert.api.errors`.
+:mod:`airflow_pinecone_upsert.api.errors`, without the frames in which it arose: their variables hold the key.
 
 HTTP/1.1 with keep-alive on purpose: on 1.5 MB bodies Pinecone measured 3 s where HTTP/2 took 35 s and failed at times.
 """
@@ -65,6 +65,8 @@ USER_AGENT: Final = f"airflow-pinecone-upsert/{__version__} (python/{platform.py
 
 log = logging.getLogger(__name__)
 
+_MASK: Final = "***"
+
 _MAX_SHOWN_BYTES: Final = 200
 """Of an answer that is not Pinecone's."""
 
@@ -73,6 +75,7 @@ _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"
 
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 _T = TypeVar("_T")
+_ErrorT = TypeVar("_ErrorT", bound=BaseException)
 
 
 class ClientSettings(BaseModel):
@@ -135,6 +138,41 @@ def is_control_plane(host: str) -> bool:
     )
 
 
+class _KeyFilter(logging.Filter):
+    """Masks the keys in use: at DEBUG httpcore logs the headers of an answer, and some servers echo what they refuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: dict[str, None] = {}  # a set that threads may add to
+        for name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
+            logging.getLogger(name).addFilter(self)
+
+    def hide(self, key: str) -> None:
+        """Mask one more key."""
+        self._keys[key] = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, without a key."""
+        said = record.getMessage()
+        for key in tuple(self._keys):
+            if key in said:
+                said = said.replace(key, _MASK)
+                record.msg, record.args = said, ()
+        return True
+
+
+_KEY_FILTER: Final = _KeyFilter()
+
+
+def _without_frames(exc: _ErrorT) -> _ErrorT:
+    """Forget where a foreign error and those behind it arose: h11's and httpx's variables hold the headers."""
+    behind: BaseException | None = exc
+    while behind is not None:
+        behind.__traceback__ = None
+        behind = behind.__cause__ or behind.__context__
+    return exc
+
+
 class _Http:
     """One host: headers, time-outs and TLS set once; foreign errors mapped at this one boundary."""
 
@@ -144,6 +182,7 @@ class _Http:
         if not re.fullmatch(r"[!-~]+", self._key):
             # h11 would refuse it too, but quotes it when it does.
             raise SetupError("The API key holds white space or characters outside ASCII. Copy it anew.")
+        _KEY_FILTER.hide(self._key)
         loopback = url.startswith("http://")
         try:
             verify = ssl.create_default_context(cafile=settings.ca_bundle) if settings.ca_bundle else True
@@ -163,9 +202,15 @@ class _Http:
                 follow_redirects=False,
             )
         except OSError as exc:  # ssl.SSLError is one
-            raise SetupError(f"CA bundle {settings.ca_bundle!r} cannot be read: {exc}.") from exc
+            bundle = repr(settings.ca_bundle) if settings.ca_bundle else "that SSL_CERT_FILE or SSL_CERT_DIR names"
+            raise SetupError(f"The CA bundle {bundle} cannot be read: {exc}. Name a file in PEM format.") from (
+                _without_frames(exc)
+            )
         except (httpx.InvalidURL, ValueError) as exc:
-            raise SetupError("The proxy is not a URL such as http://proxy.example.com:3128.") from exc
+            raise SetupError(
+                "The proxy is not a URL such as http://proxy.example.com:3128. Mend the extra of the Airflow connection, "
+                "or HTTPS_PROXY."
+            ) from _without_frames(exc)
 
     def send(
         self,
@@ -185,12 +230,11 @@ class _Http:
         try:
             response = self._client.request(method, path, params=params, content=content, headers=headers)
         except (httpx.HTTPError, UnicodeError) as exc:
-            raise self._unreachable(exc) from exc
+            raise self._unreachable(exc) from _without_frames(exc)
         if response.is_success:
             return response
-        raise error_from_answer(
-            response.status_code, response.headers, self._masked(response), host=self.url, now=time.time()
-        )
+        headers = {name: value.replace(self._key, _MASK) for name, value in response.headers.items()}
+        raise error_from_answer(response.status_code, headers, self._masked(response), host=self.url, now=time.time())
 
     def parse(self, model: type[_ModelT], response: httpx.Response) -> _ModelT:
         """
@@ -205,14 +249,14 @@ class _Http:
             raise UnexpectedAnswerError(
                 f"{self.url} answered {response.status_code} to {response.request.url.path}, but not what Pinecone "
                 f"answers: {said!r}. Is this host a Pinecone index?"
-            ) from exc
+            ) from _without_frames(exc)
 
     def _masked(self, response: httpx.Response) -> bytes:
         """Return the answer's body without the key: some servers echo what they refuse."""
-        return response.content.replace(self._key.encode(), b"***")
+        return response.content.replace(self._key.encode(), _MASK.encode())
 
     def _unreachable(self, exc: Exception) -> PineconeUpsertError:
-        what = f"{type(exc).__name__}: {exc}".rstrip(": ").replace(self._key, "***")
+        what = f"{type(exc).__name__}: {exc}".rstrip(": ").replace(self._key, _MASK)
         said = _system_error(exc)
         if isinstance(said, ssl.SSLCertVerificationError):
             return SetupError(
@@ -315,8 +359,8 @@ class IndexClient:
         return self._http.url
 
     def __repr__(self) -> str:
-        """Name the host and nothing else."""
-        return f"IndexClient({self.host!r})"
+        """Name the host and nothing else. A tool that reports errors asks also where there is none yet."""
+        return f"IndexClient({self.host!r})" if hasattr(self, "_http") else "IndexClient()"
 
     def __enter__(self) -> Self:
         """Return the client itself."""

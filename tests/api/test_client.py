@@ -357,6 +357,50 @@ def test_a_server_that_echoes_the_key_puts_it_into_no_message(*, serve, reply, c
     assert SECRET[:8] not in shown
 
 
+def everything_about(error):
+    """What a tool that reports errors collects: the whole chain, with the variables of every frame but the tests' own."""
+    shown, waiting = [], [error]
+    while waiting:
+        one = waiting.pop()
+        shown.append(repr(one) + str(vars(one)))
+        waiting += [behind for behind in (one.__cause__, one.__context__) if behind is not None]
+        frames = traceback.TracebackException.from_exception(one, capture_locals=True).stack
+        shown += [str(frame.locals) for frame in frames if "/tests/" not in frame.filename]
+    return "".join(shown)
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_a_server_that_echoes_the_headers_puts_the_key_into_no_line_of_a_log(serve, reply, connect, caplog, status):
+    """httpcore logs the headers of an answer at DEBUG."""
+    caplog.set_level(logging.DEBUG)
+    headers = {"x-pinecone-request-id": f"for {SECRET}", "Retry-After": SECRET, "Api-Key": SECRET}
+    with pytest.raises(errors.PineconeUpsertError) as caught:
+        connect(serve(reply(status, b"[]", headers)).url, key=SECRET).upsert(b"{}")
+    assert "receive_response_headers.complete" in caplog.text
+    assert "***" in caplog.text
+    assert SECRET not in caplog.text + everything_about(caught.value)
+
+
+@pytest.mark.parametrize(
+    "what", ["redirect", "refusal", "other answer", "reset", "silence", "closed", "proxy", "bundle"]
+)
+def test_the_key_is_in_no_variable_of_a_traceback(serve, reply, index, connect, what):
+    index.faults.next(Fault.reset() if what == "reset" else Fault.stall(60.0))
+    url, settings = {
+        "redirect": lambda: (serve(reply(307)).url, {}),
+        "refusal": lambda: (serve(reply(400)).url, {}),
+        "other answer": lambda: (serve(reply(200, f"{{{SECRET}".encode())).url, {}),
+        "reset": lambda: (index.url, {}),
+        "silence": lambda: (index.url, {"timeout_s": 0.1}),
+        "closed": lambda: ("https://127.0.0.1:1", {}),
+        "proxy": lambda: ("https://name.pinecone.io", {"proxy": "nonsense"}),
+        "bundle": lambda: ("https://name.pinecone.io", {"ca_bundle": "/nowhere.pem"}),
+    }[what]()
+    with pytest.raises(errors.PineconeUpsertError) as caught:
+        connect(url, key=SECRET, **settings).upsert(b"{}")
+    assert SECRET not in everything_about(caught.value)
+
+
 def test_the_key_is_in_no_representation(connect):
     settings = ClientSettings(api_key=SECRET, proxy="http://me:hidden@proxy.example")
     client = connect("https://name.pinecone.io", key=SECRET)
@@ -408,7 +452,7 @@ def test_a_loopback_address_is_asked_without_a_proxy(serve, reply, index, connec
 
 @pytest.mark.parametrize("proxy", ["nonsense", "ftp://proxy.example", "http://[::1"])
 def test_a_proxy_that_is_none(proxy):
-    with pytest.raises(errors.SetupError, match="The proxy is not a URL such as"):
+    with pytest.raises(errors.SetupError, match=r"The proxy is not a URL such as http:.*Mend the extra"):
         IndexClient("https://name.pinecone.io", ClientSettings(api_key="key", proxy=proxy))
 
 
@@ -453,6 +497,37 @@ def test_a_certificate_that_is_not_trusted_ends_it_before_the_key_is_sent(tls_se
 def test_a_ca_bundle_is_trusted(tls_server, connect, certificate):
     client = connect(tls_server.url, ca_bundle=str(certificate / "ca.pem"))
     assert client.describe_index_stats().dimension == 3
+
+
+def test_the_ca_bundle_of_the_environment_is_trusted(tls_server, connect, certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "ca.pem"))
+    assert connect(tls_server.url).describe_index_stats().dimension == 3
+
+
+def test_a_ca_bundle_of_the_environment_that_is_not_there_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
+    with pytest.raises(errors.SetupError, match=r"CA bundle that SSL_CERT_FILE .* names cannot be read"):
+        IndexClient("https://name.pinecone.io", ClientSettings(api_key="key"))
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["PYTHONHTTPSVERIFY", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_NO_VERIFY", "NODE_TLS_REJECT_UNAUTHORIZED"],
+)
+@pytest.mark.parametrize("value", ["0", ""])
+def test_no_variable_of_the_environment_turns_the_check_off(tls_server, connect, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(errors.SetupError, match="no certificate that is trusted here"):
+        connect(tls_server.url).describe_index_stats()
+    assert tls_server.seen == []
+
+
+@pytest.mark.parametrize(
+    "setting", [{"verify": False}, {"ca_bundle": False}, {"ca_bundle": "false"}, {"ca_bundle": "0"}]
+)
+def test_no_setting_turns_the_check_off(setting):
+    with pytest.raises((ValidationError, errors.SetupError), match=r"verify|ca_bundle|CA bundle"):
+        IndexClient("https://name.pinecone.io", ClientSettings(api_key="key", **setting))
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
