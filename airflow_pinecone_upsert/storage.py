@@ -26,7 +26,9 @@ def parquet_files(paths: Any) -> list[FileRef]:
     :raises SourceError: Something is no path, or there is no file behind it.
     :raises SetupError: Nothing installed here knows the path's scheme.
     """
-    files = {file.url: file for path in _each(paths) for file in find_parquet_files(*_open_storage(path))}
+    files = {
+        file.url: file for path in _each(paths, "parquet_paths") for file in find_parquet_files(*_open_storage(path))
+    }
     return list(files.values())
 
 
@@ -38,7 +40,7 @@ def rejects_folder(path: Any) -> Folder:
     :raises SourceError: It is no path.
     :raises SetupError: Nothing installed here knows the path's scheme.
     """
-    (one,) = _each([path])
+    (one,) = _each(path, "rejects_path")
     return Folder(*_open_storage(one))
 
 
@@ -65,22 +67,39 @@ class ParquetPaths:
         return ParquetSource(parquet_files(path), self._columns)
 
 
-def _each(paths: Any) -> Iterator[ObjectStoragePath]:
+def _each(paths: Any, parameter: str) -> Iterator[ObjectStoragePath]:
     if isinstance(paths, ObjectStoragePath):
         yield paths
     elif isinstance(paths, (str, os.PathLike)) and os.fspath(paths):
-        yield ObjectStoragePath(os.fspath(paths))
+        yield _parse(os.fspath(paths))
     elif isinstance(paths, Iterable) and not isinstance(paths, (str, bytes, dict)):
         for path in paths:
-            yield from _each(path)
+            yield from _each(path, parameter)
     else:
-        raise SourceError(f"parquet_paths holds {shown(paths)} ({type(paths).__name__}), which is no path.")
+        raise SourceError(
+            f"{parameter} holds {shown(paths)} ({type(paths).__name__}), which is no path. Name a file or a folder."
+        )
+
+
+def _parse(path: str) -> ObjectStoragePath:
+    try:
+        return ObjectStoragePath(path)
+    except ValueError as exc:  # a scheme that no library here has heard of
+        raise _no_file_system(path, path.partition("://")[0], exc) from exc
 
 
 def _open_storage(path: ObjectStoragePath) -> tuple[Any, str]:
     try:
         return path.fs, path.path
     except (ValueError, ImportError) as exc:
-        extra = _EXTRAS.get(path.protocol)
-        remedy = f"pip install 'airflow-pinecone-upsert[{extra}]'" if extra else "Install the provider that brings it"
-        raise SetupError(f"No file system for {path} is installed here ({exc}). {remedy}.") from exc
+        raise _no_file_system(str(path), path.protocol, exc) from exc
+
+
+def _no_file_system(path: str, scheme: str, exc: Exception) -> SetupError:
+    extra = _EXTRAS.get(scheme)
+    remedy = (
+        f"Install it where the task runs: pip install 'airflow-pinecone-upsert[{extra}]'"
+        if extra
+        else "Check the scheme, or install the Airflow provider that brings it where the task runs"
+    )
+    return SetupError(f"No file system for {path} is installed here ({exc}). {remedy}.")

@@ -85,6 +85,24 @@ def test_a_scheme_without_its_provider_names_the_extra():
         parquet_files("gs://bucket/x.parquet")
 
 
+def test_a_scheme_that_nobody_knows_is_named():
+    from airflow_pinecone_upsert.storage import parquet_files
+
+    with pytest.raises(
+        SetupError, match=r"No file system for nobody-knows://bucket/x is installed here .* Check the scheme"
+    ):
+        parquet_files("nobody-knows://bucket/x")
+
+
+def test_what_is_no_path_is_named_with_its_parameter():
+    from airflow_pinecone_upsert.storage import parquet_files, rejects_folder
+
+    with pytest.raises(SourceError, match=r"^parquet_paths holds 7 "):
+        parquet_files(7)
+    with pytest.raises(SourceError, match=r"^rejects_path holds 7 "):
+        rejects_folder(7)
+
+
 @pytest.mark.parametrize("paths", [None, 7, "", ["a", None], {"a": 1}, b"x"])
 def test_what_is_no_path_is_shown(paths):
     from airflow_pinecone_upsert.storage import parquet_files
