@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from cryptography.fernet import Fernet
 from airflow_pinecone_upsert import PineconeHook
 from airflow_pinecone_upsert.api import errors
 from airflow_pinecone_upsert.local import Fault, LocalIndex
+from tests.api.conftest import reply, serve  # noqa: F401 - fixtures
+from tests.api.test_client import certificate, tls_server  # noqa: F401 - fixtures
 
 KEY = "pcsk_7Zq4Xw_kN3vB8tR2mHs6YdLf9Jc5Ga"
 BASE64 = base64.b64encode(KEY.encode()).decode()
@@ -278,12 +281,24 @@ def test_the_key_is_not_in_the_task_state_store(left):
 
 
 @pytest.mark.parametrize("name", ["verify", "ssl_verify", "insecure", "verify_ssl", "trust_env"])
-def test_no_extra_of_the_connection_turns_the_check_of_certificates_off(monkeypatch, name, pinecone_index):
+def test_no_extra_of_the_connection_turns_the_check_of_certificates_off(monkeypatch, name, tls_server):  # noqa: F811
     """Unknown extras are left alone: those of the official provider are among them."""
-    host = pinecone_index.url.replace("http://", "https://")
-    extra = {name: False}
-    connection = {"conn_type": "pinecone_upsert", "host": host, "password": KEY, "extra": extra}
+    connection = {"conn_type": "pinecone_upsert", "host": tls_server.url, "password": KEY, "extra": {name: False}}
     monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", json.dumps(connection))
-    client = PineconeHook().get_conn()
-    context = client._http._client._transport._pool._ssl_context
-    assert (context.check_hostname, context.verify_mode.name) == (True, "CERT_REQUIRED")
+    with pytest.raises(errors.SetupError, match="no certificate that is trusted here"):
+        PineconeHook().describe_index_stats()
+    assert tls_server.seen == []
+
+
+SECURITY = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+
+
+def test_every_promise_names_tests_and_they_exist():
+    tests = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+    promised = SECURITY.partition("## What is promised")[2].partition("\n## ")[0]
+    promises = re.split(r"^- ", promised, flags=re.MULTILINE)[1:]
+    assert len(promises) == 5
+    for promise in promises:
+        named = re.findall(r"`(test_\w+)`", promise)
+        assert named, promise
+        assert [name for name in named if f"\ndef {name}(" not in tests] == []
