@@ -112,7 +112,7 @@ def index_url(host: str) -> str:
     try:
         url = httpx.URL(text if "://" in text else f"https://{text}")
     except (httpx.InvalidURL, UnicodeError) as exc:
-        raise SetupError(f"Index host {host!r} is not a URL: {exc}.") from exc
+        raise SetupError(f"Index host {host!r} is not a URL: {exc}. Copy it from the Pinecone console.") from exc
     if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.query or url.fragment:
         raise SetupError(f"Index host {host!r} is not a host. Copy it from the Pinecone console, without a path.")
     if url.scheme == "http" and not _is_loopback(url.host):

@@ -122,7 +122,9 @@ def _tables_of_stream(value: Any) -> Iterator[pa.Table]:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
     except pa.ArrowException as exc:
-        raise SourceError(f"{type(value).__name__} cannot be read as a table: {exc}.") from exc
+        raise SourceError(
+            f"{type(value).__name__} cannot be read as a table: {exc}. Give dicts, a DataFrame or a pyarrow.Table."
+        ) from exc
 
 
 def _is_record(value: Any) -> bool:

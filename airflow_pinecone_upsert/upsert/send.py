@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from typing_extensions import Self
 
@@ -36,6 +36,8 @@ from airflow_pinecone_upsert.upsert.report import Attempt, Event, Failure, Refus
 from airflow_pinecone_upsert.upsert.stop import LOOK_EVERY_S, SETTLE_WITHIN_S, Stop
 
 log = logging.getLogger(__name__)
+
+_UNANSWERED: Final = "The run ended before the server answered. Running it again is safe."
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +217,7 @@ class Sender:
             if self._stop.asked:
                 deadline_s = min(deadline_s, self._lanes.now() + SETTLE_WITHIN_S)
         for job in [*self._in_flight, *self._waiting]:
-            yield Failure(job.batch, job.error or IncompleteUpsertError("The run ended before the server answered."))
+            yield Failure(job.batch, job.error or IncompleteUpsertError(_UNANSWERED))
         self._in_flight.clear()
         self._waiting.clear()
 
@@ -279,11 +281,18 @@ class Sender:
             return [attempt]
         match decide(error, attempt=job.attempt, records=len(job.batch), random=self._random):
             case Retry(after_s):
-                log.warning("Try %d of a request failed; again in %.1f s: %s", job.attempt, after_s, error)
+                log.warning(
+                    "Try %d of a request failed; again in %.1f s: [%s] %s", job.attempt, after_s, job.batch.place, error
+                )
                 due_s = self._lanes.now() + after_s
                 self._waiting.append(_Job(job.batch, job.attempt + 1, repeated=True, not_before_s=due_s, error=error))
             case Split():
-                log.warning("The server refuses a request of %d records; sending halves: %s", len(job.batch), error)
+                log.warning(
+                    "The server refuses a request of %d records; sending halves: [%s] %s",
+                    len(job.batch),
+                    job.batch.place,
+                    error,
+                )
                 self._waiting += [_Job(half, repeated=True, error=error) for half in job.batch.halves()]
             case SetAside():
                 self._unsettled_ids -= job.batch.ids
@@ -298,7 +307,10 @@ def _judge(result: int | BaseException, sent: int) -> tuple[int, PineconeUpsertE
     if isinstance(result, PineconeUpsertError):
         return 0, result
     if isinstance(result, BaseException):  # not the server's doing
-        error = PineconeUpsertError(f"A request broke off: {type(result).__name__}.")
+        error = PineconeUpsertError(
+            f"A request broke off ({type(result).__name__}), which is a defect here or in a library. Running the task again "
+            "is safe; if it happens again, report it with its traceback."
+        )
         error.__cause__ = result
         return 0, error
     if result == sent:

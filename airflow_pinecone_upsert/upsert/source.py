@@ -96,7 +96,9 @@ def find_parquet_files(fs: fsspec.AbstractFileSystem, path: str) -> list[FileRef
     try:
         return [_file_ref(fs, info) for info in _matches(fs, path)]
     except OSError as exc:
-        raise SourceError(f"{_url(fs, path)} cannot be listed: {exc}.") from exc
+        raise SourceError(
+            f"{_url(fs, path)} cannot be listed: {exc}. Check the path, and what its storage lets this machine read."
+        ) from exc
 
 
 def _file_ref(fs: fsspec.AbstractFileSystem, info: _Info) -> FileRef:
@@ -216,7 +218,8 @@ class ParquetSource:
                 yield from _chunks_of_batches(batches, selection, file.url, first_row, start_row)
         except (pa.ArrowException, OSError) as exc:
             raise SourceError(
-                f"{file.url} cannot be read as Parquet: {str(exc).strip()}. Write the file anew."
+                f"{file.url} cannot be read as Parquet: {str(exc).strip().rstrip('.')}. "
+                "Check that it can be read from here, or write it anew."
             ) from exc
 
 

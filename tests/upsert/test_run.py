@@ -134,6 +134,14 @@ def test_what_passes_is_sent_again_with_the_same_bytes(index, run, rows, upserts
     assert len(index.vectors()) == 5
 
 
+def test_a_warning_names_the_rows_of_the_request(index, run, rows, caplog):
+    faulty(index, Fault.status(503))
+    faulty(index, Fault.body(413, b""))
+    run(index, rows(5))
+    assert "again in 0.0 s: [XCom, rows 0 to 4] http" in caplog.text
+    assert "sending halves: [XCom, rows 0 to 4] http" in caplog.text
+
+
 def test_throttled_requests_are_counted(index, run, rows):
     faulty(index, Fault.status(429), times=2)
     faulty(index, Fault.status(503))

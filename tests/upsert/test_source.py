@@ -88,7 +88,7 @@ def test_nothing_to_read_is_an_error_that_says_what_to_check(*, index, run, tmp_
 def test_a_file_that_cannot_be_read_is_named(index, run, write, upserts, damage):
     path = write(table("the only id"), compression="none", use_dictionary=False)
     damage(path)
-    with pytest.raises(SourceError, match=r"records.parquet cannot be read as Parquet: .* Write the file anew"):
+    with pytest.raises(SourceError, match=r"records.parquet cannot be read as Parquet: .* or write it anew"):
         run(index, path)
     assert not upserts(index)
 
