@@ -11,14 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_pinecone_upsert.assets import pinecone_asset
     from airflow_pinecone_upsert.hook import PineconeHook
     from airflow_pinecone_upsert.operator import PineconeUpsertOperator
 
 __version__ = "0.1.0"
 
-__all__ = ["PineconeHook", "PineconeUpsertOperator", "__version__"]
+__all__ = ["PineconeHook", "PineconeUpsertOperator", "__version__", "pinecone_asset"]
 
-_HOMES = {"PineconeHook": "hook", "PineconeUpsertOperator": "operator"}
+_HOMES = {"PineconeHook": "hook", "PineconeUpsertOperator": "operator", "pinecone_asset": "assets"}
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,14 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [
             {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.hook"]},
         ],
+        "asset-uris": [
+            {
+                "schemes": ["pinecone"],
+                "handler": "airflow_pinecone_upsert.assets.normalize_uri",
+                "factory": "airflow_pinecone_upsert.assets.pinecone_asset",
+                "to_openlineage_converter": "airflow_pinecone_upsert.assets.openlineage_dataset",
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "pinecone_upsert",

@@ -84,7 +84,12 @@ def test_the_public_names_exist_and_are_all_there_is():
     for name in airflow_pinecone_upsert.__all__:
         assert getattr(airflow_pinecone_upsert, name) is not None
     assert dir(airflow_pinecone_upsert) == sorted(airflow_pinecone_upsert.__all__)
-    assert set(airflow_pinecone_upsert.__all__) == {"PineconeHook", "PineconeUpsertOperator", "__version__"}
+    assert set(airflow_pinecone_upsert.__all__) == {
+        "PineconeHook",
+        "PineconeUpsertOperator",
+        "__version__",
+        "pinecone_asset",
+    }
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         airflow_pinecone_upsert.Nothing  # noqa: B018 - looking is enough
 

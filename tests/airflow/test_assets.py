@@ -1,0 +1,100 @@
+"""What a namespace is called as an asset."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_pinecone_upsert import pinecone_asset
+
+HOST = "articles-abc123.svc.aped-4627-b74a.pinecone.io"
+
+
+@pytest.mark.parametrize(
+    ("host", "namespace", "uri"),
+    [
+        (HOST, "articles", f"pinecone://{HOST}/articles"),
+        (f"https://{HOST}", "articles", f"pinecone://{HOST}/articles"),
+        (f" https://{HOST.upper()}/ ", "Articles", f"pinecone://{HOST}/Articles"),
+        ("http://127.0.0.1:5080", "n", "pinecone://127.0.0.1:5080/n"),
+        ("http://[::1]:5080", "n", "pinecone://[::1]:5080/n"),
+        (HOST, "", f"pinecone://{HOST}/__default__"),
+        (HOST, "__default__", f"pinecone://{HOST}/__default__"),
+        (HOST, "a/b c?d#e%41é", f"pinecone://{HOST}/a%2Fb%20c%3Fd%23e%2541%C3%A9"),
+        (HOST, "2026-01-01T00:00+00:00", f"pinecone://{HOST}/2026-01-01T00:00+00:00"),
+    ],
+)
+def test_the_uri_of_a_namespace(host, namespace, uri):
+    asset = pinecone_asset(host, namespace)
+    assert asset.uri == uri
+    assert asset.name == uri
+
+
+def test_an_asset_has_an_extra_of_its_own():
+    assert pinecone_asset(HOST, "n", extra={"team": "search"}).extra == {"team": "search"}
+
+
+@pytest.mark.parametrize(
+    ("written", "uri"),
+    [
+        (f"pinecone://{HOST}", f"pinecone://{HOST}/__default__"),
+        (f"PINECONE://{HOST.upper()}/n/", f"pinecone://{HOST}/n"),
+        (f"pinecone://{HOST}/a b", f"pinecone://{HOST}/a%20b"),
+        (f"pinecone://{HOST}/%61%2fb", f"pinecone://{HOST}/a%2Fb"),
+    ],
+)
+def test_airflow_normalises_what_is_written_by_hand(airflow_db, written, uri):
+    from airflow.sdk import Asset
+
+    assert Asset(uri=written).uri == uri
+
+
+@pytest.mark.parametrize("written", ["pinecone:///n", f"pinecone://{HOST}/a/b", f"pinecone://{HOST}/a?b=c"])
+def test_what_names_no_namespace_is_refused_where_it_is_written(airflow_db, written):
+    from airflow.sdk import Asset
+
+    with pytest.raises(ValueError, match="is not pinecone://<index host>/<namespace>"):
+        Asset(uri=written)
+
+
+@pytest.mark.parametrize("host", ["", "https://", f"{HOST}/path", f"{HOST}?x=y"])
+def test_what_is_no_host_is_refused(host):
+    with pytest.raises(ValueError, match="is not pinecone://<index host>/<namespace>"):
+        pinecone_asset(host, "n")
+
+
+def test_a_key_in_the_host_is_neither_taken_nor_shown(airflow_db):
+    from airflow.sdk import Asset
+
+    for build in (
+        lambda: pinecone_asset(f"https://pckey@{HOST}", "n"),
+        lambda: Asset(uri=f"pinecone://pckey@{HOST}/n"),
+    ):
+        with pytest.raises(ValueError, match="user information") as caught:
+            build()
+        assert "pckey" not in str(caught.value)
+
+
+@given(st.text(st.characters(min_codepoint=1, max_codepoint=127), min_size=1, max_size=200))
+def test_every_namespace_has_an_asset_of_its_own(namespace):
+    from airflow.sdk import Asset
+
+    asset = pinecone_asset(HOST, namespace)
+    assert unquote(urlsplit(asset.uri).path[1:]) == namespace
+    assert Asset(uri=asset.uri) == asset
+
+
+def test_the_provider_gives_airflow_handler_factory_and_converter(airflow_db):
+    try:
+        from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime as ProvidersManager
+    except ImportError:  # before 3.2
+        from airflow.providers_manager import ProvidersManager
+
+    manager = ProvidersManager()
+    assert manager.asset_factories["pinecone"](index_host=HOST, namespace="n") == pinecone_asset(HOST, "n")
+    dataset = manager.asset_to_openlineage_converters["pinecone"](pinecone_asset(HOST, "a/b"), None)
+    assert (dataset.namespace, dataset.name) == (f"pinecone://{HOST}", "a/b")
+    assert "pinecone" in manager.asset_uri_handlers
