@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
+from airflow_pinecone_upsert import lineage
 from airflow_pinecone_upsert.hook import PineconeHook
 from airflow_pinecone_upsert.links import PineconeConsoleLink
 from airflow_pinecone_upsert.retries import final_errors_fail_at_once, retry_policy_argument
@@ -98,6 +99,7 @@ class PineconeUpsertOperator(BaseOperator):
         super().__init__(**kwargs, **retry_policy_argument(retry_policy))
         if (parquet_paths is None) == (vectors is None):
             raise ValueError(f"Task {self.task_id!r}: set exactly one of parquet_paths and vectors.")
+        self.outlets = [*self.outlets, lineage.outlet_alias(self)]
         self.parquet_paths = parquet_paths
         self.vectors = vectors
         self.namespace = namespace
@@ -150,6 +152,7 @@ class PineconeUpsertOperator(BaseOperator):
             output = self._upsert(context)
         if context.get("ti"):
             context["ti"].xcom_push(key="upsertedCount", value=output["upsertedCount"])
+        lineage.emit_event(self, context, output)
         return output
 
     def _upsert(self, context: Context) -> dict[str, Any]:
