@@ -67,7 +67,7 @@ def main(home: Path) -> None:
     step("Embedding the paragraphs of Python's documentation")
     embed_documentation(embeddings)
     with LocalIndex(dimension=DIMENSION) as index:
-        os.environ.update(ui_environment(home, embeddings))
+        os.environ.update(ui_environment(home, embeddings) | {"PINECONE_INDEX_HOST": index.url})
         step("Setting up Airflow's database and the connection pinecone_default")
         run("db", "migrate")
         run("connections", "add", "pinecone_default", "--conn-json", index.connection_json())
@@ -79,7 +79,7 @@ def main(home: Path) -> None:
             )
         try:
             wait_until_healthy(process, log)
-            say(f"Airflow      {URL}  (trigger the DAG upsert_parquet)")
+            say(f"Airflow      {URL}  (trigger the DAG upsert_parquet; react_to_upsert follows)")
             say(f"Connection   {URL}/connections  (pinecone_default)")
             say(f"Local index  {index.url}")
             say(f"Log          {log}")

@@ -43,8 +43,20 @@ def airflow_ui():
     process.stdout.close()
 
 
+def finished(client, dag_id, run_id=None):
+    """Wait until a run of a DAG is over, the first one if none is named; return its path and what Airflow says of it."""
+    deadline = time.monotonic() + WITHIN_S
+    while True:
+        runs = client.get(f"/api/v2/dags/{dag_id}/dagRuns").json()["dag_runs"]
+        for run in runs:
+            if run["dag_run_id"] == (run_id or run["dag_run_id"]) and run["state"] not in ("queued", "running"):
+                return f"/api/v2/dags/{dag_id}/dagRuns/{run['dag_run_id']}", run
+        assert time.monotonic() < deadline, runs
+        time.sleep(0.5)
+
+
 @pytest.mark.slow
-def test_a_run_that_is_triggered_there_succeeds(airflow_ui):
+def test_a_run_that_is_triggered_there_succeeds_and_starts_the_dag_that_waits_for_it(airflow_ui):
     url, said = airflow_ui
     assert f"Airflow      {url}" in said
     assert re.search(r"Local index  http://127\.0\.0\.1:\d+", said)
@@ -55,11 +67,11 @@ def test_a_run_that_is_triggered_there_succeeds(airflow_ui):
         assert connections[0]["password"] == "***"
         assert client.get("/api/v2/importErrors").json()["total_entries"] == 0
         run = client.post("/api/v2/dags/upsert_parquet/dagRuns", json={"logical_date": None}).json()
-        path = f"/api/v2/dags/upsert_parquet/dagRuns/{run['dag_run_id']}"
-        deadline = time.monotonic() + WITHIN_S
-        while client.get(path).json()["state"] in ("queued", "running"):
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        assert client.get(path).json()["state"] == "success"
-        xcom = client.get(f"{path}/taskInstances/upsert/xcomEntries/upsertedCount").json()
-        assert int(xcom["value"]) >= 1_400
+        path, run = finished(client, "upsert_parquet", run["dag_run_id"])
+        assert run["state"] == "success"
+        count = int(client.get(f"{path}/taskInstances/upsert/xcomEntries/upsertedCount").json()["value"])
+        assert count >= 1_400
+        path, run = finished(client, "react_to_upsert")
+        assert (run["state"], run["run_type"]) == ("success", "asset_triggered")
+        announced = client.get(f"{path}/taskInstances/announce/xcomEntries/return_value").json()["value"]
+        assert f"upsert_parquet: {count} records in " in str(announced)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from .conftest import EXAMPLES
+from .conftest import EXAMPLES, HOME
 
 
 @pytest.fixture
@@ -29,6 +29,21 @@ def test_upsert_parquet(run_dag, pinecone_index, embeddings):
     assert run.state == "success"
     assert run.output("upsert")["upsertedCount"] == 30
     assert set(pinecone_index.vectors("articles")) == embeddings
+
+
+def test_react_to_upsert_is_queued_by_upsert_parquet(run_dag, pinecone_index, embeddings, monkeypatch):
+    """That the scheduler then runs it with the report is shown in test_commands.py."""
+    from airflow.models.asset import AssetDagRunQueue
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    monkeypatch.setenv("PINECONE_INDEX_HOST", pinecone_index.url)
+    unpaused = (EXAMPLES / "react_to_upsert.py").read_text().replace("tags=", "is_paused_upon_creation=False, tags=")
+    (HOME / "dags" / "react_to_upsert.py").write_text(unpaused)
+    assert run_dag(EXAMPLES / "upsert_parquet.py").state == "success"
+    with create_session() as session:
+        queued = session.scalars(select(AssetDagRunQueue.target_dag_id)).all()
+    assert "react_to_upsert" in queued
 
 
 def test_upsert_xcom(run_dag, pinecone_index_factory, use_index):

@@ -100,6 +100,28 @@ def test_decorator_snippet(run_dag, pinecone_index, my_project):
     assert run.output("embed_chapters", "upsertedCount") == len(pinecone_index.vectors("chapters")) == 1_000
 
 
+def test_events_snippet(run_dag, pinecone_index):
+    """As it stands it waits for the index of the README; with the local index's host it is queued by an upsert."""
+    from airflow.models.asset import AssetDagRunQueue
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    host = "articles-abc123.svc.aped-4627-b74a.pinecone.io"
+    assert host in README.partition("export AIRFLOW_CONN_PINECONE_DEFAULT='")[2].partition("'")[0]
+    waits = snippet("refresh_cache").replace(host, pinecone_index.url)
+    (HOME / "dags" / "waits.py").write_text(waits.replace("schedule=", "is_paused_upon_creation=False, schedule="))
+    upserts = """
+from airflow.sdk import DAG
+from airflow_pinecone_upsert import PineconeUpsertOperator
+
+with DAG("upserts_articles", schedule=None) as dag:
+    PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 8)], namespace="articles")
+"""
+    assert run_dag(upserts).state == "success"
+    with create_session() as session:
+        assert "refresh_cache" in session.scalars(select(AssetDagRunQueue.target_dag_id)).all()
+
+
 def test_pytest_snippet(tmp_path):
     (tmp_path / "test_snippet.py").write_text(snippet("pytest_plugins"))
     done = subprocess.run(
