@@ -7,17 +7,30 @@ What always holds: nothing in here fails a task, whose work is done by then; wha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import AssetAlias
+from typing_extensions import Self
 
-from airflow_pinecone_upsert.assets import pinecone_asset
+from airflow_pinecone_upsert.assets import openlineage_name, pinecone_asset
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import BaseOperator, Context
+    from openlineage.client.event_v2 import InputDataset, OutputDataset
+    from openlineage.client.facet_v2 import schema_dataset
+
+    from airflow_pinecone_upsert.upsert.source import FileRef, ParquetSource, RecordSource
 
 log = logging.getLogger(__name__)
+
+_MAX_FILES_NAMED: Final = 100
+"""With more files than these each folder is one dataset: an event names its schema for every dataset."""
 
 
 def outlet_alias(operator: BaseOperator) -> AssetAlias:
@@ -50,3 +63,98 @@ def _add_event(outlets: Iterable[Any], context: Context, output: dict[str, Any],
         events[outlet].extra.update(output)
     if not declared:
         events[alias].add(asset, extra=output)
+
+
+@dataclass
+class Trace:
+    """
+    What a try of a task reads and writes. Used as a context, it keeps the report of an upsert that failed.
+
+    :param source: The records.
+    :param index_host: The index.
+    :param namespace: Where they go.
+    :param output: The report at the end, as the task's output holds it; empty before that.
+    """
+
+    source: RecordSource
+    index_host: str
+    namespace: str
+    output: Mapping[str, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.output = getattr(error, "report", self.output)
+
+
+def openlineage(trace: Trace | None) -> OperatorLineage[Any, Any]:
+    """
+    Tell OpenLineage which files were to be read, and what was written until the end of the task, good or bad.
+
+    Rows and bytes written are those of all tries, as in the task's output; the bytes are those of the requests.
+
+    :param trace: None where the task failed before it knew what to do.
+    """
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    if trace is None:
+        return OperatorLineage()
+    try:
+        return OperatorLineage(inputs=list(_inputs(trace.source)), outputs=[_output(trace)])
+    except Exception:
+        log.warning("OpenLineage is not told of this upsert.", exc_info=True)
+        return OperatorLineage()
+
+
+def _output(trace: Trace) -> OutputDataset:
+    from openlineage.client.event_v2 import OutputDataset
+    from openlineage.client.facet_v2 import output_statistics_output_dataset as facet
+
+    names = openlineage_name(pinecone_asset(trace.index_host, trace.namespace))
+    if not trace.output:
+        return OutputDataset(*names)
+    statistics = facet.OutputStatisticsOutputDatasetFacet(trace.output["upsertedCount"], trace.output["requestBytes"])
+    return OutputDataset(*names, outputFacets={"outputStatistics": statistics})
+
+
+def _inputs(source: RecordSource) -> Iterator[InputDataset]:
+    """Name the files; records that come from another task are no dataset."""
+    from airflow_pinecone_upsert.upsert.source import ParquetSource
+
+    if not isinstance(source, ParquetSource):
+        return
+    named = [(_openlineage_name(file), file) for file in source.files]
+    if len(named) > _MAX_FILES_NAMED:
+        named = [((namespace, name.rpartition("/")[0] or "/"), file) for (namespace, name), file in named]
+    for names, found in groupby(sorted(named, key=itemgetter(0)), key=itemgetter(0)):
+        yield _input(names, [file for _, file in found], source)
+
+
+def _openlineage_name(file: FileRef) -> tuple[str, str]:
+    """Return namespace and name by https://openlineage.io/docs/spec/naming: a bucket with its scheme, and the key."""
+    if file.is_local:
+        return "file", file.path
+    scheme, _, rest = file.url.partition("://")
+    bucket, _, key = rest.partition("/")
+    return f"{scheme}://{bucket}", key
+
+
+def _input(names: tuple[str, str], files: list[FileRef], source: ParquetSource) -> InputDataset:
+    from openlineage.client.event_v2 import InputDataset
+    from openlineage.client.facet_v2 import input_statistics_input_dataset as facet
+
+    schema = next((source.schemas[file.url] for file in files if file.url in source.schemas), None)
+    statistics = facet.InputStatisticsInputDatasetFacet(size=sum(file.size for file in files), fileCount=len(files))
+    return InputDataset(
+        *names,
+        inputFacets={"inputStatistics": statistics},
+        facets={} if schema is None else {"schema": _schema(schema)},
+    )
+
+
+def _schema(schema: pa.Schema) -> schema_dataset.SchemaDatasetFacet:
+    from openlineage.client.facet_v2 import schema_dataset
+
+    columns = [schema_dataset.SchemaDatasetFacetFields(column.name, str(column.type)) for column in schema]
+    return schema_dataset.SchemaDatasetFacet(columns)

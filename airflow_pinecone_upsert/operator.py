@@ -14,6 +14,7 @@ from airflow_pinecone_upsert.retries import final_errors_fail_at_once, retry_pol
 
 if TYPE_CHECKING:
     import jinja2
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context, ObjectStoragePath, RetryPolicy, XComArg
 
     from airflow_pinecone_upsert.upsert.checkpoint import StateStore
@@ -121,6 +122,7 @@ class PineconeUpsertOperator(BaseOperator):
         self.durable = durable
         self.index_url: str | None = None  # known once the task runs
         self._stop: Stop | None = None
+        self._trace: lineage.Trace | None = None
 
     def render_template(
         self,
@@ -171,7 +173,10 @@ class PineconeUpsertOperator(BaseOperator):
             source = self._source(options)
             client = hook.get_conn()
             self.index_url = client.host
-            with span(client.host, options.namespace) as annotate:
+            with (
+                span(client.host, options.namespace) as annotate,
+                lineage.Trace(source, client.host, options.namespace) as self._trace,
+            ):
                 output = upsert(
                     source,
                     client,
@@ -182,12 +187,17 @@ class PineconeUpsertOperator(BaseOperator):
                     observe=Metrics(dag_id=self.dag_id, task_id=self.task_id),
                 ).as_output()
                 annotate(output)
+            self._trace.output = output
         return output
 
     def on_kill(self) -> None:
         """Ask the upsert to stop: no new request, a moment for those in flight, then the checkpoint."""
         if self._stop is not None:
             self._stop.ask()
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002 - its protocol
+        """Tell OpenLineage's provider what was read and written; it asks after a failure, too."""
+        return lineage.openlineage(self._trace)
 
     def _state(self, context: Context) -> StateStore | None:
         if not self.durable or self.parquet_paths is None:

@@ -163,6 +163,17 @@ class ParquetSource:
         self._files = files
         self._columns = columns
         self._row_counts: dict[str, int] = {}  # of the files opened so far, by URL
+        self._schemas: dict[str, pa.Schema] = {}  # likewise
+
+    @property
+    def files(self) -> Sequence[FileRef]:
+        """All of the files, read or not yet."""
+        return self._files
+
+    @property
+    def schemas(self) -> Mapping[str, pa.Schema]:
+        """The whole schema, all columns, of each file that was opened so far, by URL."""
+        return self._schemas
 
     def __str__(self) -> str:
         """Describe it for a log."""
@@ -210,6 +221,7 @@ class ParquetSource:
                 pq.ParquetFile(handle, pre_buffer=False, buffer_size=buffer_bytes) as parquet,
             ):
                 self._row_counts[file.url] = parquet.metadata.num_rows
+                self._schemas[file.url] = parquet.schema_arrow
                 selection = Selection(parquet.schema_arrow, self._columns, shape, file.url)
                 row_groups, first_row = _row_groups_from(parquet.metadata, start_row)
                 batches = parquet.iter_batches(

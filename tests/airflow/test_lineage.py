@@ -36,11 +36,11 @@ def events_of(run):
 @pytest.mark.parametrize("namespace", ["articles", "", "a/b"])
 def test_a_success_is_one_event_with_the_report(run_dag, asset_of, namespace):
     run = run_dag(
-        HEAD + f'\n    PineconeUpsertOperator(task_id="up", vectors=[("a", [1.0] * 8)], namespace="{namespace}")'
+        HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 8)], namespace="{namespace}")'
     )
     assert run.state == "success"
     uri = asset_of(namespace).uri
-    assert events_of(run) == [(uri, uri, "up", -1, run.output("up"))]
+    assert events_of(run) == [(uri, uri, "upsert", -1, run.output("upsert"))]
 
 
 @pytest.mark.parametrize("name", ["pinecone_asset(HOST, 'n').name", "'articles'"])
@@ -73,7 +73,7 @@ def test_an_outlet_for_something_else_stays_as_it_is(run_dag, asset_of):
 
 def test_every_mapped_instance_has_an_event_of_its_own(run_dag, asset_of):
     run = run_dag(
-        HEAD
+        HEAD.replace("dag_of_a_test", "has_mapped_instances")
         + """
     PineconeUpsertOperator.partial(task_id="upsert", vectors=[("a", [1.0] * 8)]).expand(namespace=["x", "y"])
     """
