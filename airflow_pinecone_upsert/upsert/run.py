@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -36,7 +35,7 @@ from airflow_pinecone_upsert.upsert.options import Columns, UpsertOptions
 from airflow_pinecone_upsert.upsert.pace import Pace
 from airflow_pinecone_upsert.upsert.rejects import Folder, Rejects
 from airflow_pinecone_upsert.upsert.report import Attempt, UpsertReport
-from airflow_pinecone_upsert.upsert.send import Sender, ThreadLanes
+from airflow_pinecone_upsert.upsert.send import Lanes, Sender, ThreadLanes
 from airflow_pinecone_upsert.upsert.source import RecordSource
 from airflow_pinecone_upsert.upsert.stop import SETTLE_WITHIN_S, Stop
 
@@ -58,6 +57,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     stop: Stop | None = None,
     observe: Callable[[Attempt], None] = lambda _: None,
     random: Random = random.random,
+    lanes: Lanes | None = None,
 ) -> UpsertReport:
     """
     Upsert every record of a source, and return only when each of them is confirmed by the server or tolerably set aside.
@@ -70,12 +70,14 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     :param stop: Asks the run to end early.
     :param observe: Is told of each request that is over, by the caller's thread.
     :param random: A source of floats in [0, 1), for the backoff.
+    :param lanes: Where requests travel, and the clock; None for threads and real time.
     :return: What the server confirmed, and what was set aside.
     :raises InputError: The source or a record of it is invalid; nothing of its chunk was sent.
     :raises SetupError: Key, index, quota or a parameter; no retry can help.
     :raises IncompleteUpsertError: Records stayed unconfirmed for another reason.
     """
     stop = stop or Stop()
+    lanes = lanes or ThreadLanes(client.upsert, options.max_concurrency)
     checkpoint = None
     if state is not None and source.identity is not None:
         checkpoint = Checkpoint(state, _identity(source, client, options))
@@ -83,16 +85,16 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     rejects = Rejects(options.max_rejects, rejects_folder)
     if kept:
         rejects.resume(int(kept.counts["rejected"]), kept.rejects_paths)
-    ledger = Ledger(source, rejects, checkpoint, kept, time.monotonic(), observe)
+    ledger = Ledger(source, rejects, checkpoint, kept, lanes.now(), observe)
 
     def report() -> UpsertReport:
-        return ledger.report(time.monotonic(), namespace=options.namespace, index_host=client.host)
+        return ledger.report(lanes.now(), namespace=options.namespace, index_host=client.host)
 
     try:
         shape = _index_shape(client, stop)
         start = f", from {ledger.place.origin}, row {ledger.place.row} on" if ledger.place else ""
         log.info("Upserting %s into namespace %r of %s%s.", source, options.namespace, client.host, start)
-        _send_all(_batches(source, shape, options, ledger, stop), client, options, ledger, stop, random)
+        _send_all(_batches(source, shape, options, ledger, stop), lanes, options, ledger, stop, random)
         if ledger.failures:
             raise _failed(ledger, report())
     except PineconeUpsertError as exc:
@@ -134,11 +136,11 @@ def _batches(
 
 
 def _send_all(  # noqa: PLR0913, PLR0917 - the stages of the flow
-    batches: Iterator[Batch], client: IndexClient, options: UpsertOptions, ledger: Ledger, stop: Stop, random: Random
+    batches: Iterator[Batch], lanes: Lanes, options: UpsertOptions, ledger: Ledger, stop: Stop, random: Random
 ) -> None:
     """Send until all is settled or the run has failed; in either case enter into the ledger what is in flight."""
     pace = Pace(options.max_requests_per_second, options.max_bytes_per_second, random)
-    with ThreadLanes(client.upsert, options.max_concurrency) as lanes:
+    with lanes:
         sender = Sender(batches, lanes, pace=pace, max_unsettled=options.max_concurrency, random=random, stop=stop)
         try:
             for event in sender.run():
@@ -148,18 +150,18 @@ def _send_all(  # noqa: PLR0913, PLR0917 - the stages of the flow
             # A time-out of the task's, say, leaves no more time than a wish to stop.
             within_s = float("inf") if isinstance(exc, PineconeUpsertError) else SETTLE_WITHIN_S
             try:
-                _close(sender, ledger, within_s)
+                _close(sender, ledger, lanes, within_s)
             except SetupError as second:  # must not hide the first
                 log.error("%s", second)  # noqa: TRY400
             raise
-        _close(sender, ledger, float("inf"))
+        _close(sender, ledger, lanes, float("inf"))
 
 
-def _close(sender: Sender, ledger: Ledger, within_s: float) -> None:
+def _close(sender: Sender, ledger: Ledger, lanes: Lanes, within_s: float) -> None:
     """Enter what is in flight, and keep how far the run has come."""
     for event in sender.wind_down(within_s):
         ledger.add(event)
-    ledger.keep(time.monotonic())
+    ledger.keep(lanes.now())
 
 
 def _index_shape(client: IndexClient, stop: Stop) -> IndexShape:

@@ -75,6 +75,14 @@ class Landing(NamedTuple):
 class Lanes(Protocol):
     """Where requests travel, and the clock that goes with it: threads and real time, or a simulation of both."""
 
+    def __enter__(self) -> Self:
+        """Begin to carry requests."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of those that are still under way."""
+        ...
+
     def now(self) -> float:
         """Return monotonic seconds."""
         ...
