@@ -88,9 +88,16 @@ class Rejects:
 
         :param count: How many earlier tries have set aside.
         :param paths: Where they have written those.
+        :raises SetupError: They are more than are tolerated by now.
         """
         self.count = self._earlier_count = count
         self._earlier_paths = tuple(paths)
+        if self._limit is not None and count > self._limit:
+            written = f" and written to {', '.join(paths)}" if paths else ""
+            raise SetupError(
+                f"{count:,} records were set aside by earlier tries{written}: more than max_rejects, {self._limit:,}, "
+                "allows. Mend them at their source, or raise max_rejects."
+            )
 
     @property
     def paths(self) -> tuple[str, ...]:

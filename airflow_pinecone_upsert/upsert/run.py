@@ -83,14 +83,14 @@ def upsert(  # noqa: PLR0913 - what a run may be given
         checkpoint = Checkpoint(state, _identity(source, client, options))
     kept = checkpoint.load() if checkpoint else None
     rejects = Rejects(options.max_rejects, rejects_folder)
-    if kept:
-        rejects.resume(int(kept.counts["rejected"]), kept.rejects_paths)
     ledger = Ledger(source, rejects, checkpoint, kept, lanes.now(), observe)
 
     def report() -> UpsertReport:
         return ledger.report(lanes.now(), namespace=options.namespace, index_host=client.host)
 
     try:
+        if kept:
+            rejects.resume(int(kept.counts["rejected"]), kept.rejects_paths)
         shape = _index_shape(client, stop)
         start = f", from {ledger.place.origin}, row {ledger.place.row} on" if ledger.place else ""
         log.info("Upserting %s into namespace %r of %s%s.", source, options.namespace, client.host, start)

@@ -5,11 +5,15 @@ import pickle
 from random import Random
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from airflow_pinecone_upsert.api import errors
-from airflow_pinecone_upsert.api.client import USER_AGENT
+from airflow_pinecone_upsert.api.client import USER_AGENT, ClientSettings, IndexClient
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS
 from airflow_pinecone_upsert.local import Fault
+from airflow_pinecone_upsert.upsert.options import UpsertOptions
+from airflow_pinecone_upsert.upsert.run import upsert
+from airflow_pinecone_upsert.upsert.source import ParquetSource, find_parquet_files
 
 UPSERT = "/vectors/upsert"
 
@@ -303,6 +307,34 @@ def test_an_error_of_the_source_waits_for_what_is_in_flight(index, run, rows, ex
     assert len(index.vectors()) == 2_000
     if isinstance(exception, errors.PineconeUpsertError):
         assert exception.report["upsertedCount"] == 2_000
+
+
+class Store(dict):
+    """What outlives a try."""
+
+    set = dict.__setitem__
+    delete = dict.pop
+
+
+def test_a_retry_that_tolerates_less_than_is_set_aside_already_fails_before_it_sends(index, write, upserts):
+    path = write({"id": ["a", None, "b", "c"], "values": [[1.0, 2.0]] * 4})
+    store = Store()
+
+    def run(max_rejects):
+        options = UpsertOptions.checked(max_rejects=max_rejects, batch_size=1, max_concurrency=1)
+        source = ParquetSource(find_parquet_files(LocalFileSystem(), str(path)), options)
+        with IndexClient(index.url, ClientSettings(api_key=index.api_key)) as client:
+            return upsert(source, client, options, state=store)
+
+    index.faults.next(Fault.stall(0.0), times=2, path=UPSERT)
+    faulty(index, Fault.short_count(0))
+    with pytest.raises(errors.IncompleteUpsertError):
+        run(max_rejects=1)
+    sent = len(upserts(index))
+    with pytest.raises(errors.SetupError, match="1 records were set aside by earlier tries: more than max_rejects, 0,"):
+        run(max_rejects=0)
+    assert len(upserts(index)) == sent == 3
+    assert run(max_rejects=1).as_output().items() >= {"upsertedCount": 3, "resumedCount": 2, "rejectedCount": 1}.items()
 
 
 FAULTS = [
