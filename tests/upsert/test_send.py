@@ -1,11 +1,10 @@
 """
-The sender over a simulated server with a virtual clock: hundreds of seeded schedules of faults, in seconds.
+The sender by itself, over a simulated server with a virtual clock.
 
-What real HTTP adds is in test_run.py.
+The whole pipeline under every fault is in test_simulated_faults.py; what real HTTP adds is in test_run.py.
 """
 
 import heapq
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, pairwise
@@ -18,7 +17,7 @@ import pytest
 
 from airflow_pinecone_upsert.api import errors
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
-from airflow_pinecone_upsert.upsert.batch import Batch, Envelope, fill_batches
+from airflow_pinecone_upsert.upsert.batch import Envelope, fill_batches
 from airflow_pinecone_upsert.upsert.encode import Fragment
 from airflow_pinecone_upsert.upsert.pace import Pace
 from airflow_pinecone_upsert.upsert.report import Attempt, Failure, Refusal
@@ -59,7 +58,6 @@ class SimulatedLanes:
     random: Random = field(default_factory=lambda: Random(0))  # noqa: S311 - a seeded simulation
     clock_s: float = 0.0
     started: list[tuple[float, list[str]]] = field(default_factory=list)
-    started_rows: list[tuple[int, ...]] = field(default_factory=list)
     max_in_flight: int = 0
     _in_flight: list[tuple[float, int, Landing]] = field(default_factory=list)
     _writes: list[tuple[float, int, list[dict[str, Any]]]] = field(default_factory=list)
@@ -71,7 +69,6 @@ class SimulatedLanes:
     def start(self, job: Any, body: bytes) -> None:
         records = orjson.loads(body)["vectors"]
         self.started.append((self.clock_s, [record["id"] for record in records]))
-        self.started_rows.append(tuple(record["row"] for record in records))
         outcome = self.outcome(records)
         lands_at_s = self.clock_s + outcome.latency_s
         if outcome.is_applied:
@@ -92,10 +89,6 @@ class SimulatedLanes:
     def stored(self) -> dict[str, int]:
         """The row that stands under each id in the end."""
         return {record["id"]: record["row"] for _, _, records in sorted(self._writes) for record in records}
-
-    @property
-    def written_rows(self) -> set[int]:
-        return {record["row"] for _, _, records in self._writes for record in records}
 
     @property
     def is_idle(self) -> bool:
@@ -401,78 +394,3 @@ def test_a_batch_waits_for_one_with_its_id_that_waits_for_another_try():
     sent(lanes, batches_of("aa"), window=4, random=lambda: 0.9)
     assert lanes.started == [(0.0, ["a"]), (1.9, ["a"]), (2.9, ["a"])]
     assert lanes.stored["a"] == 1
-
-
-# Everything at once -----------------------------------------------------------------------------
-
-
-def random_outcomes(random: Random) -> Callable[[list[dict[str, Any]]], Outcome]:
-    """Choose how bad this server is, and then the outcome of each request."""
-    fault_rate = random.choice([0.0, 0.1, 0.5, 0.9])
-    final_rate = random.choice([0.0, 0.0, 0.02])
-    takes_at_most = random.choice([1_000, 1_000, 3])
-
-    def outcome(records: list[dict[str, Any]]) -> Outcome:
-        latency_s = random.expovariate(1)
-        if len(records) > takes_at_most:
-            return Outcome(latency_s, errors.RequestTooLargeError("too large"), is_applied=False)
-        if random.random() < final_rate:
-            return random.choice(
-                [
-                    Outcome(latency_s, errors.RefusedError("no"), is_applied=False),
-                    Outcome(latency_s, errors.QuotaExceededError("no"), is_applied=False),
-                    Outcome(latency_s, confirmed_more=-1),
-                    Outcome(latency_s, confirmed_more=1),
-                ]
-            )
-        if random.random() < fault_rate:
-            return random.choice(
-                [
-                    Outcome(latency_s, throttled(random.choice([None, 0.0, 3.0, 1e9])), is_applied=False),
-                    Outcome(latency_s, errors.ServerError("down"), is_applied=random.random() < 0.3),
-                    Outcome(latency_s, errors.TransportError("reset"), is_applied=False),
-                    Outcome(latency_s, errors.TransportError("lost acknowledgement"), is_applied=True),
-                ]
-            )
-        return Outcome(latency_s)
-
-    return outcome
-
-
-@pytest.mark.parametrize("seed", range(400))
-def test_whatever_goes_wrong_every_record_is_accounted_for(seed):
-    random = Random(seed)  # noqa: S311 - a seeded simulation
-    ids = [str(random.randrange(random.choice([5, 60, 10_000]))) for _ in range(random.randrange(120))]
-    last_rows = {one: row for row, one in enumerate(ids)}
-    batches = list(batches_of(ids, size=random.choice([1, 4, 10])))
-    window = random.randint(1, 8)
-    source_breaks = random.random() < 0.1
-    lanes = SimulatedLanes(random_outcomes(random), random)
-    pulled: list[int] = []
-
-    def source() -> Iterator[Batch]:
-        for batch in batches:
-            pulled.append(len(batch))
-            yield batch
-        if source_breaks:
-            raise errors.SourceError("broken")
-
-    events, error = sent_from(source(), lanes, window=window, pace=Pace(100, 10_000, lambda: 0.5), random=random.random)
-
-    # It ended, with nothing left in flight, and stayed within its bounds.
-    assert lanes.is_idle
-    assert lanes.max_in_flight <= window
-    assert len(lanes.started) == sum(isinstance(event, Attempt) for event in events)
-    assert max(Counter(lanes.started_rows).values(), default=0) <= MAX_ATTEMPTS
-
-    # Each record of each batch that was started is confirmed or reported; at most one batch was pulled in vain.
-    unconfirmed = sum(failure.unconfirmed for failure in failures(events)) + len(refused(events))
-    assert confirmed(events) + unconfirmed in (sum(pulled), sum(pulled[:-1]))
-    assert confirmed(events) <= len(lanes.written_rows)
-
-    # Success is that every record was sent, and that the last one of each id in the source stands in the end.
-    if failures(events) or error:
-        assert unconfirmed or source_breaks
-    else:
-        assert confirmed(events) + len(refused(events)) == len(ids)
-        assert refused(events) or lanes.stored == last_rows
