@@ -30,10 +30,25 @@ def _to_vector(value: Any) -> npt.NDArray[np.float64]:
     if array.ndim != 1:
         raise ValueError(f"expected a flat list of numbers, got {array.ndim} dimensions")
     if array.size and array.dtype.kind not in "iuf":
-        odd = ((i, e) for i, e in enumerate(value) if isinstance(e, bool) or not isinstance(e, (int, float)))
-        position, element = next(odd, (0, array[0]))
-        raise ValueError(f"element {position} is {element!r} ({type(element).__name__}), not a number")
+        array = _of_objects(value)
     return array.astype(np.float64, copy=False)
+
+
+def _of_objects(value: Any) -> npt.NDArray[np.float64]:
+    """Read what numpy finds no number's type for: integers of more than 64 bits, or no numbers."""
+    for position, element in enumerate(value):
+        if isinstance(element, bool) or not isinstance(element, (int, float, np.integer, np.floating)):
+            kind = type(element).__name__
+            shown = (
+                f"{element!r:.80} ({kind})"
+                if isinstance(element, (str, bool, complex, type(None)))
+                else f"of type {kind}"
+            )
+            raise ValueError(f"element {position} is {shown}, not a number")  # noqa: TRY004 - pydantic's way
+    try:
+        return np.array([float(element) for element in value])
+    except OverflowError as exc:
+        raise ValueError("an element is too large for a number of 64 bits") from exc
 
 
 def _to_indices(value: Any) -> npt.NDArray[np.int64]:

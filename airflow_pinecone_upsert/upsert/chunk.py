@@ -143,7 +143,7 @@ class Selection:
         kind = _storage(kind)
         expected = {
             "id": ("strings or integers", _is_text(kind) or types.is_integer(kind)),
-            "values": ("lists of numbers", _is_list_of(kind, _is_number)),
+            "values": ("lists of numbers", is_list_of_numbers(kind)),
             "sparse_values": ("structs of indices (list of integers) and values (list of numbers)", _is_sparse(kind)),
             "metadata": (
                 "JSON strings, structs or maps",
@@ -171,6 +171,11 @@ def _is_list_of(kind: pa.DataType, fits: Callable[[pa.DataType], bool]) -> bool:
     return bool(is_list and (fits(kind.value_type) or types.is_null(kind.value_type)))
 
 
+def is_list_of_numbers(kind: pa.DataType) -> bool:
+    """Tell of a column's type whether vectors may stand in it."""
+    return _is_list_of(kind, _is_number)
+
+
 def _is_sparse(kind: pa.DataType) -> bool:
     if not types.is_struct(kind):
         return False
@@ -178,7 +183,7 @@ def _is_sparse(kind: pa.DataType) -> bool:
     return (
         {"indices", "values"} <= set(parts)
         and _is_list_of(parts["indices"], types.is_integer)
-        and _is_list_of(parts["values"], _is_number)
+        and is_list_of_numbers(parts["values"])
     )
 
 

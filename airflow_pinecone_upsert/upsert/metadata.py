@@ -20,13 +20,24 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel
 
 from airflow_pinecone_upsert.api.limits import MAX_METADATA_BYTES
 from airflow_pinecone_upsert.upsert.chunk import as_numpy
-from airflow_pinecone_upsert.upsert.problem import Problem, shown
+from airflow_pinecone_upsert.upsert.problem import Problem, key_path, shown
 
 _EXACT_INTEGERS: Final = 2**53
 """Up to here float64, which Pinecone stores numbers as, holds every integer."""
+
+_BITS: Final = 64
+
+_MAX_BITS: Final = 4_096
+"""Of an integer that is written in digits; Python refuses to write some thousands of them."""
+
+_MAX_DEPTH: Final = 20
+
+_LONG_DOUBLE: Final = "g"
+"""Asked for Python's number, numpy gives the same long double again."""
 
 _Row = dict[str, Any] | Problem | None
 """The metadata of one record: what is to be written, why it cannot be, or nothing."""
@@ -64,7 +75,7 @@ def too_long(plain: Mapping[str, Any], field: str) -> Problem | None:
         return None
     reason = f"the metadata are {size:,} bytes of JSON, the limit is {MAX_METADATA_BYTES:,}"
     longest = max(plain, key=lambda key: len(orjson.dumps(plain[key])))
-    return Problem(field, reason, f"Shorten or drop the longest key, {longest!r}; keep long text elsewhere.")
+    return Problem(field, reason, f"Shorten or drop the longest key, {shown(longest)}; keep long text elsewhere.")
 
 
 def _plain_metadata(metadata: Mapping[Any, Any], field: str) -> _Row:
@@ -94,12 +105,12 @@ def _plain_items(metadata: Mapping[Any, Any], field: str) -> dict[str, Any] | Pr
     for key, value in metadata.items():
         if value is None:
             continue
-        checked = _plain(value, f"{field}.{key}")
+        checked = _plain(value, field_of_key := key_path(field, key))
         if isinstance(checked, Problem):
             return checked
         if not isinstance(key, str) or key.startswith("$"):
             return Problem(
-                f"{field}.{key}", "a key is a string that does not start with '$'", "Rename the key.", shown(key)
+                field_of_key, "a key is a string that does not start with '$'", "Rename the key.", shown(key)
             )
         plain[str(key)] = checked
     return plain
@@ -110,13 +121,17 @@ def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one
     match value:
         case np.datetime64() if not np.isnat(value):  # its item() may be a bare integer
             return str(value)
-        case np.generic() if value.dtype.kind not in "mM":
+        case np.generic() if value.dtype.char == _LONG_DOUBLE:
+            return _plain(float(value), field)
+        case np.generic() if value.dtype.kind not in "mMc":
             return _plain(value.item(), field)
         case str() | bool():
             return value
         case int():
-            if abs(value) <= _EXACT_INTEGERS or _fits_float64(value):
+            if abs(value) <= _EXACT_INTEGERS:
                 return value
+            if _fits_float64(value):  # what has more than 64 bits, orjson writes as a float only
+                return value if value.bit_length() < _BITS else float(value)
             reason = "Pinecone stores numbers as float64, which cannot hold this integer exactly"
             return Problem(field, reason, "Store it as a string.", shown(value))
         case float():
@@ -132,7 +147,7 @@ def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one
         case UUID():
             return str(value)
         case np.ndarray():
-            return _plain(value.tolist(), field)
+            return _plain(value.tolist() if value.ndim else value[()], field)
         case list() | tuple():
             odd = next((item for item in value if not isinstance(item, str)), None)
             if all(isinstance(item, str) for item in value):
@@ -184,6 +199,73 @@ def metadata_of_any(value: Any, field: str) -> bytes | Problem | None:
     return Problem(field, "metadata come as a dict or as JSON text", "Convert it or leave it out.", shown(value))
 
 
+def mendable_json(metadata: Any) -> str:
+    """
+    Write metadata that may break a rule as JSON, for a person to mend.
+
+    :return: Keys whose values are valid stand as they would be sent, and all others as legibly as JSON can show them.
+    """
+    if not isinstance(metadata, Mapping):
+        return json.dumps(legible(metadata))
+    checked = {key: _plain(value, "") for key, value in metadata.items() if value is not None}
+    return json.dumps(
+        legible({key: metadata[key] if isinstance(value, Problem) else value for key, value in checked.items()})
+    )
+
+
+def mendable_column(column: pa.Array) -> str | None:
+    """
+    Write the metadata of one row as JSON, for a person to mend.
+
+    :param column: As for :func:`metadata_rows`, but of length 1.
+    :return: As :func:`mendable_json`; JSON text is left as it is, and a map that holds a key twice becomes pairs.
+    """
+    if pa.types.is_map(column.type):
+        (pairs,) = _map_pairs(column)
+        return None if pairs is None else mendable_json(pairs if len(dict(pairs)) < len(pairs) else dict(pairs))
+    if pa.types.is_struct(column.type):
+        (row,) = _struct_dicts(column)[0]
+        return None if row is None else mendable_json(row)
+    text: str | None = column[0].as_py()
+    return text
+
+
+def legible(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one answer a type
+    """
+    Turn anything into what JSON can hold, so that a person recognises it.
+
+    :param depth: How deep it lies in what is shown: something may hold itself.
+    """
+    if depth > _MAX_DEPTH:
+        return shown(value)
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    match value:
+        case None | bool() | str() | float():
+            return value
+        case int():
+            return value if value.bit_length() <= _MAX_BITS else hex(value)
+        case Mapping():
+            keys = [key if isinstance(key, str) else shown(key) for key in value]
+            items = [legible(item, depth + 1) for item in value.values()]
+            pairs = list(zip(keys, items, strict=True))
+            return dict(pairs) if len(set(keys)) == len(keys) else pairs
+        case list() | tuple() | set() | frozenset():
+            return [legible(item, depth + 1) for item in value]
+        case dt.date() | dt.time():
+            return value.isoformat()
+        case np.generic() | np.ndarray() if value.dtype.char.lower() != _LONG_DOUBLE:
+            return legible(value.tolist(), depth + 1)
+    return _in_full(value)
+
+
+def _in_full(value: Any) -> str:
+    try:
+        return str(value) if isinstance(value, Decimal) else repr(value)
+    except Exception:  # noqa: BLE001 - as for a message
+        return shown(value)
+
+
 def _from_json(text: str, field: str) -> _Row:
     try:
         parsed = orjson.loads(text)
@@ -204,6 +286,10 @@ def _may_be_rounded(parsed: dict[str, Any]) -> bool:
 
 
 def _map_rows(column: pa.MapArray, field: str) -> list[_Row]:
+    return [None if pairs is None else _from_pairs(pairs, field) for pairs in _map_pairs(column)]
+
+
+def _map_pairs(column: pa.MapArray) -> list[list[tuple[Any, Any]] | None]:
     # Keys and items are those of the whole array where the column is a slice of it.
     offsets = column.offsets.to_pylist()
     first, length = offsets[0], offsets[-1] - offsets[0]
@@ -215,7 +301,7 @@ def _map_rows(column: pa.MapArray, field: str) -> list[_Row]:
         )
     )
     return [
-        _from_pairs(pairs[start - first : end - first], field) if is_present else None
+        pairs[start - first : end - first] if is_present else None
         for (start, end), is_present in zip(pairwise(offsets), column.is_valid().to_pylist(), strict=True)
     ]
 
@@ -228,13 +314,19 @@ def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str) -> _Row:
 
 
 def _struct_rows(column: pa.StructArray, field: str) -> list[_Row]:
+    rows, names, children = _struct_dicts(column)
+    if rows and names and all(map(_is_plain_column, names, children)):
+        return list(rows)
+    return [None if row is None else _plain_metadata(row, field) for row in rows]
+
+
+def _struct_dicts(column: pa.StructArray) -> tuple[list[dict[str, Any] | None], list[str], list[pa.Array]]:
+    """Return the rows, and the names and readable children that they were made from."""
     names = [column.type.field(index).name for index in range(column.type.num_fields)]
     children = [_readable(child) for child in column.flatten()]
     rows: list[dict[str, Any] | None]
     rows = pa.StructArray.from_arrays(children, names=names, mask=column.is_null()).to_pylist()
-    if rows and names and all(map(_is_plain_column, names, children)):
-        return list(rows)
-    return [None if row is None else _plain_metadata(row, field) for row in rows]
+    return rows, names, children
 
 
 def _is_plain_column(name: str, column: pa.Array) -> bool:

@@ -35,4 +35,20 @@ def shown(value: Any) -> str:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits
         text = f"a very long {type(value).__name__}"
+    except Exception:  # noqa: BLE001 - a user's class may raise anything here, and must not hide what is to be told
+        text = f"a {type(value).__name__}"
+    return _shortened(text)
+
+
+def key_path(field: str, key: object) -> str:
+    """
+    Name a key below a field, in text that any log and file can hold.
+
+    :param key: As a user wrote it: of any type, of any length, with lone surrogates.
+    """
+    text = key if isinstance(key, str) else shown(key)
+    return f"{field}.{_shortened(text.encode('utf-8', 'backslashreplace').decode())}"
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"

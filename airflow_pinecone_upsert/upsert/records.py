@@ -18,9 +18,9 @@ from airflow_pinecone_upsert.api.errors import SourceError
 from airflow_pinecone_upsert.api.models import Record
 from airflow_pinecone_upsert.upsert.checkpoint import Place
 from airflow_pinecone_upsert.upsert.chunk import PARTS, XCOM, Chunk, IndexShape, Selection, rows_per_chunk
-from airflow_pinecone_upsert.upsert.metadata import metadata_json, metadata_of_any
+from airflow_pinecone_upsert.upsert.metadata import mendable_json, metadata_json, metadata_of_any
 from airflow_pinecone_upsert.upsert.options import Columns
-from airflow_pinecone_upsert.upsert.problem import Problem, shown
+from airflow_pinecone_upsert.upsert.problem import Problem, key_path, shown
 from airflow_pinecone_upsert.upsert.source import RecordSource
 
 
@@ -180,7 +180,11 @@ def _slice(
         # As JSON: no Arrow type holds any mixture of dicts.
         encoded = [metadata_of_any(value, name) for value in frame[name]]
         problems = {offset: value for offset, value in enumerate(encoded) if isinstance(value, Problem)}
-        texts = [value.decode() if isinstance(value, bytes) else None for value in encoded]
+        # What has a problem is sent nowhere, but whoever mends it wants to see it.
+        texts = [
+            value.decode() if isinstance(value, bytes) else mendable_json(raw) if isinstance(value, Problem) else None
+            for value, raw in zip(encoded, frame[name], strict=True)
+        ]
         frame = frame.assign(**{name: texts})
     try:
         return pa.Table.from_pandas(frame, preserve_index=False), others, problems
@@ -238,16 +242,26 @@ def _checked(row: Any) -> Record | Problem:
     if not isinstance(row, Mapping) and len(row) > len(keys):
         return Problem("record", f"a tuple of {len(row)}", "A tuple is (id, values) or (id, values, metadata).")
     try:
-        return _NewRecord.model_validate(row if isinstance(row, Mapping) else dict(zip(keys, row, strict=False)))
+        return _NewRecord.model_validate(dict(row if isinstance(row, Mapping) else zip(keys, row, strict=False)))
     except ValidationError as exc:
-        error = exc.errors()[0]
-        place = ".".join(map(str, error["loc"])).replace("sparseValues", "sparse_values")
-        known = place.partition(".")[0]
-        is_missing = error["type"] == "missing" or (place == "id" and error["input"] is None)
-        unknown = "Use id, values, sparse_values and metadata; what else you want to keep belongs into metadata."
-        reason = f"the {place} is missing" if is_missing else error["msg"].removeprefix("Value error, ")
-        value = None if error["type"] == "missing" else shown(error["input"])
-        return Problem(place, reason, _REMEDIES.get(known, unknown), value)
+        return _problem(exc.errors()[0])
+
+
+def _problem(error: Mapping[str, Any]) -> Problem:
+    """Say in our words what pydantic found first."""
+    parts = ["sparse_values" if part == "sparseValues" else part for part in error["loc"] if part != "[key]"]
+    place = str(parts[0]) if parts else "record"
+    for part in parts[1:]:
+        place = key_path(place, part)
+    is_missing = error["type"] == "missing" or (place == "id" and error["input"] is None)
+    reason = error["msg"].removeprefix("Value error, ")
+    if is_missing:
+        reason = f"the {place} is missing"
+    elif "[key]" in error["loc"]:
+        reason = "a key is a string"
+    unknown = "Use id, values, sparse_values and metadata; what else you want to keep belongs into metadata."
+    value = None if error["type"] == "missing" else shown(error["input"])
+    return Problem(place, reason, _REMEDIES.get(str(parts[0]) if parts else "", unknown), value)
 
 
 def _usable_id(checked: Record | Problem, row: Any) -> str | None:
@@ -255,6 +269,8 @@ def _usable_id(checked: Record | Problem, row: Any) -> str | None:
     if isinstance(checked, Record):
         return checked.id
     record_id = row.get("id") if isinstance(row, Mapping) else row[0]
+    if isinstance(record_id, (int, np.integer)) and not isinstance(record_id, bool):
+        record_id = shown(int(record_id))
     return record_id if isinstance(record_id, str) and record_id.isascii() else None
 
 

@@ -7,46 +7,26 @@ of an earlier try is written over.
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
 import fsspec
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import BaseModel
 
 from airflow_pinecone_upsert.api.errors import PineconeUpsertError, RecordError, SetupError
 from airflow_pinecone_upsert.upsert.chunk import Chunk
 from airflow_pinecone_upsert.upsert.encode import Fragment
+from airflow_pinecone_upsert.upsert.mendable import SCHEMA, line, row_of, sent
 
 log = logging.getLogger(__name__)
-
-SCHEMA: Final = pa.schema(
-    {
-        "file": pa.string(),
-        "row": pa.int64(),
-        "id": pa.string(),
-        "reason": pa.string(),
-        "field": pa.string(),
-        "detail": pa.string(),
-        "values": pa.list_(pa.float64()),
-        "sparse_values": pa.struct({"indices": pa.list_(pa.int64()), "values": pa.list_(pa.float64())}),
-        "metadata": pa.string(),
-        "record": pa.string(),
-    }
-)
-"""
-A file of rejects. Mended, it is a source with the default column names; ``record`` is the whole record as JSON where it
-fits no columns.
-"""
 
 _FILE_BYTES: Final = 16_000_000
 """Of rejects in memory; then a file is finished and another one begun."""
@@ -113,7 +93,7 @@ class Rejects:
         :raises RecordError: One more than is tolerated.
         """
         if self._files is not None:
-            self._files.add([_line(error, _row(chunk, error.row - chunk.first_row)) for error in errors])
+            self._files.add([line(error, row_of(chunk, error.row - chunk.first_row)) for error in errors])
         self._take(errors, among=len(chunk.records))
 
     def take_refused(self, fragment: Fragment, error: PineconeUpsertError) -> None:
@@ -125,7 +105,7 @@ class Rejects:
         answer = error.answer
         said = f"{answer.status} “{answer.message}”" if answer else str(error)
         refused = RecordError(
-            f"the server refuses this record while it takes others: {said}",
+            f"the server refuses this record, also by itself: {said}",
             remedy="Mend it at its source.",
             origin=fragment.origin,
             row=fragment.row,
@@ -135,7 +115,7 @@ class Rejects:
         refused.answer = answer
         refused.__cause__ = error
         if self._files is not None:
-            self._files.add([_line(refused, _sent(fragment))])
+            self._files.add([line(refused, sent(fragment))])
         self._take([refused], among=1)
 
     def write(self) -> None:
@@ -160,7 +140,7 @@ class Rejects:
         if self._limit:
             error.remedy += f" {self._limit:,} records are set aside, as many as max_rejects allows."
         if len(errors) > 1:
-            error.remedy += f" {len(errors) - 1} more of the next {among} records break a rule, too."
+            error.remedy += f" {len(errors) - 1} more of the {among} records that were read with it break a rule, too."
         return error
 
 
@@ -187,13 +167,17 @@ class _Files:
         if not self._unwritten:
             return
         is_new = self._unwritten == len(self._tables)
-        path = _new_path(self._folder) if is_new else self.paths[-1]
+        content = _content(self._tables)
         try:
-            _write(self._folder.fs, path, pa.concat_tables(self._tables))
-        except (OSError, pa.ArrowException) as exc:
-            raise SetupError(f"Rejects cannot be written to {path}: {exc}. Mend rejects_path.") from exc
-        if is_new:
-            self.paths.append(path)
+            if is_new:
+                self.paths.append(_write_new(self._folder, content))
+            else:
+                _write(self._folder.fs, self.paths[-1], content)
+        except Exception as exc:  # what a storage raises has no common class
+            raise SetupError(
+                f"Records that were set aside cannot be written to {self._folder.path}: "
+                f"{type(exc).__name__}: {exc}. Mend rejects_path, or its connection."
+            ) from exc
         self._unwritten = 0
         if self._size > _FILE_BYTES:
             self._tables = []
@@ -203,81 +187,51 @@ class _Files:
         return sum(table.nbytes for table in self._tables)
 
 
-def _new_path(folder: Folder) -> str:
-    """Name a file that is not there yet, in the order of time."""
-    if folder.path.endswith(".parquet") and not folder.fs.exists(folder.path):
-        return folder.path
+def _content(tables: Sequence[pa.Table]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables), sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _write_new(folder: Folder, content: bytes) -> str:
+    """Write a file under a name that nobody has used; return it."""
+    fs, path = folder.fs, folder.path
+    is_file = path.endswith(".parquet") and not fs.isdir(path)
+    if is_file and not fs.exists(path) and _write(fs, path, content, is_new=True):
+        return path
+    # In the order of time.
     name = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.parquet"
-    if folder.path.endswith(".parquet") and not folder.fs.isdir(folder.path):
-        return f"{folder.path.removesuffix('.parquet')}-{name}"
-    return f"{folder.path.rstrip('/')}/rejects-{name}"
+    path = f"{path.removesuffix('.parquet')}-{name}" if is_file else f"{path.rstrip('/')}/rejects-{name}"
+    _write(fs, path, content)
+    return path
 
 
-def _write(fs: fsspec.AbstractFileSystem, path: str, table: pa.Table) -> None:
-    """Write a file that is there as a whole or not at all. Object stores do so by themselves."""
+def _write(fs: fsspec.AbstractFileSystem, path: str, content: bytes, *, is_new: bool = False) -> bool:
+    """
+    Write a file that is there as a whole or not at all.
+
+    :param is_new: Write over nothing, not even what another task has written in this moment.
+    :return: Whether it was written.
+    """
     if not isinstance(fs, LocalFileSystem):
-        with fs.open(path, "wb") as handle:
-            pq.write_table(table, handle)
-        return
-    half_done = Path(f"{path}.part")
+        fs.pipe_file(path, content)  # one request: an open handle uploads what it has when an error closes it
+        return True
+    half_done = Path(f"{path}.{uuid.uuid4().hex[:8]}.part")
     half_done.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, half_done)
-    half_done.replace(path)
-
-
-def _line(error: RecordError, record: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Make a line of a file.
-
-    :param record: ``id``, ``values``, ``sparse_values`` and ``metadata`` as the source holds them, as far as it does.
-    """
-    parts = {name: _fitting(name, record.get(name)) for name in ("id", "values", "sparse_values", "metadata")}
-    fits = all(parts.get(name) is not None for name, part in record.items() if part is not None)
-    return {
-        "file": error.origin,
-        "row": error.row,
-        "reason": error.reason,
-        "field": error.field,
-        "detail": " ".join(filter(None, (f"Found {error.value}." if error.value else "", error.remedy))),
-        **parts,
-        "record": None if fits else json.dumps(record, default=_jsonable),
-    }
-
-
-def _fitting(name: str, part: Any) -> Any:
-    """Bring a part of a record into the form of its column; None where it has no such form."""
-    if name == "metadata" and part is not None and not isinstance(part, str):
-        return json.dumps(part, default=_jsonable)
     try:
-        return pa.array([part], SCHEMA.field(name).type)[0].as_py()
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return None
+        half_done.write_bytes(content)
+        return _link(half_done, path) if is_new else bool(half_done.replace(path))
+    finally:
+        half_done.unlink(missing_ok=True)
 
 
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump()
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _row(chunk: Chunk, offset: int) -> Mapping[str, Any]:
-    """Return a record as its source holds it."""
-    if chunk.rows:
-        row = chunk.rows[offset]
-        if isinstance(row, BaseModel):
-            return row.model_dump()
-        return row if isinstance(row, Mapping) else dict(zip(("id", "values", "metadata"), row, strict=False))
-    record = {}
-    for name in chunk.records.schema.names:
-        try:
-            record[name] = chunk.records.column(name)[offset].as_py()
-        except (pa.ArrowException, ValueError, OverflowError) as exc:
-            record[name] = f"unreadable: {exc}"
-    if isinstance(record.get("metadata"), list):  # Arrow's form of a map
-        record["metadata"] = dict(record["metadata"])
-    return record
-
-
-def _sent(fragment: Fragment) -> Mapping[str, Any]:
-    sent = orjson.loads(fragment.body)
-    return {"sparse_values" if name == "sparseValues" else name: part for name, part in sent.items()}
+def _link(half_done: Path, path: str) -> bool:
+    """Give a file its name unless another one has it."""
+    try:
+        os.link(half_done, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        half_done.replace(path)
+    return True

@@ -98,19 +98,31 @@ def upsert(  # noqa: PLR0913 - what a run may be given
         if ledger.failures:
             raise _failed(ledger, report())
     except PineconeUpsertError as exc:
-        exc.report = report().as_output()
-        log.error("Stopped. The server has confirmed %s records until here.", f"{report().upserted_count:,}")  # noqa: TRY400
+        until_here = report()
+        exc.report = until_here.as_output()
+        log.error(  # noqa: TRY400
+            "Stopped. The server has confirmed %s records until here.%s",
+            f"{until_here.upserted_count:,}",
+            _set_aside(until_here),
+        )
         raise
     if checkpoint is not None:
         checkpoint.clear()
     done = report()
     if done.rejected_count:
-        written = f" and written to {', '.join(done.rejects_paths)}" if done.rejects_paths else ""
-        log.warning("%s records were set aside%s.", f"{done.rejected_count:,}", written)
+        log.warning("Not every record was upserted.%s", _set_aside(done))
     elif done.upserted_count == 0:
         log.warning("%s holds no records: nothing was upserted.", source)
     log.info("Done: %s", done.as_output())
     return done
+
+
+def _set_aside(report: UpsertReport) -> str:
+    """Say where to look for the records that the server does not hold."""
+    if not report.rejected_count:
+        return ""
+    where = f"written to {', '.join(report.rejects_paths)}" if report.rejects_paths else "written nowhere"
+    return f" Invalid records: {report.rejected_count:,}, {where}."
 
 
 def _identity(source: RecordSource, client: IndexClient, options: UpsertOptions) -> dict[str, object]:
@@ -149,19 +161,21 @@ def _send_all(  # noqa: PLR0913, PLR0917 - the stages of the flow
         except BaseException as exc:
             # A time-out of the task's, say, leaves no more time than a wish to stop.
             within_s = float("inf") if isinstance(exc, PineconeUpsertError) else SETTLE_WITHIN_S
-            try:
-                _close(sender, ledger, lanes, within_s)
-            except SetupError as second:  # must not hide the first
-                log.error("%s", second)  # noqa: TRY400
+            _close(sender, ledger, lanes, within_s, has_failed=True)
             raise
-        _close(sender, ledger, lanes, float("inf"))
+        _close(sender, ledger, lanes, float("inf"), has_failed=bool(ledger.failures))
 
 
-def _close(sender: Sender, ledger: Ledger, lanes: Lanes, within_s: float) -> None:
+def _close(sender: Sender, ledger: Ledger, lanes: Lanes, within_s: float, *, has_failed: bool) -> None:
     """Enter what is in flight, and keep how far the run has come."""
     for event in sender.wind_down(within_s):
         ledger.add(event)
-    ledger.keep(lanes.now())
+    try:
+        ledger.keep(lanes.now())
+    except SetupError as exc:
+        if not has_failed:
+            raise
+        log.error("%s", exc)  # noqa: TRY400 - it must not hide the first one
 
 
 def _index_shape(client: IndexClient, stop: Stop) -> IndexShape:

@@ -107,7 +107,7 @@ RULES = [
         "index too high", "sparse_values.indices", "an index is not a uint32", INDICES, "4294967296", [2**32], [0.1]
     ),
     sparse(
-        "sparse NaN", "sparse_values.values", "component 1 is not a finite float32", FINITE, "nan", [1, 2], [1, NAN]
+        "sparse NaN", "sparse_values.values", "component 1 is not a finite float32", FINITE, "nan", [1, 2], [1.0, NAN]
     ),
     case(
         "metadata too long",
@@ -292,7 +292,7 @@ def test_a_record_that_fits_into_no_request(index, run, upserts):
 
 
 def test_the_error_says_how_many_more_records_of_the_chunk_are_broken(index, run):
-    with pytest.raises(RecordError, match=r"row 1 .* 2 more of the next 4 records break a rule, too"):
+    with pytest.raises(RecordError, match=r"row 1 .* 2 more of the 4 records that were read with it break a rule, too"):
         run(index, [GOOD, *({"id": f"bad{n}", "values": [0.0, 0.0]} for n in range(3))])
 
 

@@ -157,7 +157,7 @@ def test_what_is_no_record_is_refused_with_a_hint(*, index, run, upserts, value,
         ({"id": "a", "values": [0.5, None]}, "values", "element 1 is None (NoneType), not a number"),
         ({"id": "a", "values": {"x": 1}}, "values", "got 0 dimensions"),
         ({"id": "a", "values": VALUES, "metadata": "text"}, "metadata", "valid dictionary"),
-        ({"id": "a", "values": VALUES, "metadata": {1: "x"}}, "metadata.1.[key]", "valid string"),
+        ({"id": "a", "values": VALUES, "metadata": {1: "x"}}, "metadata.1", "a key is a string"),
         ({"id": "a", "values": VALUES, "sparse_values": {"indices": [1]}}, "sparse_values.values", "is missing"),
         (
             {"id": "a", "values": VALUES, "sparse_values": {"indices": [1.5], "values": [1]}},
