@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             max_request_bytes=options.max_request_bytes,
             grace_s=_GRACE_S,
         )
+        if options.fault is not None:
+            index.faults.at_random(options.fault, options.seed)
     except ValueError as exc:
         parser.error(str(exc))
     except (DataFolderError, OSError) as exc:
@@ -86,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
         default=limits.MAX_DECODED_REQUEST_BYTES,
         help="the longest JSON body to take (default: %(default)s)",
     )
+    parser.add_argument(
+        "--fault",
+        metavar="KIND:RATE,…",
+        help="let upserts go wrong at random: 429:0.05,reset:0.02 fails one in 20 with status 429 and resets one in 50; "
+        "a kind is a status from 400 to 599, reset, lost_ack or stall (a minute)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="luck of --fault (default: %(default)s)")
     return parser
 
 

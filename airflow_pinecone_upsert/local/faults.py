@@ -6,16 +6,22 @@ A test scripts what goes wrong; everything else is answered as usual::
     index.faults.next(Fault.status(429, headers={"Retry-After": "0"}), times=2, path="/vectors/upsert")
     index.faults.next(Fault.lost_ack())
 
-What always holds: a fault is used up by exactly one request, in the order of the script; no fault is random; the body
-of a request is read to its end before anything happens to it, so a client never fails while it is still sending.
+or gives each upsert a share of bad luck, the same one for the same seed::
+
+    index.faults.at_random("429:0.05,reset:0.02,lost_ack:0.01", seed=7)
+
+What always holds: a fault of the script is used up by exactly one request, in the order of the script, and comes before
+the dice; the body of a request is read to its end before anything happens to it, so a client never fails while it is
+still sending.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -28,6 +34,10 @@ from airflow_pinecone_upsert.local.bodies import read_body, replay
 
 _GRPC_CODES: Final = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 413: 11, 429: 8, 500: 13, 503: 14, 504: 4}
 _GRPC_UNKNOWN: Final = 2
+
+_UPSERT: Final = "/vectors/upsert"
+_STALL_S: Final = 60.0
+"""Of a stall at random: longer than clients wait."""
 
 
 class HangUp(Exception):  # noqa: N818 - an order to the server, not an error
@@ -140,12 +150,34 @@ class _Scripted:
     times: int
 
 
+@dataclass(frozen=True)
+class _Dice:
+    """
+    Faults by rate.
+
+    :param rates: The share of requests that each one hits.
+    :param random: Its state is the only thing that changes.
+    """
+
+    rates: Sequence[tuple[Fault, float]]
+    random: random.Random
+
+    def throw(self) -> Fault | None:
+        thrown = self.random.random()
+        for fault, rate in self.rates:
+            thrown -= rate
+            if thrown < 0:
+                return fault
+        return None
+
+
 class Faults:
-    """The script of what is to go wrong. Safe to share between threads."""
+    """What is to go wrong: by script, and at random. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._script: list[_Scripted] = []
+        self._dice: _Dice | None = None
 
     def next(self, fault: Fault, *, times: int = 1, path: str | None = None) -> None:
         """
@@ -161,20 +193,34 @@ class Faults:
         with self._lock:
             self._script.append(_Scripted(fault, path or fault.path, times))
 
+    def at_random(self, spec: str, seed: int = 0) -> None:
+        """
+        Let upserts go wrong at random, in place of what was said so before.
+
+        :param spec: The share of upserts that each kind of fault hits, such as ``429:0.05,reset:0.02``. A kind is an
+            HTTP status from 400 to 599, ``reset``, ``lost_ack`` or ``stall`` (a minute); see :class:`Fault`.
+        :param seed: The n-th upsert has the same luck each time.
+        :raises ValueError: The spec has another form, names a kind twice, or its rates are more than 1 together.
+        """
+        dice = _Dice(_rates(spec), random.Random(seed))  # noqa: S311 - bad luck needs no secrecy
+        with self._lock:
+            self._dice = dice
+
     def clear(self) -> None:
-        """Forget what has not happened yet."""
+        """Let nothing more go wrong."""
         with self._lock:
             self._script.clear()
+            self._dice = None
 
     @property
     def pending(self) -> int:
-        """How many requests are still to go wrong."""
+        """How many requests are still to go wrong by the script."""
         with self._lock:
             return sum(scripted.times for scripted in self._script)
 
     def take(self, path: str) -> Fault | None:
         """
-        Take the next fault for a request out of the script.
+        Take the next fault for a request out of the script, or throw the dice for it.
 
         :param path: The request's path.
         :return: The fault; ``None`` when the request is to go well.
@@ -186,7 +232,7 @@ class Faults:
                     if not scripted.times:
                         self._script.remove(scripted)
                     return scripted.fault
-        return None
+            return self._dice.throw() if self._dice is not None and path == _UPSERT else None
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """
@@ -247,7 +293,7 @@ class _Stall(Fault):
 
 @dataclass(frozen=True)
 class _ShortCount(Fault):
-    path = "/vectors/upsert"
+    path = _UPSERT
     confirmed: int
 
     async def play(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -260,3 +306,33 @@ class _ShortCount(Fault):
         shorter = orjson.dumps(request)
         # Starlette reads the body by its messages; the declared length stays that of what was sent.
         await app(scope, replay(shorter, receive), send)
+
+
+def _rates(spec: str) -> list[tuple[Fault, float]]:
+    """Read ``429:0.05,reset:0.02``."""
+    rates = dict(map(_rate, parts := spec.split(",")))
+    if len(rates) < len(parts):
+        raise ValueError(f"{spec!r} names a kind of fault twice.")
+    if (together := sum(rates.values())) > 1:
+        raise ValueError(f"The rates of {spec!r} are {together:g} together; 1 is every request.")
+    return [(_fault_of_kind(kind), rate) for kind, rate in rates.items()]
+
+
+def _rate(part: str) -> tuple[str, float]:
+    kind, _, rate_text = map(str.strip, part.partition(":"))
+    try:
+        rate = float(rate_text)
+    except ValueError:
+        raise ValueError(f"{part!r} is no fault with its rate; write it as in 429:0.05.") from None
+    if not 0 <= rate <= 1:
+        raise ValueError(f"The rate of {part!r} must lie between 0 and 1.")
+    return kind, rate
+
+
+def _fault_of_kind(kind: str) -> Fault:
+    faults = {"reset": Fault.reset(), "lost_ack": Fault.lost_ack(), "stall": Fault.stall(_STALL_S)}
+    if kind in faults:
+        return faults[kind]
+    if kind.isdecimal() and int(kind) in range(400, 600):
+        return Fault.status(int(kind))
+    raise ValueError(f"{kind!r} is no kind of fault; choose a status from 400 to 599, {', '.join(faults)}.")

@@ -73,6 +73,20 @@ def test_options():
         assert "exceeds" in httpx.post(f"{url}/query", content=b" " * 11, headers=KEY).text
 
 
+def test_faults_at_random():
+    def statuses(url):
+        body = {"vectors": [{"id": "a", "values": [1, 2]}]}
+        return [httpx.post(f"{url}/vectors/upsert", json=body, headers=KEY).status_code for _ in range(40)]
+
+    found = []
+    for seed in ("1", "1", "2"):
+        with running("--dimension", "2", "--fault", "429:0.3,503:0.3", "--seed", seed) as (_, _, url):
+            found.append(statuses(url))
+            assert ids(url) == ["a"]  # only upserts are hit
+    assert set(found[0]) == {200, 429, 503}
+    assert found[0] == found[1] != found[2]
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
 def test_data_survive_a_stop_and_a_kill(tmp_path, stop):
     arguments = ("--dimension", "2", "--data", str(tmp_path))
@@ -121,6 +135,7 @@ def test_a_folder_of_another_index_is_one_line(tmp_path):
         ((), "dimension must be between 1 and 20000, not None."),
         (("--dimension", "3", "--vector-type", "sparse"), "A sparse index has no dimension."),
         (("--dimension", "3", "--metric", "taxicab"), "invalid choice: 'taxicab'"),
+        (("--dimension", "3", "--fault", "429"), "'429' is no fault with its rate; write it as in 429:0.05."),
     ],
 )
 def test_impossible_options(arguments, message):

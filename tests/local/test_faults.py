@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -116,6 +119,70 @@ def test_many_clients_share_one_script(index, http):
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda _: http.post(UPSERT, json=BODY).status_code, range(40)))
     assert sorted(statuses) == [200] * 30 + [503] * 10
+
+
+def luck(index, http, count):
+    """Tell what became of as many upserts, by the log of the index."""
+    before = len(index.requests)
+    for _ in range(count):
+        with suppress(httpx.TransportError):
+            http.post(UPSERT, json=BODY, timeout=0.5)
+    return [request.status for request in index.requests[before:]]
+
+
+def test_faults_at_random_come_at_their_rates_and_the_same_for_the_same_seed(index, http):
+    index.faults.at_random("429:0.2, 503:0.1,reset:0.1,lost_ack:0.1", seed=7)
+    first = luck(index, http, 300)
+    counts = Counter(first)
+    # By the binomial distribution, 5 standard deviations away; with this seed it is always the same numbers.
+    assert 25 <= counts[429] <= 95
+    assert 5 <= counts[503] <= 55
+    assert 25 <= counts[None] <= 95  # reset
+    index.faults.at_random("429:0.2, 503:0.1,reset:0.1,lost_ack:0.1", seed=7)
+    assert luck(index, http, 300) == first
+    index.faults.at_random("429:0.2, 503:0.1,reset:0.1,lost_ack:0.1", seed=8)
+    assert luck(index, http, 300) != first
+
+
+@pytest.mark.parametrize(
+    ("spec", "written"), [("reset:1", False), ("lost_ack:1", True), ("stall:1", False), ("404:1", False)]
+)
+def test_each_kind_at_random(index, http, spec, written):
+    index.faults.at_random(spec)
+    luck(index, http, 1)
+    assert bool(index.vectors()) is written
+    assert [request.path for request in index.requests] == [UPSERT] * len(index.requests)
+
+
+def test_only_upserts_are_hit_at_random_and_the_script_comes_first(index, http):
+    index.faults.at_random("503:1")
+    index.faults.next(Fault.status(429))
+    assert index.faults.pending == 1
+    assert [http.post(UPSERT, json=BODY).status_code for _ in range(2)] == [429, 503]
+    assert http.get("/vectors/list").status_code == 200
+    index.faults.clear()
+    assert http.post(UPSERT, json=BODY).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "'' is no fault with its rate; write it as in 429:0.05."),
+        ("429", "'429' is no fault with its rate"),
+        ("429:much", "'429:much' is no fault with its rate"),
+        ("429:0.1,", "'' is no fault with its rate"),
+        ("429:1.5", "The rate of '429:1.5' must lie between 0 and 1."),
+        ("429:nan", "must lie between 0 and 1"),
+        ("reset:-0.1", "must lie between 0 and 1"),
+        ("200:0.1", "'200' is no kind of fault; choose a status from 400 to 599, reset, lost_ack, stall."),
+        ("rset:0.1", "'rset' is no kind of fault"),
+        ("429:0.1,429:0.2", "names a kind of fault twice"),
+        ("429:0.6,503:0.6", "are 1.2 together; 1 is every request"),
+    ],
+)
+def test_a_spec_that_cannot_be_read_is_shown(index, spec, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        index.faults.at_random(spec)
 
 
 @pytest.mark.parametrize("fault", [None, Fault.status(503)])
