@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from airflow_pinecone_upsert.upsert.options import Columns
     from airflow_pinecone_upsert.upsert.source import RecordSource
+    from airflow_pinecone_upsert.upsert.stop import Stop
 
 
 class PineconeUpsertDecoratedOperator(DecoratedOperator, PineconeUpsertOperator):
@@ -67,12 +68,12 @@ class PineconeUpsertDecoratedOperator(DecoratedOperator, PineconeUpsertOperator)
         self.vectors = self.python_callable(*self.op_args, **arguments)
         return PineconeUpsertOperator.execute(self, context)
 
-    def _source(self, columns: Columns) -> RecordSource:
+    def _source(self, columns: Columns, stop: Stop) -> RecordSource:
         from airflow_pinecone_upsert.storage import ParquetPaths
         from airflow_pinecone_upsert.upsert.records import RecordsSource
 
         origin = f"{self.python_callable.__name__}()"
-        return RecordsSource(self.vectors, columns, origin=origin, paths=ParquetPaths(columns))
+        return RecordsSource(self.vectors, columns, origin=origin, paths=ParquetPaths(columns, stop))
 
 
 def pinecone_upsert_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath, RetryPolicy, XComArg
 
     from airflow_pinecone_upsert.upsert.checkpoint import StateStore
-    from airflow_pinecone_upsert.upsert.options import Columns
+    from airflow_pinecone_upsert.upsert.options import Columns, UpsertOptions
     from airflow_pinecone_upsert.upsert.source import RecordSource
     from airflow_pinecone_upsert.upsert.stop import Stop
 
@@ -158,20 +158,19 @@ class PineconeUpsertOperator(BaseOperator):
         return output
 
     def _upsert(self, context: Context) -> dict[str, Any]:
-        from airflow_pinecone_upsert.storage import rejects_folder
-        from airflow_pinecone_upsert.telemetry import Metrics, span
-        from airflow_pinecone_upsert.upsert.options import UpsertOptions
-        from airflow_pinecone_upsert.upsert.run import upsert
         from airflow_pinecone_upsert.upsert.stop import Stop
 
-        self._stop = Stop()
+        stop = self._stop = Stop()  # before all else: a signal may come at any moment
+
+        from airflow_pinecone_upsert.storage import rejects_folder
+        from airflow_pinecone_upsert.telemetry import Metrics, span
+        from airflow_pinecone_upsert.upsert.ahead import call_beside
+        from airflow_pinecone_upsert.upsert.run import upsert
+
         with PineconeHook(self.pinecone_conn_id, index_host=self.index_host, index_name=self.index_name) as hook:
-            options = UpsertOptions.checked(
-                namespace=hook.default_namespace if self.namespace is None else self.namespace,
-                **{name: getattr(self, name) for name in UpsertOptions.model_fields if name != "namespace"},
-            )
-            source = self._source(options)
-            client = hook.get_conn()
+            options = self._options(hook)  # reads the connection, so that no other thread asks Airflow for it
+            source = self._source(options, stop)
+            client = call_beside(hook.get_conn, stop)
             self.index_url = client.host
             with (
                 span(client.host, options.namespace) as annotate,
@@ -183,12 +182,19 @@ class PineconeUpsertOperator(BaseOperator):
                     options,
                     rejects_folder=rejects_folder(self.rejects_path) if self.rejects_path else None,
                     state=self._state(context),
-                    stop=self._stop,
+                    stop=stop,
                     observe=Metrics(dag_id=self.dag_id, task_id=self.task_id),
                 ).as_output()
                 annotate(output)
             self._trace.output = output
         return output
+
+    def _options(self, hook: PineconeHook) -> UpsertOptions:
+        from airflow_pinecone_upsert.upsert.options import UpsertOptions
+
+        namespace = hook.default_namespace if self.namespace is None else self.namespace
+        others = {name: getattr(self, name) for name in UpsertOptions.model_fields if name != "namespace"}
+        return UpsertOptions.checked(namespace=namespace, **others)
 
     def on_kill(self) -> None:
         """Ask the upsert to stop: no new request, a moment for those in flight, then the checkpoint."""
@@ -207,13 +213,13 @@ class PineconeUpsertOperator(BaseOperator):
             self.log.info("This Airflow keeps no task state (3.3 does): a retry will start at the first row.")
         return store
 
-    def _source(self, columns: Columns) -> RecordSource:
+    def _source(self, columns: Columns, stop: Stop) -> RecordSource:
         from airflow_pinecone_upsert.storage import parquet_files
         from airflow_pinecone_upsert.upsert.records import RecordsSource
         from airflow_pinecone_upsert.upsert.source import ParquetSource
 
         if self.parquet_paths is not None:
-            return ParquetSource(parquet_files(self.parquet_paths), columns)
+            return ParquetSource(parquet_files(self.parquet_paths, stop), columns)
         value = self.vectors.value if isinstance(self.vectors, RenderedVectors) else self.vectors
         return RecordsSource(value, columns)
 

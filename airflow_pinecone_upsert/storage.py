@@ -9,27 +9,34 @@ from typing import Any, Final
 from airflow.sdk import ObjectStoragePath
 
 from airflow_pinecone_upsert.api.errors import SetupError, SourceError
+from airflow_pinecone_upsert.upsert.ahead import call_beside
 from airflow_pinecone_upsert.upsert.options import Columns
 from airflow_pinecone_upsert.upsert.problem import shown
 from airflow_pinecone_upsert.upsert.rejects import Folder
 from airflow_pinecone_upsert.upsert.source import FileRef, ParquetSource, find_parquet_files
+from airflow_pinecone_upsert.upsert.stop import Stop
 
 _EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
-def parquet_files(paths: Any) -> list[FileRef]:
+def parquet_files(paths: Any, stop: Stop | None = None) -> list[FileRef]:
     """
     Find the files behind ``parquet_paths``.
 
     :param paths: A file, a folder or a glob, as text or as an ``ObjectStoragePath``; or any nesting of lists of them.
+    :param stop: Ends the wait for a storage that does not answer.
     :return: Each file once, in the order of ``paths``; those of a folder or a glob sorted.
     :raises SourceError: Something is no path, or there is no file behind it.
     :raises SetupError: Nothing installed here knows the path's scheme.
+    :raises IncompleteUpsertError: The run is to stop.
     """
-    files = {
-        file.url: file for path in _each(paths, "parquet_paths") for file in find_parquet_files(*_open_storage(path))
-    }
-    return list(files.values())
+    opened = [_open_storage(path) for path in _each(paths, "parquet_paths")]
+
+    def find() -> list[FileRef]:
+        files = {file.url: file for fs, path in opened for file in find_parquet_files(fs, path)}
+        return list(files.values())
+
+    return call_beside(find, stop or Stop())
 
 
 def rejects_folder(path: Any) -> Folder:
@@ -49,10 +56,12 @@ class ParquetPaths:
     Recognises paths among what a function yields, and reads the files behind them.
 
     :param columns: Which columns of the files hold what.
+    :param stop: Ends the wait for a storage that does not answer.
     """
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: Columns, stop: Stop) -> None:
         self._columns = columns
+        self._stop = stop
 
     def __contains__(self, value: object) -> bool:
         """Tell whether a value is a path."""
@@ -64,7 +73,7 @@ class ParquetPaths:
 
         :raises SourceError: There is none.
         """
-        return ParquetSource(parquet_files(path), self._columns)
+        return ParquetSource(parquet_files(path, self._stop), self._columns)
 
 
 def _each(paths: Any, parameter: str) -> Iterator[ObjectStoragePath]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from airflow_pinecone_upsert.upsert.stop import LOOK_EVERY_S, Stop
@@ -71,3 +71,14 @@ def read_ahead(items: Iterator[_T], depth: int, stop: Stop) -> Iterator[_T]:
             raise item.error
     finally:
         reader.abandoned.set()
+
+
+def call_beside(call: Callable[[], _T], stop: Stop) -> _T:
+    """
+    Return what a call returns or raise what it raises, unless the run is to stop before it does.
+
+    :param call: Waits for another machine, perhaps for long. Run in another thread, once.
+    :param stop: Ends the wait for it.
+    """
+    (result,) = read_ahead((call() for _ in range(1)), 1, stop)
+    return result
