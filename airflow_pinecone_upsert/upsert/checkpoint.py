@@ -183,7 +183,11 @@ class Checkpoint:
 
     def load(self) -> Kept | None:
         """Return what an earlier try of the same run has left; None where there is none, or none of use."""
-        kept = self._store.get(_KEY)
+        try:
+            kept = self._store.get(_KEY)
+        except Exception as exc:  # noqa: BLE001 - to start at the first row is safe
+            log.warning("The checkpoint cannot be asked for: %s. Starting at the first row.", exc)
+            return None
         if not kept:
             return None
         try:
@@ -219,7 +223,10 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Forget it: a run that is cleared after its success starts afresh."""
-        self._store.delete(_KEY)
+        try:
+            self._store.delete(_KEY)
+        except Exception as exc:  # noqa: BLE001 - all records are there
+            log.warning("The checkpoint could not be deleted; delete it before you clear this task: %s", exc)
 
     def _set(self, key: str, value: Mapping[str, Any]) -> None:
         try:

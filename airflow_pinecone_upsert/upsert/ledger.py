@@ -77,6 +77,9 @@ class Ledger:
         :raises RecordError: One more is invalid than is tolerated.
         """
         fragments, errors = encoded
+        if self._watermark.place is None:
+            # A first batch that waits for its third try must not keep what is confirmed behind it from being kept.
+            self._watermark.place = Place(chunk.origin, chunk.first_row)
         if self._confirmed_earlier:
             fragments = [one for one in fragments if not any(rows.include(one) for rows in self._confirmed_earlier)]
         if errors:
@@ -109,20 +112,16 @@ class Ledger:
 
         :raises SetupError: Records that were set aside cannot be written.
         """
-        if now - self._last.at_s < KEEP_EVERY_S:
-            return
-        self.keep(now)
-        progress = self._progress(now, in_flight)
-        log.info("%s.", progress)
-        if self._checkpoint is not None:
-            self._checkpoint.show(progress.as_state())
+        if now - self._last.at_s >= KEEP_EVERY_S:
+            log.info("%s.", self.keep(now, in_flight))
 
-    def keep(self, now: float) -> None:
+    def keep(self, now: float, in_flight: int = 0) -> Progress:
         """
-        Write what was set aside, then keep the watermark.
+        Write what was set aside, then keep the watermark, and show how far it is.
 
         :raises SetupError: It cannot be written; the watermark stays where it was.
         """
+        progress = self._progress(now, in_flight)
         self._rejects.write()
         place = self._watermark.place
         if self._checkpoint is not None and place is not None:
@@ -131,6 +130,8 @@ class Ledger:
             ]
             beyond = [*still_beyond, *self._watermark.confirmed_beyond]
             self._checkpoint.save(Kept(place, beyond, self._counts(now), self._rejects.paths))
+            self._checkpoint.show(progress.as_state())
+        return progress
 
     def report(self, now: float, *, namespace: str, index_host: str) -> UpsertReport:
         """Sum up all tries."""

@@ -25,7 +25,7 @@ from airflow_pinecone_upsert.api.errors import (
     SetupError,
 )
 from airflow_pinecone_upsert.api.retry import Random
-from airflow_pinecone_upsert.upsert.ahead import read_ahead
+from airflow_pinecone_upsert.upsert.ahead import call_beside, read_ahead
 from airflow_pinecone_upsert.upsert.batch import Batch, Envelope, fill_batches
 from airflow_pinecone_upsert.upsert.checkpoint import Checkpoint, StateStore
 from airflow_pinecone_upsert.upsert.chunk import IndexShape
@@ -153,11 +153,23 @@ def _send_all(  # noqa: PLR0913, PLR0917 - the stages of the flow
     """Send until all is settled or the run has failed; in either case enter into the ledger what is in flight."""
     pace = Pace(options.max_requests_per_second, options.max_bytes_per_second, random)
     with lanes:
-        sender = Sender(batches, lanes, pace=pace, max_unsettled=options.max_concurrency, random=random, stop=stop)
+
+        def keep_if_due() -> None:
+            ledger.keep_if_due(lanes.now(), sender.in_flight)
+
+        sender = Sender(
+            batches,
+            lanes,
+            pace=pace,
+            max_unsettled=options.max_concurrency,
+            random=random,
+            stop=stop,
+            on_wait=keep_if_due,
+        )
         try:
             for event in sender.run():
                 ledger.add(event)
-                ledger.keep_if_due(lanes.now(), sender.in_flight)
+                keep_if_due()
         except BaseException as exc:
             # A time-out of the task's, say, leaves no more time than a wish to stop.
             within_s = float("inf") if isinstance(exc, PineconeUpsertError) else SETTLE_WITHIN_S
@@ -181,7 +193,7 @@ def _close(sender: Sender, ledger: Ledger, lanes: Lanes, within_s: float, *, has
 def _index_shape(client: IndexClient, stop: Stop) -> IndexShape:
     """Ask the index for its dimension, which proves host and key before anything is sent."""
     try:
-        (stats,) = read_ahead((client.describe_index_stats() for _ in range(1)), 1, stop)
+        stats = call_beside(client.describe_index_stats, stop)
     except AuthenticationError as exc:
         if exc.answer is None or exc.answer.status != 403:  # noqa: PLR2004 - forbidden: a key that may write, not read
             raise

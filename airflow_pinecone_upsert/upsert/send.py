@@ -166,10 +166,19 @@ class Sender:
         split wait for each other: they are in flight within this bound.
     :param random: For the backoff.
     :param stop: Ends the waiting.
+    :param on_wait: Called after each moment in which nothing happened, some times a second.
     """
 
     def __init__(  # noqa: PLR0913 - its seams
-        self, batches: Iterator[Batch], lanes: Lanes, *, pace: Pace, max_unsettled: int, random: Random, stop: Stop
+        self,
+        batches: Iterator[Batch],
+        lanes: Lanes,
+        *,
+        pace: Pace,
+        max_unsettled: int,
+        random: Random,
+        stop: Stop,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._batches = batches
         self._lanes = lanes
@@ -177,6 +186,7 @@ class Sender:
         self._max_unsettled = max_unsettled
         self._random = random
         self._stop = stop
+        self._on_wait = on_wait
         self._in_flight: dict[_Job, float] = {}  # with the moment of its start
         self._waiting: list[_Job] = []  # for another try
         self._next: Batch | None = None  # pulled, and not started yet
@@ -201,11 +211,13 @@ class Sender:
             if not self._in_flight and wake_after_s is None:
                 return
             landing = self._next_landing(wake_after_s)
-            if landing is not None:
-                for event in self._settle(landing):
-                    yield event
-                    if isinstance(event, Failure):
-                        return
+            if landing is None:
+                self._on_wait()
+                continue
+            for event in self._settle(landing):
+                yield event
+                if isinstance(event, Failure):
+                    return
 
     def wind_down(self, within_s: float = float("inf")) -> Iterator[Event]:
         """
@@ -239,6 +251,7 @@ class Sender:
             pause_s = max(job.not_before_s - now, self._pace.wait_s(now))
             if pause_s > 0:
                 return pause_s
+            self._stop.check()  # once more: to choose may have meant to read and to encode
             self._start(job, now)
         return None
 

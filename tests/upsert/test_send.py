@@ -22,7 +22,7 @@ from airflow_pinecone_upsert.upsert.encode import Fragment
 from airflow_pinecone_upsert.upsert.pace import Pace
 from airflow_pinecone_upsert.upsert.report import Attempt, Failure, Refusal
 from airflow_pinecone_upsert.upsert.send import Landing, Sender
-from airflow_pinecone_upsert.upsert.stop import Stop
+from airflow_pinecone_upsert.upsert.stop import LOOK_EVERY_S, Stop
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,40 @@ def test_the_window_is_filled_and_never_exceeded(window):
     assert confirmed(events) == 24
     assert lanes.max_in_flight == window
     assert lanes.clock_s == 24 / window
+
+
+def test_nothing_is_started_once_the_run_is_to_stop_while_it_reads():
+    lanes, stop = SimulatedLanes(), Stop()
+
+    def source():
+        first, second, third = batches_of("abc")
+        yield first
+        yield second
+        stop.ask()
+        yield third
+
+    sender = Sender(source(), lanes, pace=unhurried(), max_unsettled=4, random=lambda: 0.5, stop=stop)
+    with pytest.raises(errors.IncompleteUpsertError, match="told to stop"):
+        list(sender.run())
+    assert confirmed(sender.wind_down()) == 2
+    assert [ids for _, ids in lanes.started] == [["a"], ["b"]]
+
+
+def test_the_caller_is_called_while_no_request_ends():
+    """A run of which nothing is heard for long must keep what it has confirmed before."""
+    lanes = SimulatedLanes(lambda records: Outcome(latency_s=30.0) if records[0]["row"] == 3 else OK)
+    called_at_s = []
+    send_all = send(
+        batches_of(map(str, range(4))),
+        lanes,
+        pace=unhurried(),
+        max_unsettled=4,
+        random=lambda: 0.5,
+        on_wait=lambda: called_at_s.append(lanes.clock_s),
+    )
+    assert confirmed(send_all) == 4
+    assert max(later - earlier for earlier, later in pairwise(called_at_s)) <= LOOK_EVERY_S + 1e-9
+    assert called_at_s[-1] > 29
 
 
 def test_with_one_in_flight_the_order_is_the_sources():
