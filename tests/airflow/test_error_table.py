@@ -319,8 +319,10 @@ def _(stage):
     stage.fault(Fault.stall(0.2))
     task = stage.task(batch_size=1, max_concurrency=1)
 
+    ended = threading.Event()
+
     def stop_once_something_is_under_way():
-        while stage.index.faults.pending:
+        while stage.index.faults.pending and not ended.wait(0.01):
             pass
         task.on_kill()
 
@@ -329,6 +331,7 @@ def _(stage):
     try:
         task.execute({})
     finally:
+        ended.set()
         killer.join()
 
 
