@@ -60,7 +60,7 @@ def test_a_run_that_is_triggered_there_succeeds_and_starts_the_dag_that_waits_fo
     url, said = airflow_ui
     assert f"Airflow      {url}" in said
     assert re.search(r"Local index  http://127\.0\.0\.1:\d+", said)
-    with httpx.Client(base_url=url, trust_env=False) as client:
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
         client.headers["Authorization"] = f"Bearer {client.get('/auth/token').json()['access_token']}"
         connections = client.get("/api/v2/connections").json()["connections"]
         assert [one["connection_id"] for one in connections] == ["pinecone_default"]

@@ -35,8 +35,8 @@ EPOCH_S = 1_800_000_000
 """What the wall clock says at 0."""
 
 DIMENSION = 2
-MAX_STEPS = 60_000
-"""A try that touches the outside more often than this does not end: the longest of 20,000 schedules took a tenth."""
+MAX_STEPS = 100_000
+"""A try that touches the outside more often than this does not end: the longest of 1,000 schedules took a seventh."""
 
 TOO_LARGE = "Request size 3MB exceeds the maximum supported size of 2MB"
 

@@ -451,7 +451,7 @@ def run_block(seeds: range) -> None:
             run_schedule(seed)
         except Exception as exc:
             raise AssertionError(
-                f"Schedule {seed} fails. Alone: SIMULATION_SEED={seed} python -m pytest {__file__} -m 'not slow'"
+                f"Schedule {seed} fails. Alone: SIMULATION_SEED={seed} python -m pytest tests/upsert/test_simulated_faults.py"
             ) from exc
 
 
