@@ -17,7 +17,8 @@ What can go wrong, classed by what to do about it.
     ├── TransientError             wait, then send the same again
     │   ├── RateLimitError             429
     │   ├── ServerError                408, 5xx
-    │   └── TransportError             no answer at all
+    │   ├── TransportError             no answer at all
+    │   └── StorageError               the storage of the source does not answer
     ├── UnexpectedAnswerError      an answer that contradicts the request or is not Pinecone's
     └── IncompleteUpsertError      the run ended and records are unconfirmed
 
@@ -168,6 +169,10 @@ class ServerError(TransientError):
 
 class TransportError(TransientError):
     """No answer came: no connection, a reset or a time-out. What was sent may have been applied."""
+
+
+class StorageError(TransientError):
+    """The storage that holds the source did not answer, or not with what is asked for."""
 
 
 class UnexpectedAnswerError(PineconeUpsertError):

@@ -8,14 +8,16 @@ and always in the same order. The other source, of records in memory, is in :mod
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from airflow_pinecone_upsert.api.errors import PineconeUpsertError, SourceError
+from airflow_pinecone_upsert.api.errors import PineconeUpsertError, SourceError, StorageError
 from airflow_pinecone_upsert.upsert.checkpoint import Place
 from airflow_pinecone_upsert.upsert.chunk import Chunk, IndexShape, Selection, rows_per_chunk
 from airflow_pinecone_upsert.upsert.damage import check_footer, place_of_damage
@@ -91,14 +93,43 @@ def find_parquet_files(fs: fsspec.AbstractFileSystem, path: str) -> list[FileRef
 
     :param fs: The file system.
     :param path: A file; a folder, which stands for the ``*.parquet`` directly in it; or a glob.
-    :raises SourceError: There is no such file, or none matches.
+    :raises SourceError: There is no such file, or none matches, or it may not be read.
+    :raises StorageError: The storage does not answer.
     """
-    try:
+    with _asking_storage(_url(fs, path)):
         return [_file_ref(fs, info) for info in _matches(fs, path)]
-    except OSError as exc:
+
+
+@contextmanager
+def _asking_storage(url: str) -> Iterator[None]:
+    """Tell what is not there or not allowed, which stays so, from a storage that does not answer, which may pass."""
+    try:
+        yield
+    except PineconeUpsertError:
+        raise
+    except (FileNotFoundError, PermissionError) as exc:
         raise SourceError(
-            f"{_url(fs, path)} cannot be listed: {exc}. Check the path, and what its storage lets this machine read."
+            f"{url} cannot be read: {exc}. Check the path, and what its storage lets this machine read."
         ) from exc
+    except Exception as exc:  # the libraries of the storages have no class in common
+        raise StorageError(
+            f"{url} cannot be read just now: {str(exc) or type(exc).__name__}. Check that the storage can be reached."
+        ) from exc
+
+
+class _RemoteHandle:
+    """A file on another machine, whose failing reads can be told from what Arrow makes of the bytes."""
+
+    def __init__(self, handle: Any, url: str) -> None:
+        self._handle = handle
+        self._url = url
+
+    def read(self, size: int = -1) -> Any:
+        with _asking_storage(self._url):
+            return self._handle.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
 
 
 def _file_ref(fs: fsspec.AbstractFileSystem, info: _Info) -> FileRef:
@@ -214,8 +245,14 @@ class ParquetSource:
 
     def _read(self, file: FileRef, shape: IndexShape, start_row: int) -> Iterator[Chunk]:
         try:
-            with file.fs.open(file.path, "rb", **({} if file.is_local else {"cache_type": "none"})) as handle:
-                yield from self._read_parquet(file, handle, shape, start_row)
+            if file.is_local:
+                with file.fs.open(file.path, "rb") as handle:
+                    yield from self._read_parquet(file, handle, shape, start_row)
+            else:
+                with _asking_storage(file.url):
+                    handle = file.fs.open(file.path, "rb", cache_type="none")
+                with handle:
+                    yield from self._read_parquet(file, _RemoteHandle(handle, file.url), shape, start_row)
         except PineconeUpsertError:
             raise
         except Exception as exc:  # what storages and Arrow raise has no common class
@@ -261,7 +298,9 @@ class ParquetSource:
 
 def _unreadable(file: FileRef, place: str, exc: Exception) -> SourceError:
     told = str(exc).strip().removesuffix(".") or type(exc).__name__
-    return SourceError(f"{file.url}{place} cannot be read as Parquet: {told}. Check that it can be read from here, or write it anew.")
+    return SourceError(
+        f"{file.url}{place} cannot be read as Parquet: {told}. Check that it can be read from here, or write it anew."
+    )
 
 
 def _row_groups_from(metadata: pq.FileMetaData, row: int) -> tuple[list[int], int]:

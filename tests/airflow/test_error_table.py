@@ -209,6 +209,17 @@ def _(stage):
     stage.run(parquet_paths=f"{stage.folder}/*.parquet")
 
 
+@row("The storage of a file does not answer")
+def _(stage):
+    extra = {
+        "endpoint_url": "http://127.0.0.1:9",
+        "config_kwargs": {"connect_timeout": 1, "retries": {"max_attempts": 0}},
+    }
+    connection = {"conn_type": "aws", "login": "k", "password": "s", "extra": extra}
+    stage.monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+    stage.run(parquet_paths="s3://aws_default@embeddings/a.parquet")
+
+
 @row("A file is not Parquet")
 def _(stage):
     (stage.folder / "a.parquet").write_text("id,values")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from airflow_pinecone_upsert.api.errors import SetupError, SourceError
+from airflow_pinecone_upsert.api.errors import SetupError, SourceError, StorageError
 
 from .test_operator import HEAD
 
@@ -116,3 +116,46 @@ def test_the_same_file_twice_is_read_once(tmp_path):
 
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "a.parquet")
     assert len(parquet_files([str(tmp_path), str(tmp_path / "a.parquet")])) == 1
+
+
+@pytest.mark.parametrize("moment", ["listing", "opening", "reading"])
+def test_a_storage_that_does_not_answer_may_be_tried_again(monkeypatch, moment):
+    import fsspec
+
+    from airflow_pinecone_upsert.upsert.chunk import IndexShape
+    from airflow_pinecone_upsert.upsert.options import Columns
+    from airflow_pinecone_upsert.upsert.source import ParquetSource, find_parquet_files
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"connect_timeout": 1, "read_timeout": 1, "retries": {"max_attempts": 1}}
+    storage = fsspec.filesystem(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        config_kwargs=options,
+        skip_instance_cache=True,
+        use_listings_cache=False,
+    )
+    storage.mkdir(moment)
+    vectors = np.random.default_rng(0).random((5_000, 1_024), np.float32)  # more than one range request brings
+    columns = {"id": [str(row) for row in range(5_000)], "values": list(vectors)}
+    with storage.open(f"{moment}/a.parquet", "wb") as file:
+        pq.write_table(pa.table(columns), file)
+
+    def read():
+        files = find_parquet_files(storage, f"{moment}/a.parquet")
+        if moment == "opening":
+            server.stop()
+        for _ in ParquetSource(files, Columns()).chunks(IndexShape(1_024)):
+            server.stop()
+
+    if moment == "listing":
+        server.stop()
+    try:
+        with pytest.raises(StorageError, match=r"/a.parquet cannot be read just now: .+ Check that the storage"):
+            read()
+    finally:
+        server.stop()
