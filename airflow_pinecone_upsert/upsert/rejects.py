@@ -25,6 +25,7 @@ from airflow_pinecone_upsert.api.errors import PineconeUpsertError, RecordError,
 from airflow_pinecone_upsert.upsert.chunk import Chunk
 from airflow_pinecone_upsert.upsert.encode import Fragment
 from airflow_pinecone_upsert.upsert.mendable import SCHEMA, line, row_of, sent
+from airflow_pinecone_upsert.upsert.source import url_of
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Rejects:
     @property
     def paths(self) -> tuple[str, ...]:
         """The files that are written, those of earlier tries first."""
-        return self._earlier_paths + (() if self._files is None else tuple(self._files.paths))
+        return self._earlier_paths + (() if self._files is None else tuple(self._files.urls))
 
     def take_rows(self, chunk: Chunk, errors: Sequence[RecordError]) -> None:
         """
@@ -152,7 +153,8 @@ class _Files:
     """
 
     def __init__(self, folder: Folder) -> None:
-        self.paths: list[str] = []
+        self.urls: list[str] = []
+        self._path = ""  # of the last one
         self._folder = folder
         self._tables: list[pa.Table] = []  # of the last file
         self._unwritten = 0  # how many of these it does not hold yet
@@ -170,12 +172,13 @@ class _Files:
         content = _content(self._tables)
         try:
             if is_new:
-                self.paths.append(_write_new(self._folder, content))
+                self._path = _write_new(self._folder, content)
+                self.urls.append(url_of(self._folder.fs, self._path))
             else:
-                _write(self._folder.fs, self.paths[-1], content)
+                _write(self._folder.fs, self._path, content)
         except Exception as exc:  # what a storage raises has no common class
             raise SetupError(
-                f"Records that were set aside cannot be written to {self._folder.path}: "
+                f"Records that were set aside cannot be written to {url_of(self._folder.fs, self._folder.path)}: "
                 f"{type(exc).__name__}: {exc}. Mend rejects_path, or its connection."
             ) from exc
         self._unwritten = 0

@@ -96,7 +96,7 @@ def find_parquet_files(fs: fsspec.AbstractFileSystem, path: str) -> list[FileRef
     :raises SourceError: There is no such file, or none matches, or it may not be read.
     :raises StorageError: The storage does not answer.
     """
-    with _asking_storage(_url(fs, path)):
+    with _asking_storage(url_of(fs, path)):
         return [_file_ref(fs, info) for info in _matches(fs, path)]
 
 
@@ -134,15 +134,16 @@ class _RemoteHandle:
 
 def _file_ref(fs: fsspec.AbstractFileSystem, info: _Info) -> FileRef:
     version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
-    return FileRef(fs, info["name"], _url(fs, info["name"]), info.get("size") or 0, version)
+    return FileRef(fs, info["name"], url_of(fs, info["name"]), info.get("size") or 0, version)
 
 
-def _url(fs: fsspec.AbstractFileSystem, path: str) -> str:
+def url_of(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """Return what the user knows a path as."""
     return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
 
 
 def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[_Info]:
-    url = _url(fs, path)
+    url = url_of(fs, path)
     if any(sign in path for sign in "*?[") and not fs.exists(path):
         found = _sorted(file for info in fs.glob(path, detail=True).values() for file in _files(fs, info))
         if not found:

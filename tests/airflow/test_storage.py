@@ -159,3 +159,64 @@ def test_a_storage_that_does_not_answer_may_be_tried_again(monkeypatch, moment):
             read()
     finally:
         server.stop()
+
+
+# Records that are set aside ----------------------------------------------------------------------
+
+REJECTING = (
+    HEAD
+    + """
+    PineconeUpsertOperator(task_id="upsert", vectors=[("a", [0.5] * 8), ("bad", [0.0] * 8, {{"n": 1}})],
+        max_rejects=1, rejects_path={path!r}, params={{"part": "p1"}})
+    """
+)
+
+
+def ids_in(handle):
+    return pq.read_table(handle)["id"].to_pylist()
+
+
+def test_rejects_path_is_a_template_and_its_file_a_source(run_dag, pinecone_index, tmp_path):
+    run = run_dag(REJECTING.format(path=f"{tmp_path}/{{{{ params.part }}}}/{{{{ task.task_id }}}}.parquet"))
+    assert run.state == "success"
+    path = f"{tmp_path}/p1/upsert.parquet"
+    assert run.rendered("upsert")["rejects_path"] == path
+    output = run.output("upsert")
+    assert (output["upsertedCount"], output["rejectedCount"], output["rejectsPaths"]) == (1, 1, [path])
+    rejected = pq.read_table(path)
+    mended = rejected.set_column(rejected.schema.get_field_index("values"), "values", pa.array([[0.25] * 8]))
+    pq.write_table(mended, path)
+    again = run_dag(HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", parquet_paths="{path}")')
+    assert again.output("upsert")["upsertedCount"] == 1
+    assert pinecone_index.vectors()["bad"].metadata == {"n": 1}
+
+
+@pytest.mark.parametrize("name", ["bad/", "bad.parquet"])
+def test_rejects_on_s3(run_dag, pinecone_index, bucket, name):
+    url = f"s3://aws_default@{BUCKET}/rejects/{{{{ params.part }}}}/{name}"
+    runs = [run_dag(REJECTING.format(path=url)) for _ in range(2)]
+    keys = [item["Key"] for item in bucket.list_objects_v2(Bucket=BUCKET, Prefix="rejects/p1/")["Contents"]]
+    assert len(keys) == 2  # none written over
+    told = [path for run in runs for path in run.output("upsert")["rejectsPaths"]]
+    assert sorted(told) == sorted(f"s3://{BUCKET}/{key}" for key in keys)
+    for key in keys:
+        assert key.endswith(".parquet")
+        assert ids_in(pa.BufferReader(bucket.get_object(Bucket=BUCKET, Key=key)["Body"].read())) == ["bad"]
+
+
+def test_a_failed_task_leaves_its_rejects_on_s3(run_dag, bucket):
+    dag = REJECTING.format(path=f"s3://aws_default@{BUCKET}/failed").replace("max_rejects=1", "max_rejects=0")
+    assert run_dag(dag).state == "failed"
+    [item] = bucket.list_objects_v2(Bucket=BUCKET, Prefix="failed/")["Contents"]
+    assert ids_in(pa.BufferReader(bucket.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read())) == ["bad"]
+
+
+def test_a_bucket_of_rejects_that_is_not_there_is_named(bucket, pinecone_index, monkeypatch):
+    from airflow_pinecone_upsert import PineconeUpsertOperator
+
+    monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
+    operator = PineconeUpsertOperator(
+        task_id="upsert", vectors=[("bad", [0.0] * 8)], max_rejects=1, rejects_path="s3://aws_default@no-such-bucket/x"
+    )
+    with pytest.raises(SetupError, match=r"set aside cannot be written to s3://no-such-bucket/x: .*Mend rejects_path"):
+        operator.execute({})

@@ -108,7 +108,8 @@ def _lie_in_page_header(draw: random.Random, content: bytes) -> bytes:
 
 
 def _lose_bytes(draw: random.Random, content: bytes) -> bytes:
-    start, count = draw.randrange(4, _footer_of(content)), draw.randrange(1, 200)
+    start = draw.randrange(4, _footer_of(content))
+    count = min(draw.randrange(1, 200), _footer_of(content) - start)
     return content[:start] + draw.choice([b"", bytes(count)]) + content[start + count :]
 
 

@@ -8,6 +8,7 @@ import datetime as dt
 import logging
 from decimal import Decimal
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -45,8 +46,8 @@ def account(index, tmp_path, caplog):
         namespace = next(namespaces)
         options = UpsertOptions.checked(namespace=namespace, max_rejects=None, batch_size=3)
         folder = Folder(LocalFileSystem(), str(tmp_path / "rejects" / namespace))
-        if isinstance(value, str):
-            source = ParquetSource(find_parquet_files(LocalFileSystem(), value), options)
+        if isinstance(value, Path):
+            source = ParquetSource(find_parquet_files(LocalFileSystem(), str(value)), options)
         else:
             source = RecordsSource(value, options)
         try:
@@ -265,11 +266,11 @@ def test_every_row_of_a_table_is_confirmed_or_set_aside_or_the_error_names_the_c
 @given(tables())
 @LIMITED
 def test_a_table_comes_out_of_parquet_as_it_comes_out_of_memory(account, tmp_path, table):
-    path = str(tmp_path / "records.parquet")
+    path = tmp_path / "records.parquet"
     try:
         pq.write_table(table, path)
     except (pa.ArrowException, OSError):
         return  # Parquet has no such type
     outcome = account(path, total=len(table))
     if isinstance(outcome, PineconeUpsertError):
-        assert path in str(outcome)
+        assert str(path) in str(outcome)

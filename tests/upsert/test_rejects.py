@@ -376,6 +376,7 @@ def test_an_object_store_gets_a_whole_file(upsert_all):
     fs = MemoryFileSystem()
     report = upsert_all(zeros("a"), Folder(fs, "/bucket/rejects"))
     [path] = report.rejects_paths
+    assert path.startswith("memory://")
     with fs.open(path, "rb") as handle:
         assert pq.read_table(handle)["id"].to_pylist() == ["a"]
 
@@ -458,7 +459,9 @@ class OutOfOrder(fsspec.AbstractFileSystem):
 
 
 def test_whatever_a_storage_raises_is_told(upsert_all):
-    with pytest.raises(errors.SetupError, match="set aside cannot be written to bucket: LookupError: no credentials"):
+    with pytest.raises(
+        errors.SetupError, match="set aside cannot be written to outoforder://bucket: LookupError: no credentials"
+    ):
         upsert_all(zeros("bad"), Folder(OutOfOrder(), "bucket"))
 
 
