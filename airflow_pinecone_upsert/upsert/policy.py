@@ -48,7 +48,7 @@ def decide(error: PineconeUpsertError, *, attempt: int, records: int, random: Ra
     any other                                   always                        abort
     ==========================================  ============================  ================================
 
-    Halving finds the one record of n that the server refuses in at most 2 log2(n) further requests, and gets all its
+    Halving finds the one record of n that the server refuses in at most 2 ⌈log2(n)⌉ further requests, and gets all its
     neighbours through.
 
     :param error: Why it failed.

@@ -226,6 +226,16 @@ def _(stage):
     stage.run(parquet_paths=str(stage.folder))
 
 
+@row("A file is damaged")
+def _(stage):
+    path = stage.folder / "a.parquet"
+    table = pa.table({"id": ["a", "b"], "values": [np.arange(8, dtype=np.float32)] * 2})
+    pq.write_table(table, path, write_page_checksum=True, compression="none", use_dictionary=False)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(np.float32(5).tobytes(), np.float32(6).tobytes(), 1))
+    stage.run(parquet_paths=str(path))
+
+
 @row("A column is missing")
 def _(stage):
     stage.run(parquet_paths=stage.write(), id_column="sku")

@@ -29,11 +29,11 @@ from airflow_pinecone_upsert.upsert.run import upsert
 from airflow_pinecone_upsert.upsert.source import ParquetSource, find_parquet_files
 
 SETTINGS = settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-LIMITED = settings(SETTINGS, max_examples=25)
+LIMITED = settings(SETTINGS, max_examples=15)
 
 
 @pytest.fixture
