@@ -131,7 +131,7 @@ def test_pytest_snippet(tmp_path):
 
 
 def test_every_snippet_is_run_above():
-    assert len(PYTHON) == 6
+    assert len(PYTHON) == 7
 
 
 def test_connection_command(monkeypatch):
