@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.upsert.options import Columns, UpsertOptions
     from airflow_pinecone_upsert.upsert.source import RecordSource
     from airflow_pinecone_upsert.upsert.stop import Stop
+
+log = logging.getLogger(__name__)
 
 
 class PineconeUpsertOperator(BaseOperator):
@@ -210,7 +213,7 @@ class PineconeUpsertOperator(BaseOperator):
             return None
         store: StateStore | None = context.get("task_state_store")
         if store is None:
-            self.log.info("This Airflow keeps no task state (3.3 does): a retry will start at the first row.")
+            log.info("This Airflow keeps no task state (3.3 does): a retry will start at the first row.")
         return store
 
     def _source(self, columns: Columns, stop: Stop) -> RecordSource:
