@@ -8,9 +8,14 @@ Two rules, and the slower one counts:
 * What only the server knows (others write to the namespace, the allowance has moved) is learned from being throttled:
   the rate is cut, kept for a while, and raised again until the next cut.
 
-The constants of the second rule were chosen in a simulation of servers with token buckets of 0.5 to 2 s and latencies of
-several kinds (``tests/upsert/test_pace_simulated.py``). Keeping longer than 3 s throttles less where several tasks
-share a namespace, but finds an allowance that comes back only after more than 5 s.
+A refusal tells nothing of why: the allowance fell and will be back, or others share it for good. The first wants to be
+looked for soon, the second seldom, since every look costs a refusal or two of somebody's. So a rate far below what was
+had lately is kept for a short while, and one that has been much the same for half a minute for a long one. The price: an
+allowance that comes back after more than that half minute is found after 8 s on average, 17 s at the most.
+
+The constants of the second rule were chosen in a simulation of servers with token buckets of 0.25 to 2 s and latencies
+of several kinds (``tests/upsert/test_pace_simulated.py``). Keeping 3 s always throttles 7 % of four senders' requests,
+this rule 3 to 4 %; a longer time than 10 s, or slower steps beside it, leave the senders with less equal parts.
 """
 
 from __future__ import annotations
@@ -33,14 +38,26 @@ _CUT: Final = 0.85
 _FALL: Final = 0.55
 """What is left of a rate that was being raised, unless that is less than a cut leaves of the rate kept before."""
 
-_KEEP_S: Final = 3.0
+_KEEP_S: Final = 10.0
+_KEEP_LOST_S: Final = 3.0
+"""How long a rate is kept, and how long one that is less than ``_LOST`` of what was had lately."""
+
+_LOST: Final = 0.7
+"""Two cuts in a row; one is everyday life among several senders."""
+
 _RISE_S: Final = 2.0
-"""From nothing to all that was asked for, growing with the square of the time."""
+"""From half of what was asked for to all of it takes 0.7 of this to begin with, growing with the square of the time."""
+
+_RISE_PER_KEEP: Final = 2 / 3
+"""A look after a long while is a slow one: what is refused of a fast one hits the other senders as well."""
 
 _PAUSE_S: Final = 0.5
 """Mean rest after a refusal, in which what came too fast drains; from half to one and a half times as long."""
 
 _METER_S: Final = 1.0
+_MEMORY_S: Final = 30.0
+"""What "lately" means."""
+
 _LOOK_AGAIN_S: Final = 0.5
 
 
@@ -68,10 +85,12 @@ class _Learned:
 
     def __init__(self, asked: float | None) -> None:
         self._asked = asked
-        self._scale = asked or 0.0  # what a rate rises by in _RISE_S
+        self._scale = asked or 0.0  # what a rate rises by in _rise_s
         self._kept: float | None = None
         self._cut_s = 0.0
         self._keep_s = 0.0
+        self._rise_s = _RISE_S
+        self._first_s = float("inf")
         self._flight_began_s = float("-inf")
         self._recent: deque[tuple[float, int]] = deque()
 
@@ -80,7 +99,7 @@ class _Learned:
         if self._kept is None:
             return None
         grown_s = max(0.0, now - self._cut_s - self._keep_s)
-        rate = self._kept + self._scale * (grown_s / _RISE_S) ** 2
+        rate = self._kept + self._scale * (grown_s / self._rise_s) ** 2
         return rate if self._asked is None or rate < self._asked else None
 
     def wait_s(self, now: float) -> float:
@@ -92,26 +111,33 @@ class _Learned:
         return min(last_s + body_bytes / rate - now, _LOOK_AGAIN_S)
 
     def started(self, body_bytes: int, now: float) -> None:
-        if not self._recent and self._asked is not None:
-            self._kept, self._cut_s = _START * self._asked, now
+        if self._first_s > now:
+            self._first_s = now
+            if self._asked is not None:
+                self._kept, self._cut_s = _START * self._asked, now
         self._recent.append((now, body_bytes))
-        while self._recent[0][0] < now - _METER_S:
+        while self._recent[0][0] < now - _MEMORY_S:
             self._recent.popleft()
 
     def throttled(self, started_s: float, now: float) -> None:
+        lately = self._mean(_MEMORY_S, now)
         rate = self.per_second(now)
         if rate is None or self._kept is None:
-            rate = self._kept = self._measured(now)
+            # The last second alone may have been a rest.
+            rate = self._kept = max(self._mean(_METER_S, now), lately)
             self._scale = self._scale or rate
         if started_s < self._flight_began_s:
             self._kept *= _CUT
         else:
             self._kept = max(_CUT * self._kept, _FALL * rate)
             self._flight_began_s = now
-        self._cut_s, self._keep_s = now, _KEEP_S
+        self._cut_s, self._keep_s = now, _KEEP_LOST_S if self._kept < _LOST * lately else _KEEP_S
+        self._rise_s = _RISE_PER_KEEP * self._keep_s
 
-    def _measured(self, now: float) -> float:
-        return sum(size for at_s, size in self._recent if at_s >= now - _METER_S) / _METER_S or 1.0
+    def _mean(self, over_s: float, now: float) -> float:
+        """Return the bytes per second of the last ``over_s``, or of the time since the first start."""
+        started_bytes = sum(size for at_s, size in self._recent if at_s >= now - over_s)
+        return (started_bytes or 1) / max(_METER_S, min(over_s, now - self._first_s))
 
 
 class Pace:
