@@ -39,11 +39,14 @@ _FALL: Final = 0.55
 """What is left of a rate that was being raised, unless that is less than a cut leaves of the rate kept before."""
 
 _KEEP_S: Final = 10.0
-_KEEP_LOST_S: Final = 3.0
-"""How long a rate is kept, and how long one that is less than ``_LOST`` of what was had lately."""
+_KEEP_MOVED_S: Final = 3.0
+"""How long a rate is kept, and how long after the allowance seems to have moved, or a part to have become too small."""
 
 _LOST: Final = 0.7
-"""Two cuts in a row; one is everyday life among several senders."""
+"""It has moved where less than this is left of what was had lately. One cut is everyday life, two come to this."""
+
+_MOVED: Final = 2.0
+"""It has moved where a look came this many times as far as the rate kept before."""
 
 _RISE_S: Final = 2.0
 """From half of what was asked for to all of it takes 0.7 of this to begin with, growing with the square of the time."""
@@ -120,7 +123,7 @@ class _Learned:
             self._recent.popleft()
 
     def throttled(self, started_s: float, now: float) -> None:
-        lately = self._mean(_MEMORY_S, now)
+        lately, kept_before = self._mean(_MEMORY_S, now), self._kept
         rate = self.per_second(now)
         if rate is None or self._kept is None:
             # The last second alone may have been a rest.
@@ -131,7 +134,8 @@ class _Learned:
         else:
             self._kept = max(_CUT * self._kept, _FALL * rate)
             self._flight_began_s = now
-        self._cut_s, self._keep_s = now, _KEEP_LOST_S if self._kept < _LOST * lately else _KEEP_S
+        has_moved = self._kept < _LOST * lately or (kept_before is not None and rate > _MOVED * kept_before)
+        self._cut_s, self._keep_s = now, _KEEP_MOVED_S if has_moved else _KEEP_S
         self._rise_s = _RISE_PER_KEEP * self._keep_s
 
     def _mean(self, over_s: float, now: float) -> float:
