@@ -46,10 +46,10 @@ _LOST: Final = 0.7
 """It has moved where less than this is left of what was had lately. One cut is everyday life, two come to this."""
 
 _MOVED: Final = 2.0
-"""It has moved where a look came this many times as far as the rate kept before."""
+"""It has moved where this many times the rate kept before was reached."""
 
 _RISE_S: Final = 2.0
-"""From half of what was asked for to all of it takes 0.7 of this to begin with, growing with the square of the time."""
+"""From nothing to all that was asked for, growing with the square of the time: to begin with."""
 
 _RISE_PER_KEEP: Final = 2 / 3
 """A look after a long while is a slow one: what is refused of a fast one hits the other senders as well."""

@@ -118,17 +118,54 @@ def test_refusals_of_one_flight_cut_less_than_those_of_several():
     assert rate_after(0.0) == pytest.approx(1_000 * 0.85**5, rel=0.05)
 
 
-def test_after_a_cut_the_rate_is_kept_and_then_rises_to_what_was_asked_for():
+def pace_at_its_full_rate():
     pace, now = Pace(None, 1_000, lambda: 0.0), START_S
     for _ in range(500):
         now += pace.wait_s(now)
         pace.started(10, now)
+    return pace, now
+
+
+def gap_s(pace, now):
+    pace.started(10, now)
+    return pace.wait_s(now)
+
+
+def test_a_rate_that_is_nearly_what_was_had_lately_is_kept_for_long_and_then_rises_to_what_was_asked_for():
+    pace, start = pace_at_its_full_rate()
+    pace.throttled(start, None, start)
+    now = start + 0.1
     pace.throttled(now, None, now)
+    kept = 1_000 * 0.85**2
+    assert [gap_s(pace, now + 1.0), gap_s(pace, now + 9.9)] == pytest.approx([10 / kept] * 2, rel=0.02)
+    assert 10 / 1_000 < gap_s(pace, now + 12.0) < 10 / kept
+    assert gap_s(pace, now + 14.0) == pytest.approx(10 / 1_000 - SLACK_S, abs=SLACK_S)
 
-    def gap_s(after_s):
-        pace.started(10, now + after_s)
-        return pace.wait_s(now + after_s)
 
-    assert [gap_s(1.0), gap_s(2.9)] == pytest.approx([10 / 850] * 2, rel=0.02)
-    assert 10 / 1_000 < gap_s(3.5) < 10 / 850
-    assert gap_s(4.0) == pytest.approx(10 / 1_000 - SLACK_S, abs=SLACK_S)
+def test_who_had_all_that_was_asked_for_looks_for_it_soon():
+    pace, now = pace_at_its_full_rate()
+    pace.throttled(now, None, now)
+    assert [gap_s(pace, now + 1.0), gap_s(pace, now + 2.9)] == pytest.approx([10 / 850] * 2, rel=0.02)
+    assert gap_s(pace, now + 4.0) == pytest.approx(10 / 1_000 - SLACK_S, abs=SLACK_S)
+
+
+def test_what_has_fallen_far_is_looked_for_soon():
+    pace, now = pace_at_its_full_rate()
+    for _ in range(3):
+        pace.throttled(now, None, now)
+    kept = 1_000 * 0.85**3
+    assert [gap_s(pace, now + 1.0), gap_s(pace, now + 2.9)] == pytest.approx([10 / kept] * 2, rel=0.02)
+    assert gap_s(pace, now + 4.5) == pytest.approx(10 / 1_000 - SLACK_S, abs=SLACK_S)
+
+
+def test_a_look_that_came_far_is_followed_by_another_one_soon():
+    """The rate has been low for so long that it is what was had lately; then twice as much is accepted."""
+    pace, now = pace_at_its_full_rate()
+    for _ in range(8):
+        pace.throttled(now, None, now)
+    end = now + 4.6  # where it has risen from 272 to 912
+    rate = 272 + 1_000 * (1.6 / 2) ** 2
+    pace.throttled(end, None, end)
+    kept = 0.55 * rate
+    assert gap_s(pace, end + 2.9) == pytest.approx(10 / kept, rel=0.02)
+    assert gap_s(pace, end + 5.0) == pytest.approx(10 / 1_000 - SLACK_S, abs=SLACK_S)

@@ -2,7 +2,7 @@
 The sender against simulated servers that allow less than is asked for, in simulated time.
 
 The server has a token bucket each for bytes and for requests, as Pinecone's documentation describes its limits without
-saying how large the buckets are; here they hold 0.5 to 2 s worth. Sizes are a thousandth of the real ones.
+saying how large the buckets are; here they hold 0.25 to 2 s worth. Sizes are a thousandth of the real ones.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Callable
 from itertools import count
+from statistics import median
 from types import SimpleNamespace
 
 import pytest
@@ -160,17 +161,23 @@ def simulate(server: Server, latency: Callable, seed: int, *, clients: int = 1, 
     return SimpleNamespace(senders=senders, end_s=min(sender.end_s for sender in senders))
 
 
-servers = pytest.mark.parametrize(
-    ("seed", "capacity_s", "latency"),
-    [(seed, 0.5 * 4 ** (seed % 11 / 10), list(LATENCIES)[seed % 3]) for seed in range(66)],
-)
+def spread(count: int, least_s: float) -> list[tuple[int, float, str]]:
+    """Spread seeds over buckets of ``least_s`` to 2 s and over the latencies."""
+    return [
+        (seed, least_s * (2 / least_s) ** (seed % 11 / 10), list(LATENCIES)[seed // 11 % 3]) for seed in range(count)
+    ]
 
 
-@servers
+names = ("seed", "capacity_s", "latency")
+servers = pytest.mark.parametrize(names, spread(66, 0.5))
+servers_with_small_buckets_too = pytest.mark.parametrize(names, spread(99, 0.25))
+
+
+@servers_with_small_buckets_too
 def test_at_the_limit_nothing_is_left_and_next_to_nothing_refused(seed, capacity_s, latency):
     server = Server(capacity_s)
-    end_s = simulate(server, LATENCIES[latency], seed, batches=400).end_s - 0.5
-    assert server.accepted_bytes(2.0, end_s) >= 0.95 * BYTES_PER_SECOND * (end_s - 2.0)
+    end_s = simulate(server, LATENCIES[latency], seed, batches=300).end_s - 0.5
+    assert server.accepted_bytes(2.0, end_s) >= 0.97 * BYTES_PER_SECOND * (end_s - 2.0)
     assert server.refused_share <= 0.01
 
 
@@ -179,31 +186,35 @@ def test_a_limit_below_what_was_asked_for_is_found(seed, capacity_s, latency):
     allowed = 0.3 + seed % 7 / 10
     server = Server(capacity_s, [(0.0, allowed)])
     end_s = simulate(server, LATENCIES[latency], seed, batches=400).end_s - 0.5
-    assert server.accepted_bytes(2.0, end_s) >= 0.85 * allowed * BYTES_PER_SECOND * (end_s - 2.0)
-    assert server.refused_share <= 0.08
+    assert server.accepted_bytes(2.0, end_s) >= 0.8 * allowed * BYTES_PER_SECOND * (end_s - 2.0)
+    assert server.refused_share <= 0.04
 
 
-@servers
+@servers_with_small_buckets_too
 def test_an_allowance_that_falls_and_comes_back(seed, capacity_s, latency):
-    server = Server(capacity_s, [(0.0, 1.0), (10.0, 0.2), (30.0, 1.0)])
-    simulate(server, LATENCIES[latency], seed, batches=1_000)
+    server = Server(capacity_s, [(0.0, 1.0), (10.0, 0.2), (20.0, 1.0)])
+    simulate(server, LATENCIES[latency], seed, batches=700)
     end_s = server.accepted[-1][0]
-    assert server.accepted_bytes() >= 0.85 * BYTES_PER_SECOND * (10 + 0.2 * 20 + end_s - 30)
+    assert server.accepted_bytes() >= 0.8 * BYTES_PER_SECOND * (10 + 0.2 * 10 + end_s - 20)
     assert server.refused_share <= 0.03
-    assert server.accepted_bytes(35.5, 37.5) >= 0.9 * 2 * BYTES_PER_SECOND
+    assert server.accepted_bytes(25.0, 27.0) >= 0.85 * 2 * BYTES_PER_SECOND
 
 
-@pytest.mark.parametrize(
-    ("seed", "capacity_s", "latency"),
-    [(seed, (0.5, 1.0, 2.0)[seed % 3], list(LATENCIES)[seed // 3 % 3]) for seed in range(9)],
-)
-def test_several_senders_share_what_there_is(seed, capacity_s, latency):
-    server = Server(capacity_s)
-    run = simulate(server, LATENCIES[latency], seed, clients=4, batches=400)
-    assert server.accepted_bytes(2.0, run.end_s) >= 0.9 * BYTES_PER_SECOND * (run.end_s - 2.0)
-    assert server.refused_share <= 0.1
-    counts = [sender.confirmed(run.end_s) for sender in run.senders]
-    assert max(counts) <= 2.5 * min(counts)
+def test_several_senders_share_what_there_is():
+    """Who gets how much is chance, and so are bounds for each run wider than for most of them."""
+    refused_shares, ratios = [], []
+    for seed, capacity_s, latency in spread(48, 0.25):
+        server = Server(capacity_s)
+        run = simulate(server, LATENCIES[latency], seed, clients=4, batches=300)
+        assert server.accepted_bytes(2.0, run.end_s) >= 0.9 * BYTES_PER_SECOND * (run.end_s - 2.0)
+        counts = [sender.confirmed(run.end_s) for sender in run.senders]
+        refused_shares.append(server.refused_share)
+        ratios.append(max(counts) / min(counts))
+    assert max(refused_shares) <= 0.07
+    assert median(refused_shares) <= 0.045
+    assert sum(share <= 0.05 for share in refused_shares) >= 0.85 * len(refused_shares)
+    assert median(ratios) <= 1.75
+    assert sum(ratio <= 2 for ratio in ratios) >= 0.75 * len(ratios)
 
 
 @servers
@@ -211,4 +222,4 @@ def test_without_a_bound_the_servers_own_is_found(seed, capacity_s, latency):
     server = Server(capacity_s)
     pace = Pace(None, None, random.Random(seed).random)  # noqa: S311
     end_s = simulate(server, LATENCIES[latency], seed, batches=400, pace=pace).end_s - 0.5
-    assert server.accepted_bytes(2.0, end_s) >= 0.75 * BYTES_PER_SECOND * (end_s - 2.0)
+    assert server.accepted_bytes(2.0, end_s) >= 0.68 * BYTES_PER_SECOND * (end_s - 2.0)
