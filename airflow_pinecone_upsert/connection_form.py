@@ -21,12 +21,12 @@ HIDDEN: Final = ("login", "schema")
 LABELS: Final = {"host": "Index host", "port": "Port", "password": "API key"}
 
 PLACEHOLDERS: Final = {
-    "host": "articles-abc123.svc.aped-4627-b74a.pinecone.io, as the Pinecone console shows it",
+    "host": "As the console shows it: articles-abc123.svc.….pinecone.io",
     # Nobody needs a port, but https://github.com/apache/airflow/pull/73298: hidden, it would make Test useless there.
-    "port": "443; may stay empty, but Airflow 3.3.1 and 3.3.2 test nothing without it",
+    "port": "443. Airflow 3.3.1 and 3.3.2 test nothing without a port",
     "password": "pcsk_…, from “API keys” in the Pinecone console",
 }
-"""Airflow shows no other help for the fields that every connection has."""
+"""Airflow shows no other help for the fields that every connection has, and no more than 60 characters of this one."""
 
 
 @dataclass(frozen=True)

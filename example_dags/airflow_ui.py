@@ -21,7 +21,7 @@ from airflow_pinecone_upsert.local.server import LocalIndex
 
 PORT = int(os.environ.get("PORT", "8080"))
 URL = f"http://127.0.0.1:{PORT}"
-START_WITHIN_S = 180
+START_WITHIN_S = 300
 
 
 def ui_environment(home: Path, embeddings: Path) -> dict[str, str]:

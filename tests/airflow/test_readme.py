@@ -18,7 +18,11 @@ import pytest
 
 from airflow_pinecone_upsert import PineconeUpsertOperator
 from airflow_pinecone_upsert.api import limits
+from airflow_pinecone_upsert.connection_form import EXTRA_FIELDS
+from airflow_pinecone_upsert.local import Fault
 
+from ..api.conftest import reply, serve  # noqa: F401, TID252 - fixtures
+from ..api.test_client import certificate, tls_server  # noqa: F401, TID252 - fixtures
 from .conftest import HOME
 from .test_storage import s3  # noqa: F401 - a fixture
 
@@ -33,9 +37,9 @@ def snippet(marker: str) -> str:
     return found
 
 
-def table(heading: str) -> list[list[str]]:
+def table(heading: str, number: int = 0) -> list[list[str]]:
     section = README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
+    rows = re.findall(r"(?:^\|.*\n?)+", section, re.MULTILINE)[number].splitlines()
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
@@ -142,6 +146,51 @@ def test_connection_command(monkeypatch):
     assert PineconeHook().get_conn().host == json.loads(exported)["host"]
 
 
+@pytest.fixture
+def find(pinecone_index_factory, tls_server, monkeypatch):  # noqa: F811
+    """Let a connection be tested that is as a row of the table says."""
+    from airflow_pinecone_upsert import PineconeHook
+
+    def find(what):
+        index = pinecone_index_factory(dimension=256, api_key="right")
+        wrong = {
+            "all is well": {},
+            "a wrong key": {"password": "wrong"},
+            "no key": {"password": ""},
+            "a name that DNS does not know": {"host": ".".join(["a" * 60] * 5)},
+            "Pinecone's control plane in place of an index": {"host": "api.pinecone.io"},
+            "a certificate that nobody here trusts": {"host": tls_server.url},
+            "an index that holds documents": {},
+        }[what]
+        connection = {"conn_type": "pinecone_upsert", "host": index.url, "password": "right", **wrong}
+        monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", json.dumps(connection))
+        if what == "all is well":
+            with PineconeHook() as hook:
+                hook.upsert(
+                    pa.table({"id": list(map(str, range(1_462))), "values": [np.ones(256, np.float32)] * 1_462})
+                )
+        if what == "an index that holds documents":
+            index.faults.next(Fault.status(400, "This index has a document schema, so writes must go elsewhere"))
+        return PineconeHook().test_connection()
+
+    return find
+
+
+@pytest.mark.parametrize(("what", "answer"), table("Connect", 1))
+def test_the_table_of_what_the_connection_test_answers(find, what, answer):
+    worked, message = find(what)
+    assert worked is (what == "all is well")
+    parts = [re.escape(part) for part in answer.replace("https://", "").split("…")]
+    assert re.fullmatch(".*".join(["", *parts]), message)
+
+
+def test_the_keys_of_the_extra_are_those_of_the_form():
+    said = README.partition("Its `extra` may hold ")[2].partition(" A connection")[0]
+    assert set(re.findall(r"`(\w+)`", said)) - {"host"} == {field.name for field in EXTRA_FIELDS} | {
+        "control_plane_url"
+    }
+
+
 def test_local_index_command():
     (command,) = [line for line in COMMANDS if line.startswith("python -m")]
     arguments = [sys.executable, *shlex.split(command.replace("5080", "0"))[1:]]
@@ -222,6 +271,14 @@ def test_the_versions_of_airflow_are_those_that_the_tests_run_on():
     assert f"every test runs on Airflow {newest} and {oldest}." in README
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", README))
+LINKS = re.findall(r"\]\((?!http)([^)]+)\)", README)
+
+
+@pytest.mark.parametrize("link", LINKS)
 def test_links_lead_to_files(link):
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("picture", [link for link in LINKS if link.endswith(".png")])
+def test_pictures_are_small(picture):
+    assert (ROOT / picture).stat().st_size < 150_000

@@ -1,0 +1,303 @@
+"""
+`make airflow`: the web UI of a real Airflow, as a browser shows it.
+
+The README's pictures are taken here; they go to a temporary folder unless ``SCREENSHOTS`` is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from airflow_pinecone_upsert import connection_form
+
+from .conftest import EXAMPLES
+
+pytestmark = pytest.mark.slow
+
+WITHIN_S = 180
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+CHROMIUM_OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+
+
+@dataclass
+class WebUI:
+    """
+    A running `make airflow`.
+
+    :param url: Where it listens.
+    :param said: What it printed until it was up.
+    :param api: A client of its REST API, as the user that the UI has.
+    """
+
+    url: str
+    said: str
+    api: httpx.Client
+
+
+@pytest.fixture(scope="module")
+def airflow_ui():
+    """Start it on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / "airflow_ui.py"],
+        env={**environment, "PORT": port},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "Ctrl-C" in line:
+            break
+    assert "Ctrl-C" in said[-1], "".join(said)
+    url = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=url, trust_env=False, timeout=WITHIN_S) as api:
+        api.headers["Authorization"] = f"Bearer {api.get('/auth/token').json()['access_token']}"
+        yield WebUI(url, "".join(said), api)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+
+
+def finished(api, dag_id, run_id=None):
+    """Wait until a run of a DAG is over, the first one if none is named; return its path and what Airflow says of it."""
+    deadline = time.monotonic() + WITHIN_S
+    while True:
+        runs = api.get(f"/api/v2/dags/{dag_id}/dagRuns").json()["dag_runs"]
+        for run in runs:
+            if run["dag_run_id"] == (run_id or run["dag_run_id"]) and run["state"] not in ("queued", "running"):
+                return f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}", run
+        assert time.monotonic() < deadline, runs
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def run_path(airflow_ui):
+    """Trigger the DAG `upsert_parquet` and wait until it ends; the path of its run."""
+    run = airflow_ui.api.post("/api/v2/dags/upsert_parquet/dagRuns", json={"logical_date": None}).json()
+    path, _ = finished(airflow_ui.api, "upsert_parquet", run["dag_run_id"])
+    return path
+
+
+def test_it_comes_up_with_a_connection_and_the_example_dags(airflow_ui):
+    assert f"Airflow      {airflow_ui.url}" in airflow_ui.said
+    assert re.search(r"Local index  http://127\.0\.0\.1:\d+", airflow_ui.said)
+    connections = airflow_ui.api.get("/api/v2/connections").json()["connections"]
+    assert [one["connection_id"] for one in connections] == ["pinecone_default"]
+    assert connections[0]["password"] == "***"
+    assert airflow_ui.api.get("/api/v2/importErrors").json()["total_entries"] == 0
+
+
+def test_a_run_that_is_triggered_there_succeeds(airflow_ui, run_path):
+    assert airflow_ui.api.get(f"/api/v2{run_path}").json()["state"] == "success"
+    xcom = airflow_ui.api.get(f"/api/v2{run_path}/taskInstances/upsert/xcomEntries/upsertedCount").json()
+    assert int(xcom["value"]) >= 1_400
+
+
+def test_its_event_starts_the_dag_that_waits_for_it(airflow_ui, run_path):
+    count = airflow_ui.api.get(f"/api/v2{run_path}/taskInstances/upsert/xcomEntries/upsertedCount").json()["value"]
+    path, run = finished(airflow_ui.api, "react_to_upsert")
+    assert (run["state"], run["run_type"]) == ("success", "asset_triggered")
+    said = airflow_ui.api.get(f"/api/v2{path}/taskInstances/announce/xcomEntries/return_value").json()["value"]
+    assert f"upsert_parquet: {count} records in " in str(said)
+
+
+# In a browser -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """Start Debian's chromium, with a profile of its own, as selenium's driver."""
+    from selenium import webdriver
+
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not driver:
+        give_up = pytest.fail if os.environ.get("BROWSER_REQUIRED") else pytest.skip
+        give_up("needs a browser: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for option in (*CHROMIUM_OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(option)
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as started:
+        yield started
+
+
+class Page:
+    """
+    What somebody sees and does in the browser, who waits until a thing is there.
+
+    :param browser: Selenium's driver.
+    :param url: Of the web UI.
+    :param pictures: The folder for screenshots.
+    """
+
+    def __init__(self, browser, url, pictures):
+        self.browser = browser
+        self.url = url
+        self.pictures = pictures
+
+    def open(self, path, *, width, height):
+        self.browser.set_window_size(width, height)
+        self.browser.get(f"{self.url}{path}")
+
+    def see(self, xpath):
+        return self._wait_for("visibility_of_element_located", xpath)
+
+    def click(self, xpath):
+        self._wait_for("element_to_be_clickable", xpath).click()
+
+    def write(self, name, text):
+        self.see(f"//*[@name='{name}']").send_keys(text)
+
+    def point_at(self, xpath):
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.browser).move_to_element(self.see(xpath)).perform()
+
+    def take_picture(self, name, element=None):
+        path = str(self.pictures / f"{name}.png")
+        assert element.screenshot(path) if element else self.browser.save_screenshot(path)
+
+    def _wait_for(self, condition, xpath):
+        from selenium.webdriver.support import expected_conditions
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(self.browser, WITHIN_S).until(getattr(expected_conditions, condition)(("xpath", xpath)))
+
+
+@pytest.fixture
+def page(chromium, airflow_ui, tmp_path):
+    return Page(chromium, airflow_ui.url, SCREENSHOTS if os.environ.get("SCREENSHOTS") else tmp_path)
+
+
+FORM = "//*[@role='dialog']"
+
+
+def open_form(page, connection_id):
+    """Choose our type for a new connection. One section of the form is open at a time, at first *Standard Fields*."""
+    page.open("/connections", width=1_000, height=1_300)
+    page.click("//button[normalize-space()='Add Connection']")
+    page.write("connection_id", connection_id)
+    page.see(f"{FORM}//input[@role='combobox']").send_keys("Pinecone (ups")
+    page.click("//*[@role='option'][.='Pinecone (upsert)']")
+    page.see("//*[@name='host']")
+    return page.see(FORM)
+
+
+def open_extra_fields(page):
+    page.click("//button[normalize-space()='Extra Fields']")
+    page.see("//*[@name='element_proxy']")
+
+
+def fill_in(page, **fields):
+    for name, text in fields.items():
+        page.write(name, text)
+
+
+def reaching(index):
+    """Say what a user enters for a local index."""
+    host, _, port = index.url.rpartition(":")
+    return {"host": host, "port": port}
+
+
+def press_test(page, connection_id):
+    """Press Test in the connection's row; return title and text of what pops up."""
+    page.click(f"//tr[td='{connection_id}']//button[@aria-label='Test Connection']")
+    return page.see("//*[@data-scope='toast'][@data-part='root'][contains(., 'Test Connection')]").text.splitlines()[:2]
+
+
+def save_and_test(page, connection_id):
+    page.click(f"{FORM}//button[normalize-space()='Save']")
+    return press_test(page, connection_id)
+
+
+def test_the_form_has_a_label_and_a_help_for_each_field(page):
+    form = open_form(page, "pinecone_articles")
+    for name, label in connection_form.LABELS.items():
+        assert page.see(f"//*[@name='{name}']").get_attribute("placeholder") == connection_form.PLACEHOLDERS[name]
+        assert label in form.text
+    assert page.see("//*[@name='password']").get_attribute("type") == "password"
+    for name in connection_form.HIDDEN:
+        assert not page.browser.find_elements("name", name)
+    fill_in(page, host="articles-abc123.svc.aped-4627-b74a.pinecone.io", port="443", password="x" * 40)
+    page.take_picture("connection-form", form)
+    open_extra_fields(page)
+    for field in connection_form.EXTRA_FIELDS:
+        assert page.see(f"//*[@name='element_{field.name}']").is_enabled()
+        assert field.label in form.text
+        assert field.help in form.text
+    fill_in(page, element_namespace="articles", element_timeout_s="30")
+    page.take_picture("connection-form-extra", form)
+
+
+def test_a_connection_is_filled_in_saved_and_tested(page, airflow_ui, pinecone_index_factory):
+    index = pinecone_index_factory(dimension=256, api_key="pcsk_of-this-index")
+    open_form(page, "articles")
+    fill_in(page, **reaching(index), password=index.api_key)
+    open_extra_fields(page)
+    fill_in(page, element_namespace="articles", element_timeout_s="30")
+    assert save_and_test(page, "articles") == [
+        "Test Connection Successful",
+        f"Reached {index.url}: 0 records, dimension 256, metric cosine.",
+    ]
+    extra = json.loads(airflow_ui.api.get("/api/v2/connections/articles").json()["extra"])
+    assert {key: value for key, value in extra.items() if value is not None} == {
+        "namespace": "articles",
+        "timeout_s": 30,
+    }
+    assert index.api_key not in page.browser.page_source
+
+
+def test_a_wrong_key_is_told(page, pinecone_index_factory):
+    index = pinecone_index_factory(dimension=256, api_key="pcsk_of-this-index")
+    open_form(page, "mistaken")
+    fill_in(page, **reaching(index), password="pcsk_of-another-index")
+    title, message = save_and_test(page, "mistaken")
+    assert title == "Test Connection Failed"
+    assert "Invalid API Key" in message
+    assert "Check the API key (the password of the Airflow connection)" in message
+    assert "pcsk_of-another-index" not in page.browser.page_source
+
+
+def test_the_ready_connection_passes_its_test(page, airflow_ui):
+    page.open("/connections", width=1_000, height=900)
+    title, message = press_test(page, "pinecone_default")
+    assert title == "Test Connection Successful"
+    assert "dimension 256" in message
+
+
+def test_the_page_of_a_finished_task_shows_its_output(page, run_path):
+    page.open(f"{run_path.replace('dagRuns', 'runs')}/tasks/upsert/xcom", width=1_400, height=850)
+    page.click("//button[@aria-label='Expand all extra JSON']")
+    page.see("//span[.='\"upsertedCount\"']")  # once the editor has loaded and coloured it
+    page.see("//*[.='Success']")
+    page.point_at("//*[.='PineconeUpsertOperator']")  # not at the button, whose help would cover the output
+    page.take_picture("finished-task")
