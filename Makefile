@@ -25,7 +25,7 @@ test: $(VENV)/.dev ## The tests
 
 # All of them: Airflow 3.1 also holds back what the storage and the local index are built on, and the rest is a minute.
 test-airflow-3.1: $(VENV_3_1)/.test ## All tests on Airflow 3.1, the oldest that is supported
-	$(VENV_3_1)/bin/python -m pytest
+	$(VENV_3_1)/bin/python -m pytest -m "not slow"
 
 test-all: test test-airflow-3.1 ## The tests, those that take longer, and all of them on Airflow 3.1
 	$(RUN) -m pytest -m slow
