@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from airflow_pinecone_upsert.api.errors import (
     PineconeUpsertError,
@@ -13,22 +13,28 @@ from airflow_pinecone_upsert.api.errors import (
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS
 from airflow_pinecone_upsert.api.retry import Random, backoff_s
 
+# Not tuples: two empty ones of different kinds would be equal.
 
-class Retry(NamedTuple):
+
+@dataclass(frozen=True)
+class Retry:
     """Send the same bytes again, after a wait."""
 
     after_s: float
 
 
-class Split(NamedTuple):
+@dataclass(frozen=True)
+class Split:
     """Send either half by itself."""
 
 
-class SetAside(NamedTuple):
+@dataclass(frozen=True)
+class SetAside:
     """It is one record, and the server takes any but this one."""
 
 
-class Abort(NamedTuple):
+@dataclass(frozen=True)
+class Abort:
     """Start nothing more; the run has failed."""
 
 

@@ -158,10 +158,12 @@ class _Files:
         self._folder = folder
         self._tables: list[pa.Table] = []  # of the last file
         self._unwritten = 0  # how many of these it does not hold yet
+        self._size = 0  # bytes of these
 
     def add(self, lines: list[dict[str, Any]]) -> None:
         self._tables.append(pa.Table.from_pylist(lines, SCHEMA))
         self._unwritten += 1
+        self._size += self._tables[-1].nbytes
         if self._size > _FILE_BYTES:
             self.write()
 
@@ -183,11 +185,7 @@ class _Files:
             ) from exc
         self._unwritten = 0
         if self._size > _FILE_BYTES:
-            self._tables = []
-
-    @property
-    def _size(self) -> int:
-        return sum(table.nbytes for table in self._tables)
+            self._tables, self._size = [], 0
 
 
 def _content(tables: Sequence[pa.Table]) -> bytes:

@@ -9,7 +9,6 @@ stop, and which it enters into its journal. Everything between these seams is wh
 import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import format_datetime
@@ -445,15 +444,15 @@ class Process:
     def isdir(self, path: str) -> bool:  # noqa: ARG002 - fsspec's
         return False
 
-    @contextmanager
-    def open(self, path: str, mode: str) -> Iterator[BytesIO]:  # noqa: ARG002 - fsspec's
+    def unstrip_protocol(self, path: str) -> str:
+        return path
+
+    def pipe_file(self, path: str, content: bytes) -> None:
         self._step()
         if self._world.random.random() < self._weather.folder_failures:
             self.journal.append(Broke(errors.SetupError))
             raise OSError("no space left")
-        handle = BytesIO()
-        yield handle
-        lines = pq.ParquetFile(handle).read(["file", "row"], use_threads=False)
+        lines = pq.ParquetFile(BytesIO(content)).read(["file", "row"], use_threads=False)
         rows = frozenset(zip(lines["file"].to_pylist(), lines["row"].to_pylist(), strict=True))
         self._world.files[path] = rows
         self.journal.append(Wrote(path, rows))

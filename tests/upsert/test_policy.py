@@ -4,15 +4,15 @@ import pytest
 
 from airflow_pinecone_upsert.api import errors
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
-from airflow_pinecone_upsert.upsert.policy import Abort, Retry, Split, decide
+from airflow_pinecone_upsert.upsert.policy import Abort, Retry, SetAside, Split, decide
 
 TRANSIENT = [errors.RateLimitError, errors.ServerError, errors.TransportError]
+REFUSED = [errors.RequestTooLargeError, errors.RefusedError]
 FINAL = [
     errors.AuthenticationError,
     errors.NotFoundError,
     errors.UnsupportedIndexError,
     errors.QuotaExceededError,
-    errors.RefusedError,
     errors.UnexpectedAnswerError,
     errors.PineconeUpsertError,
 ]
@@ -35,10 +35,11 @@ def test_the_wait_is_no_shorter_than_the_server_asks_within_reason(asked_s, wait
     assert decision(error) == Retry(wait_s)
 
 
-def test_what_is_too_large_is_split_down_to_single_records():
-    error = errors.RequestTooLargeError("x")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_the_server_refuses_is_halved_down_to_the_record_that_it_refuses(kind):
+    error = kind("x")
     assert decision(error, records=2) == decision(error, records=2, attempt=MAX_ATTEMPTS) == Split()
-    assert decision(error, records=1) == Abort()
+    assert decision(error, records=1) == SetAside()
 
 
 @pytest.mark.parametrize("kind", FINAL)
@@ -51,6 +52,6 @@ def test_no_class_of_error_is_without_a_row():
         below = kind.__subclasses__()
         return {leaf for one in below for leaf in leaves(one)} if below else {kind}
 
-    from_source_or_run = {errors.SourceError, errors.RecordError, errors.IncompleteUpsertError}
-    decided = {*TRANSIENT, *FINAL, errors.RequestTooLargeError, *from_source_or_run}
+    from_source_or_run = {errors.SourceError, errors.StorageError, errors.RecordError, errors.IncompleteUpsertError}
+    decided = {*TRANSIENT, *FINAL, *REFUSED, *from_source_or_run}
     assert leaves(errors.PineconeUpsertError) <= decided
