@@ -216,8 +216,8 @@ def _(stage):
         "config_kwargs": {"connect_timeout": 1, "retries": {"max_attempts": 0}},
     }
     connection = {"conn_type": "aws", "login": "k", "password": "s", "extra": extra}
-    stage.monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
-    stage.run(parquet_paths="s3://aws_default@embeddings/a.parquet")
+    stage.monkeypatch.setenv("AIRFLOW_CONN_AWS_SILENT", json.dumps(connection))
+    stage.run(parquet_paths="s3://aws_silent@embeddings/a.parquet")
 
 
 @row("A file is not Parquet")

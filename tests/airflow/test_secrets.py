@@ -121,6 +121,7 @@ CASES: dict[str, tuple[str, str, Fault | None, dict, dict]] = {
     "documents": ("UnsupportedIndexError", UPSERT, echo(400, "This index has a document schema"), {}, {}),
     "quota": ("QuotaExceededError", UPSERT, echo(429, MONTHLY), {}, {}),
     "source": ("SourceError", "", None, {}, {"vectors": None, "parquet_paths": "/nowhere/*.parquet"}),
+    "storage": ("StorageError", "", None, {}, {"vectors": None, "parquet_paths": "s3://aws_silent@bucket/a.parquet"}),
     "record": ("RecordError", "", None, {}, {"vectors": [("a", [1.0])]}),
     "refused_record": ("RecordError", UPSERT, echo(400, "bad record of"), {}, {}),
     "refused": ("RefusedError", STATS, echo(400, "bad request of"), {}, {}),
@@ -178,7 +179,9 @@ def left(tmp_path_factory) -> Left:
     tasks["in_the_table"] = {"parquet_paths": str(folder / "source.parquet"), "batch_size": 1, "max_concurrency": 1}
     tasks["set_aside"] = {"max_rejects": None, "rejects_path": str(home / "rejects")} | parquet
     (folder / "connections.json").write_text(json.dumps({"set_aside": connection(UPSERT, aside)}))
+    silent = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
     environment |= {
+        "AIRFLOW_CONN_AWS_SILENT": json.dumps({"conn_type": "aws", "login": "k", "password": "s", "extra": silent}),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
