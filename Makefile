@@ -8,6 +8,9 @@ PIP = $(VENV)/bin/python $(INSTALL) constraints.txt
 PIP_3_1 = $(VENV_3_1)/bin/python $(INSTALL) constraints-airflow-3.1.txt
 RUN = $(VENV)/bin/python
 
+# A file of tests stays in one process, so that what it sets up for all of them is set up once.
+SIDE_BY_SIDE = --numprocesses 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo airflow test test-airflow-3.1 test-all bench lint format clean
 
@@ -21,11 +24,11 @@ airflow: $(VENV)/.demo ## Airflow's web UI with the example DAGs and a local ind
 	$(RUN) example_dags/airflow_ui.py
 
 test: $(VENV)/.dev ## The tests
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" $(SIDE_BY_SIDE)
 
 # All of them: Airflow 3.1 also holds back what the storage and the local index are built on, and the rest is a minute.
 test-airflow-3.1: $(VENV_3_1)/.test ## All tests on Airflow 3.1, the oldest that is supported
-	$(VENV_3_1)/bin/python -m pytest -m "not slow"
+	$(VENV_3_1)/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE)
 
 test-all: test test-airflow-3.1 ## The tests, those that take longer, and all of them on Airflow 3.1
 	$(RUN) -m pytest -m slow

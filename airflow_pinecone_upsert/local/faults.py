@@ -268,11 +268,13 @@ class _Answer(Fault):
         await response(scope, receive, send)
 
 
+@dataclass(frozen=True)
 class _Reset(Fault):
     async def play(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         raise HangUp(reset=True)
 
 
+@dataclass(frozen=True)
 class _LostAck(Fault):
     async def play(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         async def lose(message: Message) -> None:

@@ -30,7 +30,7 @@ def shown(value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     elif isinstance(value, np.ndarray):
-        value = value[:_MAX_SHOWN].tolist()
+        value = np.atleast_1d(value)[:_MAX_SHOWN].tolist()
     try:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits

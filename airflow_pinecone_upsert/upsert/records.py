@@ -56,14 +56,14 @@ class RecordsSource:
     :param paths: What, among the values, is a path, and stands for the records behind it; nothing by default.
     """
 
+    is_remote = False  # an XCom may be fetched, but only by the thread that belongs to Airflow
+    identity = None
+
     def __init__(self, value: Any, columns: Columns, *, origin: str = XCOM, paths: Paths | None = None) -> None:
         self._paths = paths or _NoPaths()
         self._value = value
         self._columns = columns
         self._origin = origin
-
-    is_remote = False  # an XCom may be fetched, but only by the thread that belongs to Airflow
-    identity = None
 
     def __str__(self) -> str:
         """Describe it for a log."""
@@ -147,7 +147,7 @@ def _parts(value: Any, paths: Paths, origin: str) -> Iterator[Any]:
         yield pa.Table.from_batches([value])
     elif hasattr(value, "__arrow_c_stream__"):
         yield from _tables_of_stream(value)
-    elif value is None or isinstance(value, (str, bytes, int, float)) or not isinstance(value, Iterable):
+    elif isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         hint = " Did the task return a value?" if value is None else ""
         raise SourceError(
             f"{origin} holds {shown(value)} ({type(value).__name__}) where records are expected: dicts with id and values, "

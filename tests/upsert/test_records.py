@@ -133,11 +133,12 @@ def test_rows_are_counted_through_all_chunks_of_a_table(index, run):
         (7, r"XCom holds 7 \(int\)"),
         ([[0.1, 0.2]], r"XCom holds 0.1 \(float\)"),
         (np.ones((2, 2)), r"XCom holds 1.0 \(float64\)"),
+        (np.array(1), r"XCom holds \[1\] \(ndarray\)"),
         (b"bytes", r"\(bytes\)"),
         (object(), r"\(object\)"),
         (pa.chunked_array([[1, 2]]), "ChunkedArray cannot be read as a table"),
     ],
-    ids=repr,
+    ids=lambda part: part if isinstance(part, str) else type(part).__name__,
 )
 def test_what_is_no_record_is_refused_with_a_hint(*, index, run, upserts, value, message):
     with pytest.raises((SourceError, RecordError), match=message):
