@@ -31,7 +31,7 @@ test-airflow-3.1: $(VENV_3_1)/.test ## All tests on Airflow 3.1, the oldest that
 	$(VENV_3_1)/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE)
 
 test-all: test test-airflow-3.1 ## The tests, those that take longer, and all of them on Airflow 3.1
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow $(SIDE_BY_SIDE)
 
 bench: $(BENCH_VENV)/.bench ## Speed and memory beside the Pinecone SDK and the official operator: a quarter of an hour
 	$(BENCH_VENV)/bin/python -m tests.benchmarks $(BENCH)

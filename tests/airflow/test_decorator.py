@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 DAG = """
+from pathlib import Path
 from airflow.sdk import DAG, ObjectStoragePath, task
 import numpy as np, pandas as pd, pyarrow as pa
 
-with DAG("dag_of_a_test") as dag:
+with DAG(Path(__file__).stem) as dag:
     @task.pinecone_upsert({parameters})
     def embed({signature}):
 {body}
@@ -93,10 +94,10 @@ def test_what_is_yielded_is_sent_before_the_function_ends(run_dag, pinecone_inde
 
 def test_arguments_come_from_upstream_the_context_and_defaults(run_dag, pinecone_index):
     call = '@task\n    def words():\n        return ["a", "b"]\n    embed(words(), suffix="!")'
-    body = 'for word in words:\n    yield (f"{word}{suffix}{factor}-{dag.dag_id}", [1.0, 2.0])'
+    body = 'for word in words:\n    yield (f"{word}{suffix}{factor}-{dag.tags}", [1.0, 2.0])'
     run = run_dag(dag_of(body, signature="words, suffix, factor=2, dag=None", call=call))
     assert run.state == "success"
-    assert set(pinecone_index.vectors()) == {"a!2-dag_of_a_test", "b!2-dag_of_a_test"}
+    assert set(pinecone_index.vectors()) == {"a!2-set()", "b!2-set()"}
 
 
 def test_mapped(run_dag, pinecone_index):
@@ -108,7 +109,7 @@ def test_mapped(run_dag, pinecone_index):
 def test_the_rendered_view_shows_no_vector(run_dag):
     run = run_dag(dag_of('yield ("a", [1.0, 2.0])', parameters='namespace="{{ dag.dag_id }}"'))
     assert run.rendered("embed")["vectors"] == "<what embed() yields>"
-    assert run.output("embed")["namespace"] == "dag_of_a_test"
+    assert run.output("embed")["namespace"] == run.run.dag_id
 
 
 @pytest.mark.parametrize(

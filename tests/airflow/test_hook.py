@@ -11,6 +11,7 @@ import pytest
 from airflow_pinecone_upsert import PineconeHook
 from airflow_pinecone_upsert.api.errors import AuthenticationError, NotFoundError, SetupError
 from airflow_pinecone_upsert.local import Fault
+from airflow_pinecone_upsert.retries import ExceptionRetryPolicy
 
 from ..api.conftest import reply, serve  # noqa: F401, TID252 - fixtures
 from ..api.test_client import certificate, tls_server  # noqa: F401, TID252 - fixtures
@@ -124,6 +125,12 @@ def test_a_port_in_both_places_is_meant_once(connect):
     assert PineconeHook().get_conn().host == "https://a.pinecone.io:8443"
 
 
+READS_ANY_EXTRA = pytest.mark.skipif(
+    ExceptionRetryPolicy is None, reason="Airflow before 3.3 refuses an extra that is no object by itself"
+)
+
+
+@READS_ANY_EXTRA
 @pytest.mark.parametrize("extra", ["[1]", '"text"', "5"])
 def test_an_extra_that_is_no_object_is_a_setup_error(connect, extra):
     connect(host="https://a.pinecone.io", password="key", extra=extra)
@@ -224,7 +231,7 @@ LONG_NAME = ".".join(["a" * 60] * 5)
         ({"extra": {"timeout_s": -1}}, ["timeout_s", "greater than 0"]),
         ({"extra": {"api_version": "April 2025"}}, ["api_version"]),
         ({"extra": {"ca_bundle": "/no/such/file"}}, ["CA bundle '/no/such/file' cannot be read"]),
-        ({"extra": "[1]"}, ["no JSON object"]),
+        pytest.param({"extra": "[1]"}, ["no JSON object"], marks=READS_ANY_EXTRA),
     ],
 )
 def test_connection_test_says_what_is_wrong(pinecone_index_factory, press_test, connection, says):

@@ -6,12 +6,13 @@ from airflow_pinecone_upsert.local.faults import Fault
 from airflow_pinecone_upsert.retries import ExceptionRetryPolicy
 
 DAG = """
+from pathlib import Path
 from datetime import timedelta
 from airflow.sdk import DAG
 from airflow_pinecone_upsert import PineconeUpsertOperator
 {imports}
 
-with DAG("dag_of_a_test", default_args={default_args}) as dag:
+with DAG(Path(__file__).stem, default_args={default_args}) as dag:
     PineconeUpsertOperator{partial}(
         task_id="upsert", retries=2, retry_delay=timedelta(0), {more}
     ){expand}

@@ -52,10 +52,10 @@ for name in ("httpx", "httpcore", "urllib3", "airflow", "airflow_pinecone_upsert
     logging.getLogger(name).setLevel("DEBUG")
 
 
-def collect(context):
+def collect(task, error):
     """Write down what a tool that reports errors would: the chain, the variables of every frame, the objects at hand."""
-    task = context["task"]
-    error = context["exception"]
+    if type(error).__name__ == "AirflowFailException":  # before Airflow 3.3, in place of what it is raised from
+        error = error.__cause__
     hook = PineconeHook(task.pinecone_conn_id, index_host=task.index_host)
     shown = [repr(task), str(vars(task)), repr(hook), task.task_id + " ended with " + type(error).__name__]
     try:
@@ -70,11 +70,20 @@ def collect(context):
         file.write("\\n".join(shown))
 
 
+class Collecting(PineconeUpsertOperator):
+    """Collects what it leaves when it fails."""
+
+    def execute(self, context):
+        try:
+            return super().execute(context)
+        except Exception as error:
+            collect(self, error)
+            raise
+
+
 with DAG("secrets", schedule=None) as dag:
     for task_id, parameters in json.loads(os.environ["CASES"]).items():
-        PineconeUpsertOperator(
-            task_id=task_id, **{"pinecone_conn_id": task_id, "on_failure_callback": collect} | parameters
-        )
+        Collecting(task_id=task_id, **{"pinecone_conn_id": task_id} | parameters)
 
 if __name__ == "__main__":
     from airflow.models import Connection
