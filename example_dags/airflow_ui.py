@@ -92,6 +92,7 @@ def main(home: Path) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
     with tempfile.TemporaryDirectory(prefix="airflow-pinecone-upsert-") as folder:
         try:
             main(Path(folder))
