@@ -261,7 +261,7 @@ def test_the_figures_are_those_of_the_benchmarks_report():
     rows = [line for line in README.partition("## Speed and memory")[2].splitlines() if line.startswith("|")]
     assert len(rows[2:]) == 5
     assert all(row in report for row in rows)
-    for claim in ("bytes bound | ≥ 97.0% | **99.9%**", "from S3 | ≥ 97.0% | **99.9%**", "from S3 | ≤ 1.0% | **0.0%**"):
+    for claim in ("bytes bound | ≥ 97.0% | **99.9%**", "from S3 | ≥ 97.0% | **99.8%**", "from S3 | ≤ 1.0% | **0.0%**"):
         assert claim in report
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import fsspec
 
 from airflow_pinecone_upsert.api.client import ClientSettings, IndexClient
+from airflow_pinecone_upsert.upsert.checkpoint import Place
 from airflow_pinecone_upsert.upsert.chunk import Chunk, IndexShape
 from airflow_pinecone_upsert.upsert.options import UpsertOptions
 from airflow_pinecone_upsert.upsert.run import upsert
@@ -28,9 +29,18 @@ class First:
     source: RecordSource
     records: int
 
-    def chunks(self, shape: IndexShape) -> Iterator[Chunk]:
+    identity = None
+
+    @property
+    def is_remote(self) -> bool:
+        return self.source.is_remote
+
+    def share_before(self, place: Place) -> None:
+        """Return None: the first records are no share of the files' bytes."""
+
+    def chunks(self, shape: IndexShape, start: Place | None = None) -> Iterator[Chunk]:
         left = self.records
-        for chunk in self.source.chunks(shape):
+        for chunk in self.source.chunks(shape, start):
             part = chunk.records.slice(0, left)
             yield Chunk(chunk.origin, chunk.first_row, part, chunk.names, chunk.problems)
             left -= len(part)
