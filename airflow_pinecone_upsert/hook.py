@@ -190,7 +190,7 @@ class PineconeHook(BaseHook):
         from airflow_pinecone_upsert.upsert.records import RecordsSource
         from airflow_pinecone_upsert.upsert.run import upsert
 
-        chosen = UpsertOptions.checked(namespace=self.default_namespace if namespace is None else namespace, **options)
+        chosen = UpsertOptions.checked(namespace=self._or_default(namespace), **options)
         source = RecordsSource(records, chosen, origin="records")
         folder = rejects_folder(rejects_path) if rejects_path else None
         return upsert(source, self.get_conn(), chosen, rejects_folder=folder)

@@ -123,9 +123,13 @@ class PineconeUpsertOperator(BaseOperator):
         self.max_rejects = max_rejects
         self.rejects_path = rejects_path
         self.durable = durable
-        self.index_url: str | None = None  # known once the task runs
         self._stop: Stop | None = None
         self._trace: lineage.Trace | None = None
+
+    @property
+    def index_url(self) -> str | None:
+        """The index, once the task knows it."""
+        return self._trace.index_host if self._trace else None
 
     def render_template(
         self,
@@ -174,7 +178,6 @@ class PineconeUpsertOperator(BaseOperator):
             options = self._options(hook)  # reads the connection, so that no other thread asks Airflow for it
             source = self._source(options, stop)
             client = call_beside(hook.get_conn, stop)
-            self.index_url = client.host
             with (
                 span(client.host, options.namespace) as annotate,
                 lineage.Trace(source, client.host, options.namespace) as self._trace,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -42,6 +43,24 @@ class Envelope:
     def size(self) -> int:
         """Bytes of the body of an empty batch."""
         return len(self.head) + len(self.tail)
+
+
+class Rows(NamedTuple):
+    """
+    Rows of one origin that stand behind one another.
+
+    :param origin: The file's path or URL.
+    :param first: The first one.
+    :param end: Behind the last one.
+    """
+
+    origin: str
+    first: int
+    end: int
+
+    def include(self, fragment: Fragment) -> bool:
+        """Tell whether a record's row is one of them."""
+        return fragment.origin == self.origin and self.first <= fragment.row < self.end
 
 
 @dataclass(frozen=True)
@@ -77,12 +96,16 @@ class Batch:
         return b",".join(parts)
 
     @property
+    def rows(self) -> list[Rows]:
+        """Where these records stand: one for each origin, in order."""
+        groups = groupby(self.fragments, key=lambda fragment: fragment.origin)
+        rows = [(origin, [fragment.row for fragment in group]) for origin, group in groups]
+        return [Rows(origin, numbers[0], numbers[-1] + 1) for origin, numbers in rows]
+
+    @property
     def place(self) -> str:
         """Where these records stand, for a message."""
-        parts = []
-        for origin, group in groupby(self.fragments, key=lambda fragment: fragment.origin):
-            rows = [fragment.row for fragment in group]
-            parts.append(f"{origin}, rows {rows[0]} to {rows[-1]}")
+        parts = [f"{rows.origin}, rows {rows.first} to {rows.end - 1}" for rows in self.rows]
         shown = parts if len(parts) <= 2 else [parts[0], "…", parts[-1]]  # noqa: PLR2004
         return "; ".join(shown)
 

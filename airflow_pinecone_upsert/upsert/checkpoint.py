@@ -14,13 +14,11 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
-from airflow_pinecone_upsert.upsert.batch import Batch
-from airflow_pinecone_upsert.upsert.encode import Fragment
+from airflow_pinecone_upsert.upsert.batch import Batch, Rows
 
 log = logging.getLogger(__name__)
 
@@ -41,24 +39,6 @@ class Place(NamedTuple):
 
     origin: str
     row: int
-
-
-class Rows(NamedTuple):
-    """
-    Rows of one origin that stand behind one another.
-
-    :param origin: The file's path or URL.
-    :param first: The first one.
-    :param end: Behind the last one.
-    """
-
-    origin: str
-    first: int
-    end: int
-
-    def include(self, fragment: Fragment) -> bool:
-        """Tell whether a record's row is one of them."""
-        return fragment.origin == self.origin and self.first <= fragment.row < self.end
 
 
 class _Settled(NamedTuple):
@@ -110,11 +90,9 @@ class Watermark:
 
         :param confirmed: By the server; otherwise refused by it and set aside.
         """
-        groups = groupby(batch.fragments, key=lambda fragment: fragment.origin)
-        rows = [_rows(origin, list(fragments)) for origin, fragments in groups]
         count = len(batch)
         confirmed_count = count if confirmed else 0
-        self._beyond[batch.first] = _Settled(batch.first + count, rows, confirmed_count, count - confirmed_count)
+        self._beyond[batch.first] = _Settled(batch.first + count, batch.rows, confirmed_count, count - confirmed_count)
         while (settled := self._beyond.pop(self._end, None)) is not None:
             self._end = settled.end
             self.place = Place(settled.rows[-1].origin, settled.rows[-1].end)
@@ -131,10 +109,6 @@ class Watermark:
         :param fragments_before: How many fragments precede it.
         """
         self._aside.append(fragments_before)
-
-
-def _rows(origin: str, fragments: Sequence[Fragment]) -> Rows:
-    return Rows(origin, fragments[0].row, fragments[-1].row + 1)
 
 
 class StateStore(Protocol):

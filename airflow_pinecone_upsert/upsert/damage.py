@@ -56,6 +56,15 @@ def check_footer(parquet: pq.ParquetFile, columns: Sequence[str], origin: str) -
                 raise _damaged(origin, f"{where}: {claimed:,} bytes in {group.num_rows:,} rows, more than records hold")
 
 
+def rows_of_groups(footer: pq.FileMetaData) -> Iterator[tuple[int, range]]:
+    """Yield the number of each row group with its rows in the file."""
+    first_row = 0
+    for number in range(footer.num_row_groups):
+        behind = first_row + footer.row_group(number).num_rows
+        yield number, range(first_row, behind)
+        first_row = behind
+
+
 def place_of_damage(parquet: pq.ParquetFile, columns: Sequence[str], rows: range) -> str:
     """
     Read once more, column by column, to name the first that fails; in bounded memory.
@@ -64,7 +73,9 @@ def place_of_damage(parquet: pq.ParquetFile, columns: Sequence[str], rows: range
     :param rows: Where reading failed.
     :return: In words; empty where nothing fails now.
     """
-    for number in _groups_of(parquet.metadata, rows):
+    for number, group in rows_of_groups(parquet.metadata):
+        if group.stop <= rows.start or rows.stop <= group.start:
+            continue
         for column in columns:
             try:
                 for _ in parquet.iter_batches(len(rows), row_groups=[number], columns=[column], use_threads=False):
@@ -85,12 +96,3 @@ def _parts(parquet: pq.ParquetFile, columns: Sequence[str]) -> Iterator[_Part]:
         for column in columns:
             if leaf.path == column or leaf.path.startswith(f"{column}."):
                 yield _Part(number, column, leaf.max_repetition_level == 0)
-
-
-def _groups_of(footer: pq.FileMetaData, rows: range) -> Iterator[int]:
-    first_row = 0
-    for number in range(footer.num_row_groups):
-        behind = first_row + footer.row_group(number).num_rows
-        if behind > rows.start and first_row < rows.stop:
-            yield number
-        first_row = behind

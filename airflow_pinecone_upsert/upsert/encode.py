@@ -314,8 +314,10 @@ class _Encoder:
         if metadata is not None:
             name = self._chunk.names["metadata"]
             suspects = np.flatnonzero(lengths > MAX_METADATA_BYTES).tolist()
-            found = ((offset, too_long(metadata[offset] or {}, name)) for offset in suspects)
-            self._add((offset, problem) for offset, problem in found if problem)
+            for offset in suspects:
+                plain = metadata[offset] or {}
+                problem = too_long(plain, len(orjson.dumps(plain)), name)
+                self._add([(offset, problem)] if problem else [])
         remedy = f"Raise max_request_bytes (at most {MAX_DECODED_REQUEST_BYTES:,}) or shorten the metadata."
         reason = f"the record must have at most {self._max_bytes:,} bytes of JSON to fit into a request"
         too_large = np.flatnonzero(lengths > self._max_bytes)

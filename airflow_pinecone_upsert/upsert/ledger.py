@@ -12,7 +12,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from airflow_pinecone_upsert.upsert.checkpoint import COUNTS, Checkpoint, Kept, Place, Rows, Watermark
+from airflow_pinecone_upsert.upsert.batch import Rows
+from airflow_pinecone_upsert.upsert.checkpoint import COUNTS, Checkpoint, Kept, Place, Watermark
 from airflow_pinecone_upsert.upsert.chunk import Chunk
 from airflow_pinecone_upsert.upsert.encode import Encoded, Fragment
 from airflow_pinecone_upsert.upsert.progress import Progress, Reading, eta_s, rates

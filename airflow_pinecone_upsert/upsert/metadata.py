@@ -60,17 +60,17 @@ def metadata_json(metadata: Mapping[Any, Any], field: str) -> bytes | Problem | 
         encoded = orjson.dumps(plain)
     except TypeError as exc:  # lone surrogates
         return Problem(field, f"not valid Unicode ({exc})", "Mend the text's encoding.")
-    return too_long(plain, field) or encoded
+    return too_long(plain, len(encoded), field) or encoded
 
 
-def too_long(plain: Mapping[str, Any], field: str) -> Problem | None:
+def too_long(plain: Mapping[str, Any], size: int, field: str) -> Problem | None:
     """
     Check the length of metadata that are otherwise valid.
 
     :param plain: As :func:`metadata_rows` returns them.
+    :param size: Bytes of their JSON.
     :param field: The column, for a problem's message.
     """
-    size = len(orjson.dumps(plain))
     if size <= MAX_METADATA_BYTES:
         return None
     reason = f"the metadata are {size:,} bytes of JSON, the limit is {MAX_METADATA_BYTES:,}"

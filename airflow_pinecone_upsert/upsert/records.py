@@ -82,14 +82,15 @@ class RecordsSource:
         first_row = 0
         rows: list[Any] = []
         for part in _parts(self._value, self._paths, self._origin):
-            is_record = not _is_table(part) and part not in self._paths
+            is_path = part in self._paths
+            is_record = not is_path and not _is_table(part)
             if is_record:
                 rows.append(part)
             if rows and (len(rows) == size or not is_record):
                 yield _chunk_of_rows(rows, self._origin, first_row)
                 first_row += len(rows)
                 rows = []
-            if part in self._paths:
+            if is_path:
                 yield from self._paths.open(part).chunks(shape)
             elif not is_record:
                 yield from self._chunks_of_table(part, shape, first_row)

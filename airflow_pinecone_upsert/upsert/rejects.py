@@ -222,9 +222,12 @@ def _write(fs: fsspec.AbstractFileSystem, path: str, content: bytes, *, is_new: 
     half_done.parent.mkdir(parents=True, exist_ok=True)
     try:
         half_done.write_bytes(content)
-        return _link(half_done, path) if is_new else bool(half_done.replace(path))
+        if is_new:
+            return _link(half_done, path)
+        half_done.replace(path)
     finally:
         half_done.unlink(missing_ok=True)
+    return True
 
 
 def _link(half_done: Path, path: str) -> bool:

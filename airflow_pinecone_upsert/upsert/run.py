@@ -74,6 +74,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     :return: What the server confirmed, and what was set aside.
     :raises InputError: The source or a record of it is invalid; nothing of its chunk was sent.
     :raises SetupError: Key, index, quota or a parameter; no retry can help.
+    :raises TransientError: The index, or the storage of the source, did not answer.
     :raises IncompleteUpsertError: Records stayed unconfirmed for another reason.
     """
     stop = stop or Stop()

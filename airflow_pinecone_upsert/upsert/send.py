@@ -150,7 +150,7 @@ class ThreadLanes:
         result: int | BaseException
         try:
             result = self._upsert(body)
-        except BaseException as exc:  # noqa: BLE001 - a landing that is lost would hang the sender; it raises it again
+        except BaseException as exc:  # noqa: BLE001 - a landing that is lost would hang the sender
             result = exc
         return Landing(job, len(body), result)
 

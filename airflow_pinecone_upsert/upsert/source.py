@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from airflow_pinecone_upsert.api.errors import PineconeUpsertError, SourceError, StorageError
 from airflow_pinecone_upsert.upsert.checkpoint import Place
 from airflow_pinecone_upsert.upsert.chunk import Chunk, IndexShape, Selection, rows_per_chunk
-from airflow_pinecone_upsert.upsert.damage import check_footer, place_of_damage
+from airflow_pinecone_upsert.upsert.damage import check_footer, place_of_damage, rows_of_groups
 from airflow_pinecone_upsert.upsert.options import Columns
 
 _Info = Mapping[str, Any]
@@ -306,10 +306,5 @@ def _unreadable(file: FileRef, place: str, exc: Exception) -> SourceError:
 
 def _row_groups_from(metadata: pq.FileMetaData, row: int) -> tuple[list[int], int]:
     """Return the row groups from the one that holds a row on, and the first row of that one."""
-    first_row = 0
-    for number in range(metadata.num_row_groups):
-        behind = first_row + metadata.row_group(number).num_rows
-        if behind > row:
-            return list(range(number, metadata.num_row_groups)), first_row
-        first_row = behind
-    return [], first_row
+    found = [(number, rows.start) for number, rows in rows_of_groups(metadata) if rows.stop > row]
+    return [number for number, _ in found], found[0][1] if found else metadata.num_rows
