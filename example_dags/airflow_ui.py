@@ -22,6 +22,7 @@ from airflow_pinecone_upsert.local.server import LocalIndex
 PORT = int(os.environ.get("PORT", "8080"))
 URL = f"http://127.0.0.1:{PORT}"
 START_WITHIN_S = 300
+TO_TRY = {"upsert_parquet", "react_to_upsert"}
 
 
 def ui_environment(home: Path, embeddings: Path) -> dict[str, str]:
@@ -47,13 +48,21 @@ def run(*arguments: str) -> None:
     subprocess.run(command(*arguments), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def wait_until_healthy(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the scheduler and the web server answer."""
+def dags_to_try() -> set[str]:
+    """Return which of the DAGs to try Airflow has read, once its scheduler and its web server run; none before."""
+    with httpx.Client(base_url=URL, trust_env=False) as api:
+        if api.get("/api/v2/monitor/health").json()["scheduler"]["status"] != "healthy":
+            return set()
+        api.headers["Authorization"] = f"Bearer {api.get('/auth/token').json()['access_token']}"
+        return TO_TRY & {dag["dag_id"] for dag in api.get("/api/v2/dags").json()["dags"]}
+
+
+def wait_until_up(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the DAGs to try can be triggered: a healthy scheduler has not read them yet."""
     deadline = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            health = httpx.get(f"{URL}/api/v2/monitor/health", trust_env=False).json()
-            if health["scheduler"]["status"] == "healthy":
+            if dags_to_try() == TO_TRY:
                 return
         except (httpx.TransportError, ValueError, KeyError):
             pass
@@ -78,7 +87,7 @@ def main(home: Path) -> None:
                 command("standalone"), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         try:
-            wait_until_healthy(process, log)
+            wait_until_up(process, log)
             say(f"Airflow      {URL}  (trigger the DAG upsert_parquet; react_to_upsert follows)")
             say(f"Connection   {URL}/connections  (pinecone_default)")
             say(f"Local index  {index.url}")

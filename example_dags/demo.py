@@ -112,7 +112,10 @@ def demo(home: Path) -> None:
         say(index.url)
         os.environ.update(airflow_environment(home, embeddings))
         os.environ.update(
-            AIRFLOW_CONN_PINECONE_DEFAULT=index.connection_json(), AIRFLOW__LOGGING__LOGGING_LEVEL="WARNING"
+            AIRFLOW_CONN_PINECONE_DEFAULT=index.connection_json(),
+            AIRFLOW__LOGGING__LOGGING_LEVEL="WARNING",
+            # Airflow warns that no DAG waits for the event of this run, and of what its own dependencies deprecate.
+            AIRFLOW__LOGGING__NAMESPACE_LEVELS="airflow.assets=ERROR py.warnings=ERROR",
         )
 
         step("Running the DAG example_dags/upsert_parquet.py in Airflow (dag.test() on SQLite)")

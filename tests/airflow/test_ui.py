@@ -102,8 +102,9 @@ def finished(api, dag_id, run_id=None):
 @pytest.fixture(scope="module")
 def run_path(airflow_ui):
     """Trigger the DAG `upsert_parquet` and wait until it ends; the path of its run."""
-    run = airflow_ui.api.post("/api/v2/dags/upsert_parquet/dagRuns", json={"logical_date": None}).json()
-    path, _ = finished(airflow_ui.api, "upsert_parquet", run["dag_run_id"])
+    answer = airflow_ui.api.post("/api/v2/dags/upsert_parquet/dagRuns", json={"logical_date": None})
+    assert answer.is_success, answer.text
+    path, _ = finished(airflow_ui.api, "upsert_parquet", answer.json()["dag_run_id"])
     return path
 
 
@@ -231,7 +232,8 @@ def reaching(index):
 def press_test(page, connection_id):
     """Press Test in the connection's row; return title and text of what pops up."""
     page.click(f"//tr[td='{connection_id}']//button[@aria-label='Test Connection']")
-    return page.see("//*[@data-scope='toast'][@data-part='root'][contains(., 'Test Connection')]").text.splitlines()[:2]
+    toast = "//*[@data-scope='toast'][@data-part='root'][contains(., 'Test Connection')]"
+    return [page.see(f"{toast}//*[@data-part='{part}']").text for part in ("title", "description")]
 
 
 def save_and_test(page, connection_id):
