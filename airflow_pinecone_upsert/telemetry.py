@@ -67,6 +67,9 @@ def span(index_url: str, namespace: str) -> Iterator[Callable[[Mapping[str, Any]
 
         try:
             yield annotate
-        except PineconeUpsertError as exc:
-            annotate(exc.report)
+        except BaseException as exc:
+            if isinstance(exc, PineconeUpsertError):
+                annotate(exc.report)
+            # OpenTelemetry by itself takes an Exception for an error; Airflow's time-out of a task is none.
+            current.set_status(trace.Status(trace.StatusCode.ERROR, f"{type(exc).__name__}: {exc}"))
             raise

@@ -36,16 +36,21 @@ with DAG(Path(__file__).stem, schedule=None, default_args={{"retries": 99, "retr
 
 
 class Worker:
-    """A process that runs one try after the other."""
+    """
+    A process that runs one try after the other.
 
-    def __init__(self) -> None:
+    :param environment: What its environment has beyond that of the tests.
+    """
+
+    def __init__(self, **environment: str) -> None:
         self.log_folder = HOME / "logs"
-        self._output = (HOME / "worker.log").open("w")
+        self._output = (HOME / "worker.log").open("a")
         self._process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("worker.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._output,
+            env={**os.environ, **environment},
             text=True,
         )
         self._said: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -1,16 +1,21 @@
-"""What others see of an upsert: metrics by real statsd datagrams, a real span, the link in the UI."""
+"""What others see of an upsert: metrics by real statsd datagrams, a span by real OTLP, the link in the UI."""
 
 import json
 import re
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
 from airflow_pinecone_upsert.links import console_url
 from airflow_pinecone_upsert.local.faults import Fault
+
+from .supervised import Worker, task_processes  # noqa: F401 - a fixture
 
 # A process of its own, because tracer and metrics are set up once in each.
 PROGRAM = """
@@ -59,27 +64,39 @@ print("LINK", link)
 """
 
 
+@pytest.fixture(scope="module")
+def statsd():
+    """A server whose datagrams wait to be read."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        server.setblocking(False)
+        yield server
+
+
 @pytest.fixture
-def seen_from_outside(pinecone_index_factory, use_index):
+def seen_from_outside(pinecone_index_factory, use_index, statsd):
     """Run a DAG; return the sums of its metrics, its spans and its link."""
     index = use_index(pinecone_index_factory(dimension=2))
 
     def run(fault, *, times):
         index.faults.next(fault, times=times, path="/vectors/upsert")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-            server.bind(("127.0.0.1", 0))
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-            command = [sys.executable, "-c", PROGRAM, str(server.getsockname()[1])]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            server.setblocking(False)
-            sums = Counter()
-            while datagram := _next(server):
-                for name, value in re.findall(r"pinecone_upsert\.(\w+)[^:]*:([\d.]+)\|", datagram):
-                    sums[name] += 1 if name == "latency" else int(value)
+        command = [sys.executable, "-c", PROGRAM, str(statsd.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        sums = _sums(statsd)
         said = dict(re.findall(r"^(SPANS|LINK) (.*)$", done.stdout, re.MULTILINE))
         return sums, json.loads(said["SPANS"]), said["LINK"]
 
     return run
+
+
+def _sums(statsd):
+    """Add up what came since the last time; of latencies, their number."""
+    sums = Counter()
+    while datagram := _next(statsd):
+        for name, value in re.findall(r"pinecone_upsert\.(\w+)[^:]*:([\d.]+)\|", datagram):
+            sums[name] += 1 if name == "latency" else int(value)
+    return sums
 
 
 def _next(server):
@@ -105,6 +122,109 @@ def test_metrics_and_span_of_a_failure(seen_from_outside):
     assert "records" not in sums
     assert span["status"]["status_code"] == "ERROR"
     assert span["attributes"]["pinecone_upsert.upsertedCount"] == 0
+
+
+class _Collector(BaseHTTPRequestHandler):
+    """Takes spans by OTLP over HTTP, https://opentelemetry.io/docs/specs/otlp/#otlphttp."""
+
+    def do_POST(self):
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+        sent = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.spans.extend(
+            span for resource in sent.resource_spans for scope in resource.scope_spans for span in scope.spans
+        )
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def collector():
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Collector) as server:
+        server.spans = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def worker(airflow_db, collector, statsd):
+    """Task processes of an Airflow that is set up to be observed."""
+    pytest.importorskip(
+        "airflow.models.task_state_store", reason="Task processes need Airflow 3.3 here; its tasks trace from 3.2 on"
+    )
+    worker = Worker(
+        AIRFLOW__TRACES__OTEL_ON="True",
+        OTEL_TRACES_EXPORTER="otlp_proto_http",
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.server_port}",
+        OTEL_TRACES_SAMPLER="always_on",  # the DAG run was made by the tests, who trace nothing
+        AIRFLOW__METRICS__STATSD_ON="True",
+        AIRFLOW__METRICS__STATSD_HOST="127.0.0.1",
+        AIRFLOW__METRICS__STATSD_PORT=str(statsd.getsockname()[1]),
+    )
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def observed(task_processes, pinecone_index_factory, collector, statsd):  # noqa: F811
+    """Try a task in a process of its own; return state, sums of the metrics, our span and the task's."""
+    index = pinecone_index_factory(dimension=2)
+
+    def run(fault, *, more=""):
+        index.faults.next(fault, path="/vectors/upsert")
+        collector.spans.clear()
+        task = f"""
+        vectors = [(str(n), [1.0, n]) for n in range(30)]
+        PineconeUpsertOperator(task_id="upsert", vectors=vectors, batch_size=10, namespace="ns", {more})
+        """
+        state = task_processes(task, index=index).try_once()
+        spans = {span.name: span for span in collector.spans}
+        return SimpleNamespace(
+            state=state, sums=_sums(statsd), span=spans["pinecone_upsert"], task_span=spans["worker.upsert"]
+        )
+
+    return run
+
+
+def _attributes(span):
+    values = ((one.key, one.value) for one in span.attributes)
+    return {key: getattr(value, value.WhichOneof("value")) for key, value in values}
+
+
+@pytest.mark.slow
+def test_a_task_process_exports_a_span_below_the_tasks_own(observed):
+    seen = observed(Fault.status(429, "slow down"))
+    assert seen.state == "success"
+    assert seen.sums["records"] == 30
+    assert (seen.sums["requests"], seen.sums["latency"], seen.sums["throttled"]) == (4, 4, 1)
+    assert seen.span.trace_id == seen.task_span.trace_id
+    assert seen.span.parent_span_id == seen.task_span.span_id
+    attributes = _attributes(seen.span)
+    assert attributes["pinecone_upsert.upsertedCount"] == 30
+    assert attributes["pinecone_upsert.requestBytes"] == seen.sums["bytes"]
+    assert attributes["db.namespace"] == "ns"
+    assert seen.span.status.code == seen.span.status.STATUS_CODE_UNSET
+
+
+@pytest.mark.slow
+def test_a_task_process_that_fails_exports_what_it_did(observed):
+    seen = observed(Fault.status(404, "gone"), more="max_concurrency=1")
+    assert seen.state == "failed"
+    assert seen.sums["requests"] == 1
+    assert seen.span.status.code == seen.span.status.STATUS_CODE_ERROR
+    assert _attributes(seen.span)["pinecone_upsert.requestCount"] == 1
+
+
+@pytest.mark.slow
+def test_a_task_process_that_times_out_exports_an_error(observed):
+    seen = observed(Fault.stall(3_600), more="execution_timeout=timedelta(seconds=8)")
+    assert seen.state == "up_for_retry"
+    assert seen.span.status.code == seen.span.status.STATUS_CODE_ERROR
+    assert "AirflowTaskTimeout" in seen.span.status.message
 
 
 @pytest.mark.parametrize(
