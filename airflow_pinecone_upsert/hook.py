@@ -186,14 +186,14 @@ class PineconeHook(BaseHook):
         :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.upsert.run.upsert`.
         """
         from airflow_pinecone_upsert.storage import rejects_folder
+        from airflow_pinecone_upsert.telemetry import observed_upsert
         from airflow_pinecone_upsert.upsert.options import UpsertOptions
         from airflow_pinecone_upsert.upsert.records import RecordsSource
-        from airflow_pinecone_upsert.upsert.run import upsert
 
         chosen = UpsertOptions.checked(namespace=self._or_default(namespace), **options)
         source = RecordsSource(records, chosen, origin="records")
         folder = rejects_folder(rejects_path) if rejects_path else None
-        return upsert(source, self.get_conn(), chosen, rejects_folder=folder)
+        return observed_upsert(source, self.get_conn(), chosen, rejects_folder=folder)
 
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts. Counts lag behind writes by seconds."""

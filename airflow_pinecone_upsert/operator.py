@@ -170,28 +170,22 @@ class PineconeUpsertOperator(BaseOperator):
         stop = self._stop = Stop()  # before all else: a signal may come at any moment
 
         from airflow_pinecone_upsert.storage import rejects_folder
-        from airflow_pinecone_upsert.telemetry import Metrics, span
+        from airflow_pinecone_upsert.telemetry import observed_upsert
         from airflow_pinecone_upsert.upsert.ahead import call_beside
-        from airflow_pinecone_upsert.upsert.run import upsert
 
         with PineconeHook(self.pinecone_conn_id, index_host=self.index_host, index_name=self.index_name) as hook:
             options = self._options(hook)  # reads the connection, so that no other thread asks Airflow for it
             source = self._source(options, stop)
             client = call_beside(hook.get_conn, stop)
-            with (
-                span(client.host, options.namespace) as annotate,
-                lineage.Trace(source, client.host, options.namespace) as self._trace,
-            ):
-                output = upsert(
+            with lineage.Trace(source, client.host, options.namespace) as self._trace:
+                output = observed_upsert(
                     source,
                     client,
                     options,
                     rejects_folder=rejects_folder(self.rejects_path) if self.rejects_path else None,
                     state=self._state(context),
                     stop=stop,
-                    observe=Metrics(dag_id=self.dag_id, task_id=self.task_id),
                 ).as_output()
-                annotate(output)
             self._trace.output = output
         return output
 

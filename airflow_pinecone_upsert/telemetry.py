@@ -10,10 +10,38 @@ from airflow_pinecone_upsert.api.errors import PineconeUpsertError, RateLimitErr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from airflow_pinecone_upsert.upsert.report import Attempt
+    from airflow_pinecone_upsert.api.client import IndexClient
+    from airflow_pinecone_upsert.upsert.options import UpsertOptions
+    from airflow_pinecone_upsert.upsert.report import Attempt, UpsertReport
+    from airflow_pinecone_upsert.upsert.source import RecordSource
 
 
-class Metrics:
+def observed_upsert(source: RecordSource, client: IndexClient, options: UpsertOptions, **others: Any) -> UpsertReport:
+    """
+    Do what :func:`airflow_pinecone_upsert.upsert.run.upsert` does, seen from outside.
+
+    :param others: Its other parameters.
+    """
+    from airflow_pinecone_upsert.upsert.run import upsert
+
+    with _span(client.host, options.namespace) as annotate:
+        report = upsert(source, client, options, observe=_Metrics(**_task()), **others)
+        annotate(report.as_output())
+    return report
+
+
+def _task() -> dict[str, str]:
+    """Name the task that runs; a program that uses the hook has none."""
+    from airflow.sdk import get_current_context
+
+    try:
+        instance = get_current_context()["ti"]
+    except RuntimeError:
+        return {}
+    return {"dag_id": instance.dag_id, "task_id": instance.task_id}
+
+
+class _Metrics:
     """
     Counts requests as they end, under ``pinecone_upsert.*``.
 
@@ -42,7 +70,7 @@ class Metrics:
 
 
 @contextmanager
-def span(index_url: str, namespace: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def _span(index_url: str, namespace: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """
     Trace an upsert, under the task's own span; without a tracer of Airflow's that does nothing.
 

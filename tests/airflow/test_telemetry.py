@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -26,6 +26,7 @@ home = Path(tempfile.mkdtemp())
 (home / "dags").mkdir()
 os.environ.update(AIRFLOW_HOME=str(home), AIRFLOW__CORE__DAGS_FOLDER=str(home / "dags"))
 os.environ.update(AIRFLOW__CORE__LOAD_EXAMPLES="False", AIRFLOW__METRICS__STATSD_ON="True")
+os.environ.update(AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED="True")  # shows tags
 os.environ.update(AIRFLOW__METRICS__STATSD_HOST="127.0.0.1", AIRFLOW__METRICS__STATSD_PORT=sys.argv[1])
 
 from opentelemetry import trace
@@ -48,12 +49,17 @@ except ImportError:
     pass  # Airflow before 3.3 does it at the first metric
 
 (home / "dags" / "seen_from_outside.py").write_text('''
-from airflow.sdk import DAG
-from airflow_pinecone_upsert import PineconeUpsertOperator
+from airflow.sdk import DAG, task
+from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
 
 with DAG("seen_from_outside") as dag:
     vectors = [(str(n), [1.0, n]) for n in range(30)]
-    PineconeUpsertOperator(task_id="upsert", vectors=vectors, batch_size=10, namespace="ns")
+
+    @task
+    def call():
+        PineconeHook().upsert(vectors, batch_size=15, namespace="called")
+
+    PineconeUpsertOperator(task_id="upsert", vectors=vectors, batch_size=10, namespace="ns") >> call()
 ''')
 import runpy
 run = runpy.run_path(str(home / "dags" / "seen_from_outside.py"))["dag"].test()
@@ -91,11 +97,11 @@ def seen_from_outside(pinecone_index_factory, use_index, statsd):
 
 
 def _sums(statsd):
-    """Add up what came since the last time; of latencies, their number."""
-    sums = Counter()
+    """Add up, by task, what came since the last time; of latencies, their number."""
+    sums = defaultdict(Counter)
     while datagram := _next(statsd):
-        for name, value in re.findall(r"pinecone_upsert\.(\w+)[^:]*:([\d.]+)\|", datagram):
-            sums[name] += 1 if name == "latency" else int(value)
+        for name, task, value in re.findall(r"pinecone_upsert\.(\w+),[^:]*task_id=(\w+)[^:]*:([\d.]+)\|", datagram):
+            sums[task][name] += 1 if name == "latency" else int(value)
     return sums
 
 
@@ -106,20 +112,24 @@ def _next(server):
         return ""
 
 
-def test_metrics_span_and_link_of_a_success(seen_from_outside):
-    sums, [span], link = seen_from_outside(Fault.status(429, "slow down"), times=1)
-    size = sums.pop("bytes")
-    assert sums == {"records": 30, "requests": 4, "retries": 1, "throttled": 1, "latency": 4}
+def test_metrics_spans_and_link_of_the_operator_and_of_the_hook(seen_from_outside):
+    sums, [span, span_of_call], link = seen_from_outside(Fault.status(429, "slow down"), times=1)
+    size = sums["upsert"].pop("bytes")
+    assert sums["upsert"] == {"records": 30, "requests": 4, "retries": 1, "throttled": 1, "latency": 4}
     assert span["attributes"]["pinecone_upsert.upsertedCount"] == 30
     assert span["attributes"]["pinecone_upsert.requestBytes"] == size
     assert span["attributes"]["db.namespace"] == "ns"
     assert link == "https://app.pinecone.io/organizations/-/projects/-/indexes"
+    size = sums["call"].pop("bytes")
+    assert sums["call"] == {"records": 30, "requests": 2, "latency": 2}
+    assert span_of_call["attributes"]["pinecone_upsert.requestBytes"] == size
+    assert span_of_call["attributes"]["db.namespace"] == "called"
 
 
 def test_metrics_and_span_of_a_failure(seen_from_outside):
     sums, [span], _ = seen_from_outside(Fault.status(404, "gone"), times=3)
-    assert sums["requests"] == 3
-    assert "records" not in sums
+    assert sums["upsert"]["requests"] == 3
+    assert "records" not in sums["upsert"]
     assert span["status"]["status_code"] == "ERROR"
     assert span["attributes"]["pinecone_upsert.upsertedCount"] == 0
 
@@ -162,6 +172,7 @@ def worker(airflow_db, collector, statsd):
         OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.server_port}",
         OTEL_TRACES_SAMPLER="always_on",  # the DAG run was made by the tests, who trace nothing
         AIRFLOW__METRICS__STATSD_ON="True",
+        AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED="True",
         AIRFLOW__METRICS__STATSD_HOST="127.0.0.1",
         AIRFLOW__METRICS__STATSD_PORT=str(statsd.getsockname()[1]),
     )
@@ -184,7 +195,7 @@ def observed(task_processes, pinecone_index_factory, collector, statsd):  # noqa
         state = task_processes(task, index=index).try_once()
         spans = {span.name: span for span in collector.spans}
         return SimpleNamespace(
-            state=state, sums=_sums(statsd), span=spans["pinecone_upsert"], task_span=spans["worker.upsert"]
+            state=state, sums=_sums(statsd)["upsert"], span=spans["pinecone_upsert"], task_span=spans["worker.upsert"]
         )
 
     return run
