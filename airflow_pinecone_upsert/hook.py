@@ -185,6 +185,7 @@ class PineconeHook(BaseHook):
         :return: What the server confirmed.
         :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.upsert.run.upsert`.
         """
+        from airflow_pinecone_upsert.lineage import tell_hook_lineage
         from airflow_pinecone_upsert.storage import rejects_folder
         from airflow_pinecone_upsert.telemetry import observed_upsert
         from airflow_pinecone_upsert.upsert.options import UpsertOptions
@@ -193,7 +194,9 @@ class PineconeHook(BaseHook):
         chosen = UpsertOptions.checked(namespace=self._or_default(namespace), **options)
         source = RecordsSource(records, chosen, origin="records")
         folder = rejects_folder(rejects_path) if rejects_path else None
-        return observed_upsert(source, self.get_conn(), chosen, rejects_folder=folder)
+        client = self.get_conn()
+        tell_hook_lineage(self, client.host, chosen.namespace)
+        return observed_upsert(source, client, chosen, rejects_folder=folder)
 
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts. Counts lag behind writes by seconds."""

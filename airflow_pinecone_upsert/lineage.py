@@ -1,7 +1,7 @@
 """
-What others learn of an upsert: Airflow by an asset event, lineage tools by OpenLineage.
+What others learn of an upsert: Airflow by an asset event, lineage tools by OpenLineage or by Airflow's hook lineage.
 
-What always holds: nothing in here fails a task, whose work is done by then; what goes wrong is a warning.
+What always holds: nothing in here fails a task; what goes wrong is a warning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from airflow_pinecone_upsert.assets import openlineage_name, pinecone_asset
 if TYPE_CHECKING:
     import pyarrow as pa
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import BaseOperator, Context
+    from airflow.sdk import BaseHook, BaseOperator, Context
     from openlineage.client.event_v2 import InputDataset, OutputDataset
     from openlineage.client.facet_v2 import schema_dataset
 
@@ -63,6 +63,21 @@ def _add_event(outlets: Iterable[Any], context: Context, output: dict[str, Any],
         events[outlet].extra.update(output)
     if not declared:
         events[alias].add(asset, extra=output)
+
+
+def tell_hook_lineage(hook: BaseHook, index_host: str, namespace: str) -> None:
+    """
+    Tell Airflow that a hook writes to a namespace; lineage tools ask where the operator of a task says nothing itself.
+
+    What the task reads is told by the hooks that read it.
+    """
+    from airflow.providers.common.compat.sdk import get_hook_lineage_collector
+
+    try:
+        asset = pinecone_asset(index_host, namespace)
+        get_hook_lineage_collector().add_output_asset(context=hook, uri=asset.uri)
+    except Exception:
+        log.warning("Lineage tools are not told of this upsert.", exc_info=True)
 
 
 @dataclass

@@ -21,10 +21,28 @@ from .test_storage import s3  # noqa: F401 - a fixture
 KEY = "pcsk_of_this_test_alone"
 
 DAG = """
-from airflow.sdk import DAG
-from airflow_pinecone_upsert import PineconeUpsertOperator
+from airflow.sdk import DAG, ObjectStoragePath, task
+from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
 
 FOLDER = {folder!r}
+
+@task(trigger_rule="all_done")
+def calls_the_hook():
+    import io
+    import pyarrow.parquet as pq
+
+    with ObjectStoragePath("file://" + FOLDER + "/good/b.parquet").open("rb") as file:
+        table = pq.read_table(io.BytesIO(file.read()))
+    with PineconeHook() as hook:
+        hook.upsert([("a", [1.0] * 8)], namespace="%" * 512)
+        hook.upsert(table, namespace="called", metadata_columns=["year"])
+        hook.upsert(table, namespace="called")
+
+
+@task(trigger_rule="all_done")
+def calls_in_vain():
+    PineconeHook().upsert([("a", [1.0] * 7)], namespace="in_vain")
+
 
 with DAG("lineage", schedule=None) as dag:
     PineconeUpsertOperator(task_id="files", parquet_paths=FOLDER + "/good", namespace="files")
@@ -39,6 +57,8 @@ with DAG("lineage", schedule=None) as dag:
     PineconeUpsertOperator.partial(task_id="mapped", namespace="mapped").expand(
         parquet_paths=[FOLDER + "/good/a.parquet", FOLDER + "/good/b.parquet"]
     )
+    # Last: what hooks tell is kept for the process, and `dag.test()` runs all tasks in one.
+    dag.tasks >> calls_the_hook() >> calls_in_vain()
 """
 
 RUN = """
@@ -199,6 +219,20 @@ def test_each_mapped_instance_names_its_own_file(events, folder):
         ([("file", f"{folder}/good/a.parquet")], 500),
         ([("file", f"{folder}/good/b.parquet")], 20),
     ]
+
+
+def test_a_call_of_the_hook_names_the_namespace_once_beside_what_the_task_read(events, folder, index):
+    (event,) = events["calls_the_hook"]
+    assert event["eventType"] == "COMPLETE"
+    assert names(event["inputs"]) == [("file", f"{folder}/good/b.parquet")]
+    assert names(event["outputs"]) == [(index_name(index), "called")]
+    assert len(index.vectors("%" * 512)) == 1
+
+
+def test_a_call_of_the_hook_that_fails_names_the_namespace(events, index):
+    (event,) = events["calls_in_vain"]
+    assert event["eventType"] == "FAIL"
+    assert (index_name(index), "in_vain") in names(event["outputs"])
 
 
 def test_the_key_is_in_no_event(events, folder, index):
