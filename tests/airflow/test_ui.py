@@ -22,6 +22,7 @@ import httpx
 import pytest
 
 from airflow_pinecone_upsert import connection_form
+from airflow_pinecone_upsert.links import console_url
 
 from .conftest import EXAMPLES
 
@@ -108,6 +109,10 @@ def run_path(airflow_ui):
     return path
 
 
+def upserted_count(api, run_path):
+    return int(api.get(f"/api/v2{run_path}/taskInstances/upsert/xcomEntries/upsertedCount").json()["value"])
+
+
 def test_it_comes_up_with_a_connection_and_the_example_dags(airflow_ui):
     assert f"Airflow      {airflow_ui.url}" in airflow_ui.said
     assert re.search(r"Local index  http://127\.0\.0\.1:\d+", airflow_ui.said)
@@ -119,12 +124,11 @@ def test_it_comes_up_with_a_connection_and_the_example_dags(airflow_ui):
 
 def test_a_run_that_is_triggered_there_succeeds(airflow_ui, run_path):
     assert airflow_ui.api.get(f"/api/v2{run_path}").json()["state"] == "success"
-    xcom = airflow_ui.api.get(f"/api/v2{run_path}/taskInstances/upsert/xcomEntries/upsertedCount").json()
-    assert int(xcom["value"]) >= 1_400
+    assert upserted_count(airflow_ui.api, run_path) >= 1_400
 
 
 def test_its_event_starts_the_dag_that_waits_for_it(airflow_ui, run_path):
-    count = airflow_ui.api.get(f"/api/v2{run_path}/taskInstances/upsert/xcomEntries/upsertedCount").json()["value"]
+    count = upserted_count(airflow_ui.api, run_path)
     path, run = finished(airflow_ui.api, "react_to_upsert")
     assert (run["state"], run["run_type"]) == ("success", "asset_triggered")
     said = airflow_ui.api.get(f"/api/v2{path}/taskInstances/announce/xcomEntries/return_value").json()["value"]
@@ -296,10 +300,27 @@ def test_the_ready_connection_passes_its_test(page, airflow_ui):
     assert "dimension 256" in message
 
 
+def open_task(page, run_path, view, *, height):
+    page.open(f"{run_path.replace('dagRuns', 'runs')}/tasks/upsert/{view}", width=1_400, height=height)
+    page.see("//*[.='Success']")
+
+
 def test_the_page_of_a_finished_task_shows_its_output(page, run_path):
-    page.open(f"{run_path.replace('dagRuns', 'runs')}/tasks/upsert/xcom", width=1_400, height=850)
+    open_task(page, run_path, "xcom", height=850)
     page.click("//button[@aria-label='Expand all extra JSON']")
     page.see("//span[.='\"upsertedCount\"']")  # once the editor has loaded and coloured it
-    page.see("//*[.='Success']")
     page.point_at("//*[.='PineconeUpsertOperator']")  # not at the button, whose help would cover the output
     page.take_picture("finished-task")
+
+
+def test_the_page_of_a_finished_task_shows_its_progress(page, airflow_ui, run_path):
+    open_task(page, run_path, "task-state-store", height=750)
+    for key, value in {"records": upserted_count(airflow_ui.api, run_path), "percent": 100, "etaSeconds": 0}.items():
+        page.see(f"//tr[td='progress']//span[.='\"{key}\"']/following-sibling::span[.='{value}']")
+    page.take_picture("finished-task-progress")
+
+
+def test_the_page_of_a_finished_task_leads_to_the_console(page, run_path):
+    open_task(page, run_path, "details", height=850)
+    link = page.see("//a[.='Pinecone console']").get_attribute("href")
+    assert link == console_url("http://127.0.0.1")
