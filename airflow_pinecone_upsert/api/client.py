@@ -30,11 +30,13 @@ from typing_extensions import Self
 
 from airflow_pinecone_upsert import __version__
 from airflow_pinecone_upsert.api.errors import (
+    HOLDS_DOCUMENTS,
     PineconeUpsertError,
     SetupError,
     TransientError,
     TransportError,
     UnexpectedAnswerError,
+    UnsupportedIndexError,
     error_from_answer,
 )
 from airflow_pinecone_upsert.api.limits import (
@@ -46,6 +48,7 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_IDS_PER_DELETE,
     MAX_IDS_PER_FETCH,
     MAX_IDS_PER_LIST_PAGE,
+    SCHEMA_API_VERSION,
 )
 from airflow_pinecone_upsert.api.models import (
     FetchAnswer,
@@ -83,7 +86,7 @@ class ClientSettings(BaseModel):
     What every call needs, whichever host it goes to.
 
     :param api_key: Sent as ``Api-Key``; masked in every representation.
-    :param api_version: Sent as ``X-Pinecone-API-Version``.
+    :param api_version: Sent as ``X-Pinecone-API-Version``; to the control plane, at least the one that tells schemas.
     :param timeout_s: Longest silence within one request; connecting has 10 s at the most.
     :param proxy: URL of an HTTP proxy. None: what the environment says (``HTTPS_PROXY``, ``NO_PROXY``).
     :param ca_bundle: File of CA certificates to trust in place of the default ones.
@@ -318,15 +321,21 @@ def describe_index(
     :param attempts: Tries before a passing failure is final.
     :param sleep: Waits between tries, in seconds.
     :return: What it says, the index's host above all.
+    :raises UnsupportedIndexError: The index holds documents.
     :raises PineconeUpsertError: See :mod:`airflow_pinecone_upsert.api.errors`.
     """
-    http = _Http(index_url(control_plane_url), settings)
+    version = max(settings.api_version, SCHEMA_API_VERSION)
+    http = _Http(index_url(control_plane_url), settings.model_copy(update={"api_version": version}))
     try:
         path = f"/indexes/{quote(name, safe='')}"
         response = _retrying(lambda: http.send("GET", path), attempts=attempts, sleep=sleep, random=random.random)
-        return http.parse(IndexDescription, response)
+        found = http.parse(IndexDescription, response)
     finally:
         http.close()
+    if found.index_schema and found.index_schema.is_of_documents:
+        declared = ", ".join(found.index_schema.fields)
+        raise UnsupportedIndexError(f"The index {name!r} has a document schema ({declared}). {HOLDS_DOCUMENTS}")
+    return found
 
 
 class IndexClient:

@@ -251,6 +251,8 @@ _ANY: Final = range(1_000)
 _REDIRECT: Final = range(300, 400)
 _SERVER: Final = range(500, 600)
 
+HOLDS_DOCUMENTS: Final = "Name an index that holds vectors; this one holds documents."
+
 _KEY: Final = "Check the API key (the password of the Airflow connection) and that its project holds this index."
 _QUOTA: Final = "Raise the plan's quota or free some of it; waiting does not help before the quota renews."
 _NOT_AN_INDEX: Final = "Pinecone does not answer so: check that the index host is the index's own."
@@ -260,7 +262,7 @@ _SIZE: Final = f"Lower max_request_bytes (the documented limit is {MAX_REQUEST_B
 _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsertError], str], ...]] = (
     # status, any of these words in the message (none: whatever it says), class, remedy; the first row that fits
     (_REDIRECT, (), SetupError, "A redirect is not followed: the key would go elsewhere. Set the index's own host."),
-    (_ANY, ("document schema",), UnsupportedIndexError, "Name an index that holds vectors; this one holds documents."),
+    (_ANY, ("document schema",), UnsupportedIndexError, HOLDS_DOCUMENTS),
     ((401,), (), AuthenticationError, _KEY),
     ((403,), ("quota", "storage"), QuotaExceededError, _QUOTA),
     # Other messages of a 429 quote the names of index and namespace, so no word that may be a name is looked for.

@@ -13,6 +13,12 @@ from __future__ import annotations
 from typing import Final
 
 API_VERSION: Final = "2025-04"
+SCHEMA_API_VERSION: Final = "2026-07"
+"""
+The first version in which the control plane tells an index's schema, and so whether it holds vectors or documents
+(https://docs.pinecone.io/reference/api/2026-07/control-plane/describe_index). No statistics tell that.
+"""
+
 CONTROL_PLANE_URL: Final = "https://api.pinecone.io"
 
 # One request ---------------------------------------------------------------------------------

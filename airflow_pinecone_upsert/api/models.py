@@ -196,15 +196,36 @@ class NamespacesAnswer(_Snake):
     pagination: _Pagination | None = None
 
 
+class IndexSchema(_Snake):
+    """
+    What an index declares to hold, from API 2026-07 on.
+
+    :param fields: By name, each with its ``type``; metadata of older indexes have none.
+    """
+
+    fields: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def is_of_documents(self) -> bool:
+        """
+        Whether the index refuses vectors.
+
+        Those that take them report them under two reserved names (``IndexSchema`` in Pinecone's OpenAPI file); one that
+        embeds text itself has ``semantic_text`` and holds records.
+        """
+        types = {field.get("type") for field in self.fields.values()} - {None}
+        takes_vectors = self.fields.keys() & {"_values", "_sparse_values"}
+        return bool(types) and not takes_vectors and "semantic_text" not in types
+
+
 class IndexDescription(_Snake):
     """
     ``GET /indexes/{name}`` of the control plane, whose JSON is snake_case.
 
     :param host: The index's own host, without a scheme.
+    :param index_schema: None where the control plane is an older one.
     """
 
     name: str
     host: str
-    dimension: int | None = None
-    metric: str | None = None
-    vector_type: str | None = None
+    index_schema: IndexSchema | None = Field(default=None, alias="schema")

@@ -54,6 +54,7 @@ def create_app(  # noqa: PLR0913
     store: Store,
     *,
     name: str = "local",
+    document_schema: Mapping[str, Any] | None = None,
     api_key: str | None = None,
     max_request_bytes: int = limits.MAX_DECODED_REQUEST_BYTES,
     faults: Faults | None = None,
@@ -64,13 +65,14 @@ def create_app(  # noqa: PLR0913
 
     :param store: Its records.
     :param name: Its name, for ``GET /indexes/{name}``.
+    :param document_schema: The fields of an index that holds documents and refuses vectors.
     :param api_key: The key that clients must send; ``None`` takes any that is not empty.
     :param max_request_bytes: The longest JSON body that is taken. The real limit is on the decoded size.
     :param faults: Makes the application misbehave on demand.
     :param log: Writes requests down.
     :return: The application.
     """
-    app: ASGIApp = _routes(_Operations(store, name), _Gate(api_key, max_request_bytes))
+    app: ASGIApp = _routes(_Operations(store, name, document_schema), _Gate(api_key, max_request_bytes))
     if faults is not None:
         app = faults.around(app)
     if log is not None:
@@ -119,17 +121,20 @@ class _Gate:
 class _Operations:
     """The operations of one index, each named as in Pinecone's OpenAPI file."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, document_schema: Mapping[str, Any] | None) -> None:
         self._store = store
         self._name = name
+        self._document_schema = document_schema
 
     def upsert_vectors(self, _: Request, body: bytes) -> Response:
+        self._refuse_where_documents_are_held()
         message = Message.parse(body, _UPSERT)
         namespace = rules.namespace_name(message.text("namespace"))
         rows = rules.upsert_rows(message, self._store.spec)
         return _written(self._store.upsert(namespace, rows), {"upsertedCount": len(rows)})
 
     def update_vector(self, _: Request, body: bytes) -> Response:
+        self._refuse_where_documents_are_held()
         message = Message.parse(body, _UPDATE)
         namespace = rules.namespace_name(message.text("namespace"))
         record_id = message.text("id")
@@ -139,6 +144,7 @@ class _Operations:
         return _written(lsn, {})
 
     def delete_vectors(self, _: Request, body: bytes) -> Response:
+        self._refuse_where_documents_are_held()
         message = Message.parse(body, _DELETE)
         namespace = rules.namespace_name(message.text("namespace"))
         ids, everything, wanted = message.texts("ids"), message.flag("deleteAll"), message.mapping("filter")
@@ -244,19 +250,37 @@ class _Operations:
         if name != self._name:
             error = {"code": "NOT_FOUND", "message": f"Resource {name} not found"}
             return _json({"error": error, "status": 404}, status=404)
-        spec = self._store.spec
+        tells_schema = request.headers.get("x-pinecone-api-version", "") >= limits.SCHEMA_API_VERSION
         return _json(
             {
                 "name": name,
                 "host": str(request.base_url).rstrip("/"),
-                **({} if spec.dimension is None else {"dimension": spec.dimension}),
-                "metric": spec.metric,
-                "vector_type": spec.vector_type,
                 "status": {"ready": True, "state": "Ready"},
                 "deletion_protection": "disabled",
-                "spec": {"serverless": {"cloud": "local", "region": "local"}},
+                **(self._schema() if tells_schema else self._vector_type()),
             }
         )
+
+    def _schema(self) -> dict[str, Any]:
+        spec = self._store.spec
+        dense = {"type": "dense_vector", "dimension": spec.dimension, "metric": spec.metric}
+        vectors = {"_values": dense} if spec.vector_type == "dense" else {}
+        fields = self._document_schema or {**vectors, "_sparse_values": {"type": "sparse_vector"}}
+        deployment = {"deployment_type": "managed", "cloud": "local", "region": "local"}
+        return {"schema": {"fields": fields}, "deployment": deployment}
+
+    def _vector_type(self) -> dict[str, Any]:
+        spec = self._store.spec
+        return {
+            **({} if spec.dimension is None else {"dimension": spec.dimension}),
+            "metric": spec.metric,
+            "vector_type": spec.vector_type,
+            "spec": {"serverless": {"cloud": "local", "region": "local"}},
+        }
+
+    def _refuse_where_documents_are_held(self) -> None:
+        if self._document_schema is not None:
+            raise Refused(rules.DOCUMENTS_ONLY)
 
     def _delete_namespace(self, namespace: str) -> Response:
         lsn = self._store.delete_namespace(namespace)

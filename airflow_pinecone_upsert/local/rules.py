@@ -25,6 +25,12 @@ from airflow_pinecone_upsert.local.records import FLOAT32, UINT32, IndexSpec, Ro
 INVALID_ARGUMENT: Final = 3
 NOT_FOUND: Final = 5
 DEFAULT_NAMESPACE: Final = "__default__"
+DOCUMENTS_ONLY: Final = (
+    "This index has a document schema, so writes must go through the documents API. Use `POST "
+    "/namespaces/{namespace}/documents/upsert`, `/update` or `/delete` with the `X-Pinecone-API-Version` header set to "
+    "`2026-07` or later. The vectors and records write endpoints do not support document schemas."
+)
+"""*Recorded*, and said before anything else is checked."""
 
 _VECTOR_FIELDS: Final = frozenset({"id", "values", "sparseValues", "metadata"})
 _SPARSE_FIELDS: Final = frozenset({"indices", "values"})

@@ -52,6 +52,8 @@ class LocalIndex:
     :param metric: ``cosine``, ``dotproduct`` or ``euclidean``; by default what the vector type allows.
     :param vector_type: ``dense`` or ``sparse``.
     :param name: The index's name.
+    :param document_schema: The fields of an index that holds documents and refuses vectors, such as
+        ``{"title": {"type": "string", "full_text_search": {}}}``.
     :param api_key: The key that clients must send; ``None`` takes any that is not empty.
     :param host: The address to listen on.
     :param port: The port; 0 for any that is free.
@@ -70,6 +72,7 @@ class LocalIndex:
         metric: str | None = None,
         vector_type: str = "dense",
         name: str = "local",
+        document_schema: Mapping[str, Any] | None = None,
         api_key: str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -89,6 +92,7 @@ class LocalIndex:
         app = create_app(
             self.store,
             name=name,
+            document_schema=document_schema,
             api_key=api_key,
             max_request_bytes=max_request_bytes,
             faults=self.faults,

@@ -19,7 +19,7 @@ when the test ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -42,6 +42,7 @@ class IndexFactory(Protocol):
         metric: str | None = None,
         vector_type: str = "dense",
         name: str = "local",
+        document_schema: Mapping[str, Any] | None = None,
         api_key: str | None = "local-key",
         port: int = 0,
         data: Path | None = None,

@@ -209,6 +209,16 @@ def test_connection_test_finds_the_host_by_the_name(pinecone_index, press_test):
     assert "Check the index host, the index name" in message
 
 
+def test_connection_test_of_an_index_that_holds_documents(pinecone_index_factory, press_test):
+    index = pinecone_index_factory(document_schema={"title": {"type": "string", "full_text_search": {}}})
+    extra = {"index_name": "local", "control_plane_url": index.url}
+    worked, message = press_test(password=index.api_key, extra=extra)
+    assert not worked
+    assert message == (
+        "The index 'local' has a document schema (title). Name an index that holds vectors; this one holds documents."
+    )
+
+
 LONG_NAME = ".".join(["a" * 60] * 5)
 
 

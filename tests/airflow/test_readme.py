@@ -19,7 +19,6 @@ import pytest
 from airflow_pinecone_upsert import PineconeUpsertOperator
 from airflow_pinecone_upsert.api import limits
 from airflow_pinecone_upsert.connection_form import EXTRA_FIELDS
-from airflow_pinecone_upsert.local import Fault
 
 from ..api.conftest import reply, serve  # noqa: F401, TID252 - fixtures
 from ..api.test_client import certificate, tls_server  # noqa: F401, TID252 - fixtures
@@ -153,6 +152,7 @@ def find(pinecone_index_factory, tls_server, monkeypatch):  # noqa: F811
 
     def find(what):
         index = pinecone_index_factory(dimension=256, api_key="right")
+        documents = pinecone_index_factory(api_key="right", document_schema={"title": {"type": "string"}})
         wrong = {
             "all is well": {},
             "a wrong key": {"password": "wrong"},
@@ -160,7 +160,10 @@ def find(pinecone_index_factory, tls_server, monkeypatch):  # noqa: F811
             "a name that DNS does not know": {"host": ".".join(["a" * 60] * 5)},
             "Pinecone's control plane in place of an index": {"host": "api.pinecone.io"},
             "a certificate that nobody here trusts": {"host": tls_server.url},
-            "an index that holds documents": {},
+            "an index that holds documents, named by its `index_name`": {
+                "host": "",
+                "extra": {"index_name": "local", "control_plane_url": documents.url},
+            },
         }[what]
         connection = {"conn_type": "pinecone_upsert", "host": index.url, "password": "right", **wrong}
         monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", json.dumps(connection))
@@ -169,8 +172,6 @@ def find(pinecone_index_factory, tls_server, monkeypatch):  # noqa: F811
                 hook.upsert(
                     pa.table({"id": list(map(str, range(1_462))), "values": [np.ones(256, np.float32)] * 1_462})
                 )
-        if what == "an index that holds documents":
-            index.faults.next(Fault.status(400, "This index has a document schema, so writes must go elsewhere"))
         return PineconeHook().test_connection()
 
     return find

@@ -160,7 +160,6 @@ def test_describe_index_asks_the_control_plane_for_the_host(index):
     found = describe_index("docs", settings, control_plane_url=index.url)
     assert found.name == "docs"
     assert index_url(f"http://{found.host}" if "://" not in found.host else found.host) == index.url
-    assert (found.dimension, found.metric) == (2, "dotproduct")
     with pytest.raises(errors.NotFoundError):
         describe_index("no such/index", settings, control_plane_url=index.url)
     assert index.requests[-1].path.startswith("/indexes/no such")
@@ -194,6 +193,20 @@ def test_what_is_final_is_not_tried_again(index, connect):
     with pytest.raises(errors.AuthenticationError, match="Invalid API Key"):
         connect(index.url, key="wrong", sleep=pytest.fail).describe_index_stats()
     assert len(index.requests) == 1
+
+
+def test_describe_index_refuses_an_index_that_holds_documents(pinecone_index_factory):
+    fields = {"title": {"type": "string", "full_text_search": {}}, "embedding": {"type": "dense_vector"}}
+    index = pinecone_index_factory(name="docs", document_schema=fields)
+    with pytest.raises(errors.UnsupportedIndexError, match=r"'docs' has a document schema \(title, embedding\)"):
+        describe_index("docs", ClientSettings(api_key=index.api_key), control_plane_url=index.url)
+
+
+def test_describe_index_asks_in_a_version_that_tells_the_schema(index):
+    for chosen, asked in (("2025-04", "2026-07"), ("2026-10", "2026-10")):
+        settings = ClientSettings(api_key=index.api_key, api_version=chosen)
+        assert describe_index("docs", settings, control_plane_url=index.url).index_schema
+        assert index.requests[-1].headers["x-pinecone-api-version"] == asked
 
 
 def test_describe_index_is_tried_again(index):

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from airflow_pinecone_upsert.api.models import (
     FetchAnswer,
     IndexDescription,
+    IndexSchema,
     IndexStats,
     Match,
     Record,
@@ -103,7 +104,24 @@ def test_answers_of_the_real_service():
     described = IndexDescription.model_validate_json(
         b'{"name":"docs","host":"docs-abc.svc.pinecone.io","dimension":3,"metric":"cosine","vector_type":"dense","spec":{}}'
     )
-    assert (described.host, described.vector_type) == ("docs-abc.svc.pinecone.io", "dense")
+    assert (described.host, described.index_schema) == ("docs-abc.svc.pinecone.io", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "documents"),
+    [
+        ({"embedding": {"type": "dense_vector", "dimension": 3, "metric": "cosine"}}, True),
+        ({"sparse_embedding": {"type": "sparse_vector"}}, True),
+        ({"body": {"type": "string", "full_text_search": {"language": "en"}}, "genre": {"filterable": True}}, True),
+        ({"_values": {"type": "dense_vector"}, "_sparse_values": {"type": "sparse_vector"}}, False),
+        ({"_sparse_values": {"type": "sparse_vector"}, "genre": {"type": "string", "filterable": True}}, False),
+        ({"text": {"type": "semantic_text", "model": "multilingual-e5-large"}}, False),
+        ({"genre": {"filterable": True}}, False),
+        ({}, False),
+    ],
+)
+def test_a_schema_tells_whether_the_index_holds_documents(fields, documents):
+    assert IndexSchema(fields=fields).is_of_documents is documents
 
 
 def test_answers_may_grow():

@@ -282,6 +282,12 @@ def test_the_control_plane_describes_the_index(http, index):
         "deletion_protection": "disabled",
         "spec": {"serverless": {"cloud": "local", "region": "local"}},
     }
+    new = http.get("/indexes/local", headers={"X-Pinecone-API-Version": "2026-07"}).json()
+    assert "dimension" not in new
+    assert new["schema"]["fields"] == {
+        "_values": {"type": "dense_vector", "dimension": 3, "metric": "cosine"},
+        "_sparse_values": {"type": "sparse_vector"},
+    }
     answer = http.get("/indexes/other")
     assert answer.status_code == 404
     assert answer.json() == {"error": {"code": "NOT_FOUND", "message": "Resource other not found"}, "status": 404}

@@ -285,6 +285,20 @@ def test_bad_parameters(http, path, message):
     assert (answer.status_code, answer.json()) == (400, {"code": 3, "message": message, "details": []})
 
 
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("upsert", {"vectors": [{"id": "a", "values": [1, 1, 1]}]}),
+        ("update", {"id": "a", "values": [1, 1, 1]}),
+        ("delete", {"ids": ["a"]}),
+    ],
+)
+def test_an_index_of_documents_refuses_vectors_and_answers_all_else(pinecone_index_factory, connect, operation, body):
+    http = connect(pinecone_index_factory(3, document_schema={"title": {"type": "string"}}))
+    assert refused(http, f"/vectors/{operation}", body).startswith("This index has a document schema, so writes must")
+    assert http.post("/describe_index_stats", json={}).json()["totalVectorCount"] == 0
+
+
 def test_stats_take_no_filter(http):
     message = "Serverless and Starter indexes do not support describing index stats with metadata filtering"
     assert refused(http, "/describe_index_stats", {"filter": {"x": 1}}) == message
