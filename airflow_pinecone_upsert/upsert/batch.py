@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import numpy as np
 import orjson
+from typing_extensions import Self
 
-from airflow_pinecone_upsert.upsert.encode import Fragment
+from airflow_pinecone_upsert.upsert.encode import Fragments, RecordRef
 
 
 @dataclass(frozen=True)
@@ -58,48 +59,62 @@ class Rows(NamedTuple):
     first: int
     end: int
 
-    def include(self, fragment: Fragment) -> bool:
+    def include(self, ref: RecordRef) -> bool:
         """Tell whether a record's row is one of them."""
-        return fragment.origin == self.origin and self.first <= fragment.row < self.end
+        return ref.origin == self.origin and self.first <= ref.row < self.end
 
 
 @dataclass(frozen=True)
 class Batch:
     """
-    The records of one request.
+    The records of one request, as the bytes that travel: nothing else of them is held until the server has answered.
 
-    :param fragments: One or more, in the order of the source.
+    :param refs: Which they are: one or more, in the order of the source.
+    :param body: The request's body.
+    :param lengths: Bytes of each record in it.
     :param envelope: What stands around them.
     :param first: The first one's number among all fragments of the run, from 0.
     """
 
-    fragments: Sequence[Fragment]
+    refs: Sequence[RecordRef]
+    body: bytes
+    lengths: Sequence[int]
     envelope: Envelope
     first: int = 0
 
+    @classmethod
+    def of(cls, refs: Sequence[RecordRef], bodies: Sequence[bytes], envelope: Envelope, first: int = 0) -> Self:
+        """
+        Join records.
+
+        :param bodies: The JSON object of each.
+        """
+        parts = list(bodies)
+        # Head and tail go to the records beside them, so that two megabytes are copied once.
+        parts[0] = envelope.head + parts[0]
+        parts[-1] += envelope.tail
+        return cls(refs, b",".join(parts), list(map(len, bodies)), envelope, first)
+
     def __len__(self) -> int:
         """Count the records."""
-        return len(self.fragments)
+        return len(self.refs)
 
     @cached_property
     def ids(self) -> frozenset[str]:
         """The ids, each once."""
-        return frozenset(fragment.id for fragment in self.fragments)
+        return frozenset(ref.id for ref in self.refs)
 
     @property
-    def body(self) -> bytes:
-        """The request's body, the same bytes each time. Joined anew, so that a waiting batch is not held twice."""
-        parts = [fragment.body for fragment in self.fragments]
-        # Head and tail go to the records beside them, so that two megabytes are copied once.
-        parts[0] = self.envelope.head + parts[0]
-        parts[-1] += self.envelope.tail
-        return b",".join(parts)
+    def bodies(self) -> list[bytes]:
+        """The JSON object of each record, cut out of the body."""
+        starts = accumulate(self.lengths, lambda start, length: start + length + 1, initial=len(self.envelope.head))
+        return [self.body[start : start + length] for start, length in zip(starts, self.lengths, strict=False)]
 
     @property
     def rows(self) -> list[Rows]:
         """Where these records stand: one for each origin, in order."""
-        groups = groupby(self.fragments, key=lambda fragment: fragment.origin)
-        rows = [(origin, [fragment.row for fragment in group]) for origin, group in groups]
+        groups = groupby(self.refs, key=lambda ref: ref.origin)
+        rows = [(origin, [ref.row for ref in group]) for origin, group in groups]
         return [Rows(origin, numbers[0], numbers[-1] + 1) for origin, numbers in rows]
 
     @property
@@ -109,17 +124,18 @@ class Batch:
         shown = parts if len(parts) <= 2 else [parts[0], "…", parts[-1]]  # noqa: PLR2004
         return "; ".join(shown)
 
-    def halves(self) -> tuple[Batch, Batch]:
+    def halves(self) -> tuple[Self, Self]:
         """Split two or more records in the middle."""
-        middle = len(self.fragments) // 2
+        middle = len(self) // 2
+        refs, bodies = self.refs, self.bodies
         return (
-            Batch(self.fragments[:middle], self.envelope, self.first),
-            Batch(self.fragments[middle:], self.envelope, self.first + middle),
+            self.of(refs[:middle], bodies[:middle], self.envelope, self.first),
+            self.of(refs[middle:], bodies[middle:], self.envelope, self.first + middle),
         )
 
 
 def fill_batches(
-    chunks: Iterable[Sequence[Fragment]], envelope: Envelope, *, max_records: int, max_bytes: int
+    chunks: Iterable[Fragments], envelope: Envelope, *, max_records: int, max_bytes: int
 ) -> Iterator[Batch]:
     """
     Fill batches greedily.
@@ -130,39 +146,46 @@ def fill_batches(
     :param max_bytes: Bytes of a body, at the most.
     :return: Batches, in order.
     """
-    pending: list[Fragment] = []
-    first = 0  # the number of pending[0]
+    refs: list[RecordRef] = []
+    bodies: list[bytes] = []
+    first = 0  # the number of refs[0]
+
+    def take(count: int) -> Batch:
+        nonlocal first
+        batch = Batch.of(refs[:count], bodies[:count], envelope, first)
+        # Before it is sent, so that no record is held twice meanwhile.
+        del refs[:count], bodies[:count]
+        first += count
+        return batch
+
     for fragments in chunks:
-        pending += fragments
-        start = 0
-        for end in _full_ends(pending, max_records, max_bytes - envelope.size):
-            yield Batch(pending[start:end], envelope, first + start)
-            start = end
-        del pending[:start]
-        first += start
-    if pending:
-        yield Batch(pending, envelope, first)
+        refs += fragments.refs
+        bodies += fragments.bodies
+        del fragments
+        for count in list(_full_counts(refs, bodies, max_records, max_bytes - envelope.size)):
+            yield take(count)
+    if refs:
+        yield take(len(refs))
 
 
-def _full_ends(fragments: Sequence[Fragment], max_records: int, max_bytes: int) -> Iterator[int]:
-    """Yield the end of each batch that is full for certain; what is behind the last one may be filled up yet."""
+def _full_counts(refs: Sequence[RecordRef], bodies: Sequence[bytes], max_records: int, max_bytes: int) -> Iterator[int]:
+    """Yield the records of each batch that is full for certain; what is behind the last one may be filled up yet."""
     # One comma for each record but the first: count it for all, and allow one more byte.
-    lengths = np.fromiter((len(fragment.body) + 1 for fragment in fragments), np.int64, len(fragments))
-    ends_at = np.cumsum(lengths)
+    ends_at = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)) + 1)
     start = sent = 0
-    while start < len(fragments):
+    while start < len(refs):
         by_bytes = int(np.searchsorted(ends_at, sent + max_bytes + 1, side="right"))
-        end = _before_repeated_id(fragments, start, min(by_bytes, start + max_records))
-        if end == len(fragments) and end - start < max_records:
+        end = _before_repeated_id(refs, start, min(by_bytes, start + max_records))
+        if end == len(refs) and end - start < max_records:
             return
-        yield end
+        yield end - start
         start, sent = end, int(ends_at[end - 1])
 
 
-def _before_repeated_id(fragments: Sequence[Fragment], start: int, end: int) -> int:
-    ids = [fragment.id for fragment in fragments[start:end]]
+def _before_repeated_id(refs: Sequence[RecordRef], start: int, end: int) -> int:
+    ids = [ref.id for ref in refs[start:end]]
     if len(set(ids)) == len(ids):
-        return min(end, len(fragments))
+        return min(end, len(refs))
     seen: set[str] = set()
     for offset, record_id in enumerate(ids):
         if record_id in seen:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -47,31 +47,50 @@ It is the only one: all 2**31 float32 of one sign were written by orjson 3.13 an
 _MEND_VECTOR: Final = "Mend the embedding or drop the record."
 
 
-class Fragment(NamedTuple):
+class RecordRef(NamedTuple):
     """
-    One record, ready to be sent.
+    Which record.
 
     :param id: Its id.
-    :param body: Its JSON object.
     :param origin: The file's path or URL, or ``XCom``.
     :param row: Its row there, counted from 0.
     """
 
     id: str
-    body: bytes
     origin: str
     row: int
+
+
+class Fragments(NamedTuple):
+    """
+    Records, ready to be sent. What names a record outlives its JSON, so they lie apart.
+
+    :param refs: Which they are, in order.
+    :param bodies: The JSON object of each.
+    """
+
+    refs: list[RecordRef]
+    bodies: list[bytes]
+
+    def only(self, wanted: Iterable[bool]) -> Fragments:
+        """
+        Leave some out.
+
+        :param wanted: For each, whether it stays.
+        """
+        kept = list(wanted)
+        return Fragments(list(compress(self.refs, kept)), list(compress(self.bodies, kept)))
 
 
 class Encoded(NamedTuple):
     """
     What became of the rows of a chunk: each of them is one or the other.
 
-    :param fragments: Of those that are valid, in order.
+    :param fragments: Those that are valid.
     :param errors: Of those that break a rule, in order: the first rule of each.
     """
 
-    fragments: list[Fragment]
+    fragments: Fragments
     errors: list[RecordError]
 
 
@@ -108,12 +127,12 @@ class _Encoder:
         self._check_sizes(bodies, metadata)
         chunk = self._chunk
         rows = range(chunk.first_row, chunk.first_row + len(bodies))
-        # As Fragment._make does, without a call into Python for each record.
-        make = partial(tuple.__new__, Fragment)
-        fragments: list[Fragment] = list(map(make, zip(self._ids, bodies, repeat(chunk.origin), rows)))
+        # As RecordRef._make does, without a call into Python for each record.
+        make = partial(tuple.__new__, RecordRef)
+        fragments = Fragments(list(map(make, zip(self._ids, repeat(chunk.origin), rows))), bodies)
         if not self._problems:
             return Encoded(fragments, [])
-        valid = [fragment for offset, fragment in enumerate(fragments) if offset not in self._problems]
+        valid = fragments.only(offset not in self._problems for offset in range(len(bodies)))
         return Encoded(valid, [self._error(offset, self._problems[offset]) for offset in sorted(self._problems)])
 
     def _error(self, offset: int, problem: Problem) -> RecordError:

@@ -15,7 +15,7 @@ from typing import Final
 from airflow_pinecone_upsert.upsert.batch import Rows
 from airflow_pinecone_upsert.upsert.checkpoint import COUNTS, Checkpoint, Kept, Place, Watermark
 from airflow_pinecone_upsert.upsert.chunk import Chunk
-from airflow_pinecone_upsert.upsert.encode import Encoded, Fragment
+from airflow_pinecone_upsert.upsert.encode import Encoded, Fragments
 from airflow_pinecone_upsert.upsert.progress import Progress, Reading, eta_s, rates
 from airflow_pinecone_upsert.upsert.rejects import Rejects
 from airflow_pinecone_upsert.upsert.report import Attempt, Event, Failure, Refusal, Tally, UpsertReport
@@ -70,7 +70,7 @@ class Ledger:
         """What was given up."""
         return self._tally.failures
 
-    def sift(self, chunk: Chunk, encoded: Encoded) -> list[Fragment]:
+    def sift(self, chunk: Chunk, encoded: Encoded) -> Fragments:
         """
         Set the invalid records of a chunk aside, and leave out what an earlier try has sent.
 
@@ -82,13 +82,14 @@ class Ledger:
             # A first batch that waits for its third try must not keep what is confirmed behind it from being kept.
             self._watermark.place = Place(chunk.origin, chunk.first_row)
         if self._confirmed_earlier:
-            fragments = [one for one in fragments if not any(rows.include(one) for rows in self._confirmed_earlier)]
+            earlier = self._confirmed_earlier
+            fragments = fragments.only(not any(rows.include(ref) for rows in earlier) for ref in fragments.refs)
         if errors:
             self._rejects.take_rows(chunk, errors)
-            rows = [fragment.row for fragment in fragments]
+            rows = [ref.row for ref in fragments.refs]
             for error in errors:
                 self._watermark.set_aside(self._fragments + bisect_left(rows, error.row))
-        self._fragments += len(fragments)
+        self._fragments += len(fragments.refs)
         return fragments
 
     def add(self, event: Event) -> None:
@@ -104,7 +105,7 @@ class Ledger:
             case Attempt(error=None):
                 self._watermark.settle(event.batch, confirmed=True)
             case Refusal():
-                self._rejects.take_refused(event.batch.fragments[0], event.error)
+                self._rejects.take_refused(event.batch, event.error)
                 self._watermark.settle(event.batch, confirmed=False)
 
     def keep_if_due(self, now: float, in_flight: int) -> None:

@@ -18,7 +18,6 @@ from pydantic import BaseModel
 
 from airflow_pinecone_upsert.api.errors import RecordError
 from airflow_pinecone_upsert.upsert.chunk import PARTS, Chunk, is_list_of_numbers
-from airflow_pinecone_upsert.upsert.encode import Fragment
 from airflow_pinecone_upsert.upsert.metadata import legible, mendable_column, mendable_json
 
 SCHEMA: Final = pa.schema(
@@ -77,9 +76,9 @@ def row_of(chunk: Chunk, offset: int) -> Mapping[str, Any]:
     return record
 
 
-def sent(fragment: Fragment) -> Mapping[str, Any]:
+def sent(body: bytes) -> Mapping[str, Any]:
     """Return a record as it was sent."""
-    return _renamed(orjson.loads(fragment.body))
+    return _renamed(orjson.loads(body))
 
 
 def _python_record(row: Any) -> Mapping[str, Any]:

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from airflow_pinecone_upsert.api.errors import PineconeUpsertError, RecordError, SetupError
+from airflow_pinecone_upsert.upsert.batch import Batch
 from airflow_pinecone_upsert.upsert.chunk import Chunk
-from airflow_pinecone_upsert.upsert.encode import Fragment
 from airflow_pinecone_upsert.upsert.mendable import SCHEMA, line, row_of, sent
 from airflow_pinecone_upsert.upsert.source import url_of
 
@@ -97,26 +97,28 @@ class Rejects:
             self._files.add([line(error, row_of(chunk, error.row - chunk.first_row)) for error in errors])
         self._take(errors, among=len(chunk.records))
 
-    def take_refused(self, fragment: Fragment, error: PineconeUpsertError) -> None:
+    def take_refused(self, batch: Batch, error: PineconeUpsertError) -> None:
         """
         Set a record aside that the server refuses while it takes others.
 
+        :param batch: It alone.
         :raises RecordError: One more than is tolerated.
         """
+        [ref], [body] = batch.refs, batch.bodies
         answer = error.answer
         said = f"{answer.status} “{answer.message}”" if answer else str(error)
         refused = RecordError(
             f"the server refuses this record, also by itself: {said}",
             remedy="Mend it at its source.",
-            origin=fragment.origin,
-            row=fragment.row,
-            record_id=fragment.id,
+            origin=ref.origin,
+            row=ref.row,
+            record_id=ref.id,
             field="record",
         )
         refused.answer = answer
         refused.__cause__ = error
         if self._files is not None:
-            self._files.add([line(refused, sent(fragment))])
+            self._files.add([line(refused, sent(body))])
         self._take([refused], among=1)
 
     def write(self) -> None:

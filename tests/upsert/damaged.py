@@ -177,8 +177,8 @@ def _read(path: Path) -> dict:
     try:
         for chunk in source.chunks(shape):
             found = encode(chunk, shape, max_bytes=10**6)
-            ids += [fragment.id for fragment in found.fragments]
-            values += [json.loads(fragment.body)["values"] for fragment in found.fragments]
+            ids += [ref.id for ref in found.fragments.refs]
+            values += [json.loads(body)["values"] for body in found.fragments.bodies]
             errors += map(str, found.errors)
     except PineconeUpsertError as exc:
         return {"error": str(exc), "class": type(exc).__name__}

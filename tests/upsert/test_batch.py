@@ -8,12 +8,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_pinecone_upsert.upsert.batch import Batch, Envelope, fill_batches
-from airflow_pinecone_upsert.upsert.encode import Fragment
+from airflow_pinecone_upsert.upsert.encode import Fragments, RecordRef
+
+DEFAULT = Envelope()
 
 
 def fragment(row, record_id, padding=0, origin="XCom"):
-    body = orjson.dumps({"id": record_id, "row": row, "text": "x" * padding})
-    return Fragment(record_id, body, origin, row)
+    """Return one record, as its reference and its JSON."""
+    return RecordRef(record_id, origin, row), orjson.dumps({"id": record_id, "row": row, "text": "x" * padding})
+
+
+def fragments_of(pairs):
+    return Fragments([ref for ref, _ in pairs], [body for _, body in pairs])
+
+
+def batch_of(pairs, envelope=DEFAULT):
+    return Batch.of(*fragments_of(pairs), envelope)
+
+
+def pairs_of(batch):
+    return list(zip(batch.refs, batch.bodies, strict=True))
 
 
 @st.composite
@@ -36,44 +50,44 @@ NAMESPACES = st.text(st.characters(max_codepoint=127), max_size=20)
     max_bytes=st.integers(600, 3_000),
 )
 def test_batches_are_full_in_order_and_complete(chunks, namespace, max_records, max_bytes):
-    fragments = [fragment for chunk in chunks for fragment in chunk]
-    batches = list(fill_batches(chunks, Envelope(namespace), max_records=max_records, max_bytes=max_bytes))
+    source = map(fragments_of, chunks)
+    batches = list(fill_batches(source, Envelope(namespace), max_records=max_records, max_bytes=max_bytes))
 
-    assert [fragment for batch in batches for fragment in batch.fragments] == fragments
+    assert [pair for batch in batches for pair in pairs_of(batch)] == [pair for chunk in chunks for pair in chunk]
     for batch, following in zip_longest(batches, batches[1:]):
         assert 1 <= len(batch) <= max_records
         assert len(batch.body) <= max_bytes
         assert len(batch.ids) == len(batch)
         if following is not None:
-            first = following.fragments[0]
-            one_more = Batch([*batch.fragments, first], batch.envelope)
-            assert len(one_more) > max_records or len(one_more.body) > max_bytes or first.id in batch.ids
+            first = pairs_of(following)[0]
+            one_more = batch_of([*pairs_of(batch), first], batch.envelope)
+            assert len(one_more) > max_records or len(one_more.body) > max_bytes or first[0].id in batch.ids
 
 
 @given(chunks=chunked_fragments(), namespace=NAMESPACES)
 def test_a_body_is_json_of_the_records_and_the_namespace(chunks, namespace):
-    for batch in fill_batches(chunks, Envelope(namespace), max_records=7, max_bytes=5_000):
+    for batch in fill_batches(map(fragments_of, chunks), Envelope(namespace), max_records=7, max_bytes=5_000):
         body = orjson.loads(batch.body)
-        assert body.pop("vectors") == [orjson.loads(fragment.body) for fragment in batch.fragments]
+        assert body.pop("vectors") == [orjson.loads(one) for one in batch.bodies]
         assert body == ({"namespace": namespace} if namespace else {})
         assert len(batch.envelope.head + batch.envelope.tail) == batch.envelope.size
 
 
 @given(st.integers(2, 50))
 def test_halves_are_the_whole_in_order(count):
-    batch = Batch([fragment(row, str(row)) for row in range(count)], Envelope("ns"))
+    batch = batch_of([fragment(row, str(row)) for row in range(count)], Envelope("ns"))
     first, second = batch.halves()
-    assert [*first.fragments, *second.fragments] == batch.fragments
+    assert pairs_of(first) + pairs_of(second) == pairs_of(batch)
+    assert second.first == first.first + len(first)
     assert abs(len(first) - len(second)) <= 1
     assert first.envelope == second.envelope == batch.envelope
 
 
 def test_a_batch_that_is_full_to_the_byte():
-    fragments = [fragment(row, "same length") for row in range(2)]
-    both = Batch(fragments, Envelope())
-    distinct = [fragments[0], fragments[1]._replace(id="another")]
+    two = [fragment(row, f"same length {row}") for row in range(2)]
+    both = batch_of(two)
     for max_bytes, counts in [(len(both.body), [2]), (len(both.body) - 1, [1, 1])]:
-        batches = fill_batches([distinct], Envelope(), max_records=9, max_bytes=max_bytes)
+        batches = fill_batches([fragments_of(two)], Envelope(), max_records=9, max_bytes=max_bytes)
         assert [len(batch) for batch in batches] == counts
 
 
@@ -83,7 +97,7 @@ def test_a_batch_is_pulled_from_no_more_chunks_than_it_needs():
     def chunks():
         for row in range(100):
             pulled.append(row)
-            yield [fragment(row, str(row))]
+            yield fragments_of([fragment(row, str(row))])
 
     batches = fill_batches(chunks(), Envelope(), max_records=3, max_bytes=10_000)
     next(batches)
@@ -100,6 +114,4 @@ def test_a_batch_is_pulled_from_no_more_chunks_than_it_needs():
     ],
 )
 def test_a_batch_knows_the_place_of_its_records(origins, place):
-    assert (
-        Batch([fragment(row, str(row), origin=origin) for row, origin in enumerate(origins)], Envelope()).place == place
-    )
+    assert batch_of([fragment(row, str(row), origin=origin) for row, origin in enumerate(origins)]).place == place

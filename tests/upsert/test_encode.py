@@ -26,7 +26,7 @@ SEED = 20_251_122
 def encoded(columns):
     batch = columns if isinstance(columns, pa.RecordBatch) else pa.RecordBatch.from_pydict(columns)
     chunk = Chunk("XCom", 0, batch, PARTS)
-    return encode(chunk, IndexShape(), max_bytes=2_000_000).fragments
+    return encode(chunk, IndexShape(), max_bytes=2_000_000).fragments.bodies
 
 
 @pytest.fixture
@@ -136,13 +136,13 @@ def test_random_float32_read_back_bit_for_bit_by_a_server_that_parses_doubles():
         "id": pa.array(range(200)),
         "values": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 1_000),
     }
-    read = np.array([orjson.loads(fragment.body)["values"] for fragment in encoded(columns)], np.float64)
+    read = np.array([orjson.loads(body)["values"] for body in encoded(columns)], np.float64)
     assert read.astype(np.float32).view(np.uint32).tolist() == vectors.view(np.uint32).tolist()
 
 
 def test_components_are_written_in_their_shortest_form():
-    [fragment] = encoded({"id": ["a"], "values": pa.array([[0.1, 1 / 3]], pa.list_(pa.float32()))})
-    assert fragment.body == b'{"id":"a","values":[0.1,0.33333334]}'
+    [body] = encoded({"id": ["a"], "values": pa.array([[0.1, 1 / 3]], pa.list_(pa.float32()))})
+    assert body == b'{"id":"a","values":[0.1,0.33333334]}'
 
 
 # Ids --------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_a_record_is_encoded_the_same_whoever_its_neighbours_are():
     columns = with_metadata(
         pa.array([{"at": 0}, {"at": 1}, None, {"at": 1_000}], pa.struct([("at", pa.timestamp("ns"))]))
     )
-    together = [fragment.body for fragment in encoded(columns)]
+    together = encoded(columns)
     batch = pa.RecordBatch.from_pydict(columns)
-    alone = [encoded(batch.slice(n, 1))[0].body for n in range(4)]
+    alone = [encoded(batch.slice(n, 1))[0] for n in range(4)]
     assert together == alone
