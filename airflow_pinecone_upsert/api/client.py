@@ -18,6 +18,7 @@ import re
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Final, TypeVar
@@ -340,7 +341,7 @@ def describe_index(
 
 class IndexClient:
     """
-    One index. Safe to share between threads; close it, or use it in a ``with`` block.
+    One index. Safe to share between threads; close it, or use it in a ``with`` block, or let go of it.
 
     Every method but :meth:`upsert` repeats a request that failed for a passing reason; all of them are idempotent.
 
@@ -359,6 +360,9 @@ class IndexClient:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._http = _Http(index_url(host), settings)
+        # Also for whoever forgets it: hooks are seldom closed. When the process ends, the system does it.
+        self._close = weakref.finalize(self, self._http.close)
+        self._close.atexit = False
         self._attempts = attempts
         self._sleep = sleep
 
@@ -381,7 +385,7 @@ class IndexClient:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._close()
 
     def upsert(self, body: bytes) -> int:
         """

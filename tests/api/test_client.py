@@ -8,6 +8,7 @@ import traceback
 
 import numpy as np
 import orjson
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -207,6 +208,18 @@ def test_describe_index_asks_in_a_version_that_tells_the_schema(index):
         settings = ClientSettings(api_key=index.api_key, api_version=chosen)
         assert describe_index("docs", settings, control_plane_url=index.url).index_schema
         assert index.requests[-1].headers["x-pinecone-api-version"] == asked
+
+
+def test_a_client_that_nobody_closed_leaves_no_connection_behind(index):
+    def connections():
+        found = psutil.Process().net_connections("tcp")
+        return [one for one in found if one.raddr and index.url.endswith(f":{one.raddr.port}")]
+
+    client = IndexClient(index.url, ClientSettings(api_key=index.api_key))
+    client.describe_index_stats()
+    assert len(connections()) == 1
+    del client
+    assert all(one.status != psutil.CONN_ESTABLISHED for one in connections())
 
 
 def test_describe_index_is_tried_again(index):
