@@ -71,9 +71,9 @@ def tell_hook_lineage(hook: BaseHook, index_host: str, namespace: str) -> None:
 
     What the task reads is told by the hooks that read it.
     """
-    from airflow.providers.common.compat.sdk import get_hook_lineage_collector
-
     try:
+        from airflow.providers.common.compat.sdk import get_hook_lineage_collector
+
         asset = pinecone_asset(index_host, namespace)
         get_hook_lineage_collector().add_output_asset(context=hook, uri=asset.uri)
     except Exception:

@@ -235,6 +235,8 @@ class _Http:
             response = self._client.request(method, path, params=params, content=content, headers=headers)
         except (httpx.HTTPError, UnicodeError) as exc:
             raise self._unreachable(exc) from _without_frames(exc)
+        # The server's own words, which may echo the key, would stand in the response's repr.
+        response.extensions.pop("reason_phrase", None)
         if response.is_success:
             return response
         headers = {name: value.replace(self._key, _MASK) for name, value in response.headers.items()}

@@ -19,6 +19,7 @@ class Reply:
     status: int = 200
     body: bytes = b"{}"
     headers: dict[str, str] = field(default_factory=dict)
+    reason: str | None = None
 
 
 @dataclass
@@ -55,7 +56,7 @@ def serve() -> Iterator[Callable[..., LoopbackServer]]:
                     self.rfile.read(int(self.headers.get("Content-Length", "0")))
                     headers = {name.lower(): value for name, value in self.headers.items()}
                     state.seen.append((self.command, self.path, headers))
-                    self.send_response(reply.status)
+                    self.send_response(reply.status, reply.reason)
                     for name, value in reply.headers.items():
                         self.send_header(name, value)
                     self.send_header("Content-Length", str(len(reply.body)))

@@ -401,7 +401,7 @@ def test_a_server_that_echoes_the_headers_puts_the_key_into_no_line_of_a_log(ser
     caplog.set_level(logging.DEBUG)
     headers = {"x-pinecone-request-id": f"for {SECRET}", "Retry-After": SECRET, "Api-Key": SECRET}
     with pytest.raises(errors.PineconeUpsertError) as caught:
-        connect(serve(reply(status, b"[]", headers)).url, key=SECRET).upsert(b"{}")
+        connect(serve(reply(status, b"[]", headers, reason=SECRET)).url, key=SECRET).upsert(b"{}")
     assert "receive_response_headers.complete" in caplog.text
     assert "***" in caplog.text
     assert SECRET not in caplog.text + everything_about(caught.value)
@@ -414,8 +414,8 @@ def test_the_key_is_in_no_variable_of_a_traceback(serve, reply, index, connect, 
     index.faults.next(Fault.reset() if what == "reset" else Fault.stall(60.0))
     url, settings = {
         "redirect": lambda: (serve(reply(307)).url, {}),
-        "refusal": lambda: (serve(reply(400)).url, {}),
-        "other answer": lambda: (serve(reply(200, f"{{{SECRET}".encode())).url, {}),
+        "refusal": lambda: (serve(reply(400, reason=SECRET)).url, {}),
+        "other answer": lambda: (serve(reply(200, f"{{{SECRET}".encode(), reason=SECRET)).url, {}),
         "reset": lambda: (index.url, {}),
         "silence": lambda: (index.url, {"timeout_s": 0.1}),
         "closed": lambda: ("https://127.0.0.1:1", {}),
