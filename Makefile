@@ -26,11 +26,11 @@ airflow: $(VENV)/.demo ## Airflow's web UI with the example DAGs and a local ind
 test: $(VENV)/.dev ## The tests
 	$(RUN) -m pytest -m "not slow" $(SIDE_BY_SIDE)
 
-# All of them: Airflow 3.1 also holds back what the storage and the local index are built on, and the rest is a minute.
-test-airflow-3.1: $(VENV_3_1)/.test ## All tests on Airflow 3.1, the oldest that is supported
-	$(VENV_3_1)/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE)
+# Not only those with Airflow: 3.1 also holds back what the storage and the local index are built on, and the rest is a minute.
+test-airflow-3.1: $(VENV_3_1)/.test ## The tests on Airflow 3.1, the oldest that is supported
+	$(VENV_3_1)/bin/python -m pytest -m "not slow or browser" $(SIDE_BY_SIDE)
 
-test-all: test test-airflow-3.1 ## The tests, those that take longer, and all of them on Airflow 3.1
+test-all: test test-airflow-3.1 ## The tests, those that take longer, and those on Airflow 3.1
 	$(RUN) -m pytest -m slow $(SIDE_BY_SIDE)
 
 bench: $(BENCH_VENV)/.bench ## Speed and memory beside the Pinecone SDK and the official operator: a quarter of an hour

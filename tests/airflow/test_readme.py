@@ -269,7 +269,7 @@ def test_the_figures_are_those_of_the_benchmarks_report():
 def test_the_versions_of_airflow_are_those_that_the_tests_run_on():
     pinned = [(ROOT / name).read_text() for name in ("constraints.txt", "constraints-airflow-3.1.txt")]
     newest, oldest = (re.search(r"^apache-airflow==(.+)$", lines, re.MULTILINE)[1] for lines in pinned)
-    assert f"every test runs on Airflow {newest} and {oldest}." in README
+    assert f"the tests run on Airflow {newest} and {oldest}." in README
 
 
 LINKS = re.findall(r"\]\((?!http)([^)]+)\)", README)

@@ -26,7 +26,7 @@ from airflow_pinecone_upsert.links import console_url
 
 from .conftest import EXAMPLES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 WITHIN_S = 180
 SCREENSHOTS = Path(__file__).parent / "screenshots"
