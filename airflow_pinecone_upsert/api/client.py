@@ -407,7 +407,7 @@ class IndexClient:
         """
         Return the records with these ids, by id. Unknown ids are absent.
 
-        :param ids: Any number; 100 travel in one request.
+        :param ids: Any number; 40 travel in one request.
         :param namespace: ``""`` is the default one.
         """
         found: dict[str, Record] = {}

@@ -24,6 +24,7 @@ from airflow_pinecone_upsert.api.client import (
     index_url,
     is_control_plane,
 )
+from airflow_pinecone_upsert.api.limits import MAX_ID_LENGTH
 from airflow_pinecone_upsert.local import Fault
 
 SECRET = "pcsk_very-secret"
@@ -83,6 +84,12 @@ def test_fetch_takes_ids_of_any_characters(client):
     ids = ["a&b=c", "a/b", "a?b#c", "a b", "a+b", "%41", '"\\']
     upsert(client, *({"id": one, "values": [1, 2]} for one in ids), namespace="a&b/c")
     assert sorted(client.fetch(ids, namespace="a&b/c")) == sorted(ids)
+
+
+def test_fetch_takes_the_longest_ids(client):
+    ids = [f"{number:&>{MAX_ID_LENGTH}}" for number in range(100)]
+    upsert(client, *({"id": one, "values": [1, 2]} for one in ids))
+    assert sorted(client.fetch(ids)) == sorted(ids)
 
 
 def test_list_ids_goes_through_all_pages(client):
