@@ -48,21 +48,21 @@ def run(*arguments: str) -> None:
     subprocess.run(command(*arguments), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def dags_to_try() -> set[str]:
-    """Return which of the DAGs to try Airflow has read, once its scheduler and its web server run; none before."""
+def is_up() -> bool:
+    """Tell whether the scheduler runs and the DAGs to try can be triggered: a healthy one has not read them yet."""
     with httpx.Client(base_url=URL, trust_env=False) as api:
         if api.get("/api/v2/monitor/health").json()["scheduler"]["status"] != "healthy":
-            return set()
+            return False
         api.headers["Authorization"] = f"Bearer {api.get('/auth/token').json()['access_token']}"
-        return TO_TRY & {dag["dag_id"] for dag in api.get("/api/v2/dags").json()["dags"]}
+        return {dag["dag_id"] for dag in api.get("/api/v2/dags").json()["dags"]} >= TO_TRY
 
 
 def wait_until_up(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the DAGs to try can be triggered: a healthy scheduler has not read them yet."""
+    """Return when Airflow is up."""
     deadline = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if dags_to_try() == TO_TRY:
+            if is_up():
                 return
         except (httpx.TransportError, ValueError, KeyError):
             pass

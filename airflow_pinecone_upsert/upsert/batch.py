@@ -162,6 +162,7 @@ def fill_batches(
         refs += fragments.refs
         bodies += fragments.bodies
         del fragments
+        # All counts before the first batch is taken, because that shortens what they are counted in.
         for count in list(_full_counts(refs, bodies, max_records, max_bytes - envelope.size)):
             yield take(count)
     if refs:

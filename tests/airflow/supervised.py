@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,13 +225,18 @@ def wait_until(condition: Any) -> None:
         time.sleep(0.02)
 
 
+def started_worker(**environment: str) -> Iterator[Worker]:
+    """Yield a worker, for a fixture. See :class:`Worker`."""
+    pytest.importorskip("airflow.models.task_state_store", reason="Airflow keeps task state from 3.3 on")
+    worker = Worker(**environment)
+    yield worker
+    worker.close()
+
+
 @pytest.fixture(scope="session")
 def worker(airflow_db):
     """One for all tests: a task process starts in a second, a worker in many."""
-    pytest.importorskip("airflow.models.task_state_store", reason="Airflow keeps task state from 3.3 on")
-    worker = Worker()
-    yield worker
-    worker.close()
+    yield from started_worker()
 
 
 @pytest.fixture

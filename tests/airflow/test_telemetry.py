@@ -15,7 +15,7 @@ import pytest
 from airflow_pinecone_upsert.links import console_url
 from airflow_pinecone_upsert.local.faults import Fault
 
-from .supervised import Worker, task_processes  # noqa: F401 - a fixture
+from .supervised import started_worker, task_processes  # noqa: F401 - a fixture
 
 # A process of its own, because tracer and metrics are set up once in each.
 PROGRAM = """
@@ -163,10 +163,7 @@ def collector():
 @pytest.fixture(scope="module")
 def worker(airflow_db, collector, statsd):
     """Task processes of an Airflow that is set up to be observed."""
-    pytest.importorskip(
-        "airflow.models.task_state_store", reason="Task processes need Airflow 3.3 here; its tasks trace from 3.2 on"
-    )
-    worker = Worker(
+    yield from started_worker(
         AIRFLOW__TRACES__OTEL_ON="True",
         OTEL_TRACES_EXPORTER="otlp_proto_http",
         OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.server_port}",
@@ -176,8 +173,6 @@ def worker(airflow_db, collector, statsd):
         AIRFLOW__METRICS__STATSD_HOST="127.0.0.1",
         AIRFLOW__METRICS__STATSD_PORT=str(statsd.getsockname()[1]),
     )
-    yield worker
-    worker.close()
 
 
 @pytest.fixture
