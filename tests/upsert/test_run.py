@@ -15,6 +15,8 @@ from airflow_pinecone_upsert.upsert.options import UpsertOptions
 from airflow_pinecone_upsert.upsert.run import upsert
 from airflow_pinecone_upsert.upsert.source import ParquetSource, find_parquet_files
 
+from .held import Held
+
 UPSERT = "/vectors/upsert"
 
 
@@ -81,7 +83,7 @@ def test_requests_are_http_1_1_with_our_own_name(index, run, rows):
 
 @pytest.mark.parametrize("window", [1, 3])
 def test_no_more_requests_are_in_flight_than_allowed(index, run, rows, window):
-    faulty(index, Fault.stall(0.05), times=10)
+    faulty(index, Held(Fault.stall(0.05), until=lambda: index.faults.pending <= 10 - window), times=10)
     run(index, rows(30), batch_size=1, max_concurrency=window, max_requests_per_second=None)
     assert index.max_in_flight == window
 
@@ -275,7 +277,7 @@ def test_an_answer_that_does_not_confirm_every_record_fails(*, index, run, rows,
 
 
 def test_the_causes_of_many_failures_are_cut_short(index, run, rows):
-    faulty(index, Fault.short_count(0), times=5)
+    faulty(index, Held(Fault.short_count(0), until=lambda: not index.faults.pending), times=5)
     with pytest.raises(
         errors.IncompleteUpsertError,
         match=r"^0 records are confirmed, 50 are not \(failed requests: 5\).* … and 2 more\.$",
