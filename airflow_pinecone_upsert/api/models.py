@@ -29,9 +29,16 @@ def _to_vector(value: Any) -> npt.NDArray[np.float64]:
         raise ValueError("expected a flat list of numbers; the elements have different lengths") from exc
     if array.ndim != 1:
         raise ValueError(f"expected a flat list of numbers, got {array.ndim} dimensions")
-    if array.size and array.dtype.kind not in "iuf":
+    if array.size and (array.dtype.kind not in "iuf" or _holds_bool(value, array)):
         array = _of_objects(value)
     return array.astype(np.float64, copy=False)
+
+
+def _holds_bool(value: Any, array: npt.NDArray[Any]) -> bool:
+    """Find what numpy takes for a number among numbers; only where there is a 0 or a 1 a look is worth its time."""
+    return isinstance(value, (list, tuple)) and any(
+        isinstance(value[position], (bool, np.bool_)) for position in np.flatnonzero((array == 0) | (array == 1))
+    )
 
 
 def _of_objects(value: Any) -> npt.NDArray[np.float64]:
