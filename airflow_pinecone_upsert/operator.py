@@ -219,7 +219,7 @@ class PineconeUpsertOperator(BaseOperator):
         from airflow_pinecone_upsert.upsert.source import ParquetSource
 
         if self.parquet_paths is not None:
-            return ParquetSource(parquet_files(self.parquet_paths, stop), columns)
+            return ParquetSource(parquet_files(self.parquet_paths, stop), columns, stop)
         value = self.vectors.value if isinstance(self.vectors, RenderedVectors) else self.vectors
         return RecordsSource(value, columns)
 

@@ -73,7 +73,7 @@ class ParquetPaths:
 
         :raises SourceError: There is none.
         """
-        return ParquetSource(parquet_files(path, self._stop), self._columns)
+        return ParquetSource(parquet_files(path, self._stop), self._columns, self._stop)
 
 
 def _each(paths: Any, parameter: str) -> Iterator[ObjectStoragePath]:

@@ -56,7 +56,6 @@ class RecordsSource:
     :param paths: What, among the values, is a path, and stands for the records behind it; nothing by default.
     """
 
-    is_remote = False  # an XCom may be fetched, but only by the thread that belongs to Airflow
     identity = None
 
     def __init__(self, value: Any, columns: Columns, *, origin: str = XCOM, paths: Paths | None = None) -> None:

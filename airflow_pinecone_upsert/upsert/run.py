@@ -25,7 +25,7 @@ from airflow_pinecone_upsert.api.errors import (
     SetupError,
 )
 from airflow_pinecone_upsert.api.retry import Random
-from airflow_pinecone_upsert.upsert.ahead import call_beside, read_ahead
+from airflow_pinecone_upsert.upsert.ahead import call_beside
 from airflow_pinecone_upsert.upsert.batch import Batch, Envelope, fill_batches
 from airflow_pinecone_upsert.upsert.checkpoint import Checkpoint, StateStore
 from airflow_pinecone_upsert.upsert.chunk import IndexShape
@@ -42,9 +42,6 @@ from airflow_pinecone_upsert.upsert.stop import SETTLE_WITHIN_S, Stop
 log = logging.getLogger(__name__)
 
 _CAUSES_SHOWN: Final = 3
-
-_CHUNKS_AHEAD: Final = 4
-"""As much as one range request brings, so that the next one is under way while these are sent."""
 
 
 def upsert(  # noqa: PLR0913 - what a run may be given
@@ -95,7 +92,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
         shape = _index_shape(client, stop)
         start = f", from {ledger.place.origin}, row {ledger.place.row} on" if ledger.place else ""
         log.info("Upserting %s into namespace %r of %s%s.", source, options.namespace, client.host, start)
-        _send_all(_batches(source, shape, options, ledger, stop), lanes, options, ledger, stop, random)
+        _send_all(_batches(source, shape, options, ledger), lanes, options, ledger, stop, random)
         if ledger.failures:
             raise _failed(ledger, report())
     except PineconeUpsertError as exc:
@@ -136,15 +133,13 @@ def _identity(source: RecordSource, client: IndexClient, options: UpsertOptions)
     }
 
 
-def _batches(
-    source: RecordSource, shape: IndexShape, options: UpsertOptions, ledger: Ledger, stop: Stop
-) -> Iterator[Batch]:
+def _batches(source: RecordSource, shape: IndexShape, options: UpsertOptions, ledger: Ledger) -> Iterator[Batch]:
     envelope = Envelope(options.namespace)
     longest_record = options.max_request_bytes - envelope.size
-    chunks = source.chunks(shape, ledger.place)
-    if source.is_remote:
-        chunks = read_ahead(chunks, _CHUNKS_AHEAD, stop)
-    fragments = (ledger.sift(chunk, encode(chunk, shape, max_bytes=longest_record)) for chunk in chunks)
+    fragments = (
+        ledger.sift(chunk, encode(chunk, shape, max_bytes=longest_record))
+        for chunk in source.chunks(shape, ledger.place)
+    )
     return fill_batches(fragments, envelope, max_records=options.batch_size, max_bytes=options.max_request_bytes)
 
 

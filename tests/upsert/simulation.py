@@ -310,7 +310,6 @@ class Process:
     :param stops_at: The step at which it is asked to stop; None for never.
     """
 
-    is_remote = False
     host = HOST
 
     def __init__(

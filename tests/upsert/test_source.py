@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from airflow_pinecone_upsert.api.errors import RecordError, SourceError
@@ -145,6 +147,33 @@ def test_a_large_row_group_is_read_by_pages_and_not_as_a_whole(write):
         assert len(chunk.records) == 500
         read_in_advance = fs.bytes_read - (chunk.first_row + 500) * 4_000
         assert read_in_advance < 0.2 * path.stat().st_size
+
+
+class RemoteFileSystem(DirFileSystem):
+    """Lies on another machine for all that anyone can tell, and notes which threads read."""
+
+    protocol = "remote"
+    cachable = False
+
+    def __init__(self, folder):
+        super().__init__(str(folder), LocalFileSystem())
+        self.readers = set()
+
+    def open(self, *args, **options):
+        self.readers.add(threading.current_thread())
+        return super().open(*args, **options)
+
+
+def test_files_on_another_machine_are_read_beside_what_is_done_with_their_records(write, tmp_path):
+    write(table("a", "b"), "all/1.parquet")
+    write(table("c"), "all/2.parquet")
+    fs = RemoteFileSystem(tmp_path)
+    found = [
+        chunk.records["id"].to_pylist() for chunk in chunks(ParquetSource(find_parquet_files(fs, "all"), Columns()))
+    ]
+    assert found == [["a", "b"], ["c"]]
+    assert len(fs.readers) == 1
+    assert threading.current_thread() not in fs.readers
 
 
 def test_only_the_columns_that_are_needed_are_read(write):

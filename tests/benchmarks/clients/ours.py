@@ -31,10 +31,6 @@ class First:
 
     identity = None
 
-    @property
-    def is_remote(self) -> bool:
-        return self.source.is_remote
-
     def share_before(self, place: Place) -> None:
         """Return None: the first records are no share of the files' bytes."""
 
