@@ -108,7 +108,7 @@ from airflow_pinecone_upsert.upsert.source import ParquetSource, find_parquet_fi
 
 source = ParquetSource(find_parquet_files(LocalFileSystem(), {str(tmp_path)!r}), Columns())
 (chunk,) = source.chunks(IndexShape(1))
-assert len(encode(chunk, IndexShape(1), max_bytes=1_000).fragments.refs) == 1
+assert len(encode(chunk, IndexShape(1), max_bytes=1_000).fragments.ids) == 1
 assert "pandas" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 from typing_extensions import Self
 
-from airflow_pinecone_upsert.upsert.encode import Fragments, RecordRef
+from airflow_pinecone_upsert.upsert.encode import Fragments
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Rows(NamedTuple):
     first: int
     end: int
 
-    def include(self, ref: RecordRef) -> bool:
-        """Tell whether a record's row is one of them."""
-        return ref.origin == self.origin and self.first <= ref.row < self.end
+    def include(self, origin: str, row: int) -> bool:
+        """Tell whether a row is one of them."""
+        return origin == self.origin and self.first <= row < self.end
 
 
 @dataclass(frozen=True)
@@ -69,69 +69,67 @@ class Batch:
     """
     The records of one request, as the bytes that travel: nothing else of them is held until the server has answered.
 
-    :param refs: Which they are: one or more, in the order of the source.
+    :param origins: Where each of them comes from, in the order of the source; one or more.
+    :param rows: The row of each there.
+    :param ids: The id of each, no two the same.
     :param body: The request's body.
     :param lengths: Bytes of each record in it.
     :param envelope: What stands around them.
     :param first: The first one's number among all fragments of the run, from 0.
     """
 
-    refs: Sequence[RecordRef]
+    origins: Sequence[str]
+    rows: Sequence[int]
+    ids: Sequence[str]
     body: bytes
     lengths: Sequence[int]
     envelope: Envelope
     first: int = 0
 
     @classmethod
-    def of(cls, refs: Sequence[RecordRef], bodies: Sequence[bytes], envelope: Envelope, first: int = 0) -> Self:
-        """
-        Join records.
-
-        :param bodies: The JSON object of each.
-        """
+    def of(cls, fragments: Fragments, envelope: Envelope, first: int = 0) -> Self:
+        """Join records."""
+        origins, rows, ids, bodies = fragments
         parts = list(bodies)
         # Head and tail go to the records beside them, so that two megabytes are copied once.
         parts[0] = envelope.head + parts[0]
         parts[-1] += envelope.tail
-        return cls(refs, b",".join(parts), list(map(len, bodies)), envelope, first)
+        return cls(origins, rows, ids, b",".join(parts), list(map(len, bodies)), envelope, first)
 
     def __len__(self) -> int:
         """Count the records."""
-        return len(self.refs)
-
-    @cached_property
-    def ids(self) -> frozenset[str]:
-        """The ids, each once."""
-        return frozenset(ref.id for ref in self.refs)
+        return len(self.ids)
 
     @property
-    def bodies(self) -> list[bytes]:
-        """The JSON object of each record, cut out of the body."""
+    def fragments(self) -> Fragments:
+        """The records, their JSON cut out of the body."""
         starts = accumulate(self.lengths, lambda start, length: start + length + 1, initial=len(self.envelope.head))
-        return [self.body[start : start + length] for start, length in zip(starts, self.lengths, strict=False)]
+        bodies = [self.body[start : start + length] for start, length in zip(starts, self.lengths, strict=False)]
+        return Fragments(list(self.origins), list(self.rows), list(self.ids), bodies)
 
     @property
-    def rows(self) -> list[Rows]:
+    def ranges(self) -> list[Rows]:
         """Where these records stand: one for each origin, in order."""
-        groups = groupby(self.refs, key=lambda ref: ref.origin)
-        rows = [(origin, [ref.row for ref in group]) for origin, group in groups]
-        return [Rows(origin, numbers[0], numbers[-1] + 1) for origin, numbers in rows]
+        found = []
+        end = 0
+        for origin, group in groupby(self.origins):
+            start, end = end, end + len(list(group))
+            found.append(Rows(origin, self.rows[start], self.rows[end - 1] + 1))
+        return found
 
     @property
     def place(self) -> str:
         """Where these records stand, for a message."""
-        parts = [f"{rows.origin}, rows {rows.first} to {rows.end - 1}" for rows in self.rows]
+        parts = [f"{rows.origin}, rows {rows.first} to {rows.end - 1}" for rows in self.ranges]
         shown = parts if len(parts) <= 2 else [parts[0], "…", parts[-1]]  # noqa: PLR2004
         return "; ".join(shown)
 
     def halves(self) -> tuple[Self, Self]:
         """Split two or more records in the middle."""
         middle = len(self) // 2
-        refs, bodies = self.refs, self.bodies
-        return (
-            self.of(refs[:middle], bodies[:middle], self.envelope, self.first),
-            self.of(refs[middle:], bodies[middle:], self.envelope, self.first + middle),
-        )
+        second = self.fragments
+        first = second.take(middle)
+        return self.of(first, self.envelope, self.first), self.of(second, self.envelope, self.first + middle)
 
 
 def fill_batches(
@@ -146,50 +144,48 @@ def fill_batches(
     :param max_bytes: Bytes of a body, at the most.
     :return: Batches, in order.
     """
-    refs: list[RecordRef] = []
-    bodies: list[bytes] = []
-    first = 0  # the number of refs[0]
+    waiting = Fragments([], [], [], [])
+    first = 0  # the number of the first one that waits
 
     def take(count: int) -> Batch:
         nonlocal first
-        batch = Batch.of(refs[:count], bodies[:count], envelope, first)
-        # Before it is sent, so that no record is held twice meanwhile.
-        del refs[:count], bodies[:count]
+        # Taken away before it is sent, so that no record is held twice meanwhile.
+        batch = Batch.of(waiting.take(count), envelope, first)
         first += count
         return batch
 
     for fragments in chunks:
-        refs += fragments.refs
-        bodies += fragments.bodies
+        waiting.add(fragments)
         del fragments
         # All counts before the first batch is taken, because that shortens what they are counted in.
-        for count in list(_full_counts(refs, bodies, max_records, max_bytes - envelope.size)):
+        for count in list(_full_counts(waiting, max_records, max_bytes - envelope.size)):
             yield take(count)
-    if refs:
-        yield take(len(refs))
+    if waiting.ids:
+        yield take(len(waiting.ids))
 
 
-def _full_counts(refs: Sequence[RecordRef], bodies: Sequence[bytes], max_records: int, max_bytes: int) -> Iterator[int]:
+def _full_counts(waiting: Fragments, max_records: int, max_bytes: int) -> Iterator[int]:
     """Yield the records of each batch that is full for certain; what is behind the last one may be filled up yet."""
+    ids, bodies = waiting.ids, waiting.bodies
     # One comma for each record but the first: count it for all, and allow one more byte.
     ends_at = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)) + 1)
     start = sent = 0
-    while start < len(refs):
+    while start < len(ids):
         by_bytes = int(np.searchsorted(ends_at, sent + max_bytes + 1, side="right"))
-        end = _before_repeated_id(refs, start, min(by_bytes, start + max_records))
-        if end == len(refs) and end - start < max_records:
+        end = start + _before_repeated_id(ids[start : min(by_bytes, start + max_records)])
+        if end == len(ids) and end - start < max_records:
             return
         yield end - start
         start, sent = end, int(ends_at[end - 1])
 
 
-def _before_repeated_id(refs: Sequence[RecordRef], start: int, end: int) -> int:
-    ids = [ref.id for ref in refs[start:end]]
+def _before_repeated_id(ids: Sequence[str]) -> int:
+    """Count the ids before the first one that stands twice."""
     if len(set(ids)) == len(ids):
-        return min(end, len(refs))
+        return len(ids)
     seen: set[str] = set()
-    for offset, record_id in enumerate(ids):
+    for count, record_id in enumerate(ids):
         if record_id in seen:
-            return start + offset
+            return count
         seen.add(record_id)
     raise AssertionError  # pragma: no cover - the lengths differ

@@ -92,7 +92,9 @@ class Watermark:
         """
         count = len(batch)
         confirmed_count = count if confirmed else 0
-        self._beyond[batch.first] = _Settled(batch.first + count, batch.rows, confirmed_count, count - confirmed_count)
+        self._beyond[batch.first] = _Settled(
+            batch.first + count, batch.ranges, confirmed_count, count - confirmed_count
+        )
         while (settled := self._beyond.pop(self._end, None)) is not None:
             self._end = settled.end
             self.place = Place(settled.rows[-1].origin, settled.rows[-1].end)

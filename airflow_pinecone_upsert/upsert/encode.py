@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import compress, repeat
 from typing import Any, Final, NamedTuple
 
@@ -47,30 +46,25 @@ It is the only one: all 2**31 float32 of one sign were written by orjson 3.13 an
 _MEND_VECTOR: Final = "Mend the embedding or drop the record."
 
 
-class RecordRef(NamedTuple):
-    """
-    Which record.
-
-    :param id: Its id.
-    :param origin: The file's path or URL, or ``XCom``.
-    :param row: Its row there, counted from 0.
-    """
-
-    id: str
-    origin: str
-    row: int
-
-
 class Fragments(NamedTuple):
     """
-    Records, ready to be sent. What names a record outlives its JSON, so they lie apart.
+    Records in order, ready to be sent; in columns, because the garbage collector would visit an object for each.
 
-    :param refs: Which they are, in order.
+    :param origins: The file's path or URL that each comes from, or ``XCom``.
+    :param rows: The row of each there, counted from 0.
+    :param ids: The id of each.
     :param bodies: The JSON object of each.
     """
 
-    refs: list[RecordRef]
+    origins: list[str]
+    rows: list[int]
+    ids: list[str]
     bodies: list[bytes]
+
+    @property
+    def columns(self) -> tuple[list[Any], ...]:
+        """All of them, as columns of the same length."""
+        return self
 
     def only(self, wanted: Iterable[bool]) -> Fragments:
         """
@@ -79,7 +73,22 @@ class Fragments(NamedTuple):
         :param wanted: For each, whether it stays.
         """
         kept = list(wanted)
-        return Fragments(list(compress(self.refs, kept)), list(compress(self.bodies, kept)))
+        return self._each(lambda column: list(compress(column, kept)))
+
+    def add(self, more: Fragments) -> None:
+        """Put more behind them."""
+        for column, others in zip(self.columns, more.columns, strict=True):
+            column.extend(others)
+
+    def take(self, count: int) -> Fragments:
+        """Remove the first ones and return them."""
+        taken = self._each(lambda column: column[:count])
+        for column in self.columns:
+            del column[:count]
+        return taken
+
+    def _each(self, change: Callable[[list[Any]], list[Any]]) -> Fragments:
+        return Fragments(*map(change, self.columns))
 
 
 class Encoded(NamedTuple):
@@ -125,14 +134,12 @@ class _Encoder:
         nothing: repeat[None] = repeat(None)
         bodies = list(map(_body, self._ids, dense or nothing, sparse or nothing, metadata or nothing))
         self._check_sizes(bodies, metadata)
-        chunk = self._chunk
-        rows = range(chunk.first_row, chunk.first_row + len(bodies))
-        # As RecordRef._make does, without a call into Python for each record.
-        make = partial(tuple.__new__, RecordRef)
-        fragments = Fragments(list(map(make, zip(self._ids, repeat(chunk.origin), rows))), bodies)
+        chunk, count = self._chunk, len(bodies)
+        rows = list(range(chunk.first_row, chunk.first_row + count))
+        fragments = Fragments([chunk.origin] * count, rows, self._ids, bodies)
         if not self._problems:
             return Encoded(fragments, [])
-        valid = fragments.only(offset not in self._problems for offset in range(len(bodies)))
+        valid = fragments.only(offset not in self._problems for offset in range(count))
         return Encoded(valid, [self._error(offset, self._problems[offset]) for offset in sorted(self._problems)])
 
     def _error(self, offset: int, problem: Problem) -> RecordError:
@@ -324,9 +331,9 @@ class _Encoder:
         if column is None:
             return None
         with self._reading("metadata"):
-            rows = metadata_rows(column, self._chunk.names["metadata"])
-        self._add((offset, row) for offset, row in enumerate(rows) if isinstance(row, Problem))
-        return [None if isinstance(row, Problem) else row for row in rows]
+            rows, problems = metadata_rows(column, self._chunk.names["metadata"])
+        self._add(problems.items())
+        return rows
 
     def _check_sizes(self, bodies: Sequence[bytes], metadata: Sequence[dict[str, Any] | None] | None) -> None:
         lengths = np.fromiter(map(len, bodies), np.int64, len(bodies))

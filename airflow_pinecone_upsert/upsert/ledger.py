@@ -83,13 +83,14 @@ class Ledger:
             self._watermark.place = Place(chunk.origin, chunk.first_row)
         if self._confirmed_earlier:
             earlier = self._confirmed_earlier
-            fragments = fragments.only(not any(rows.include(ref) for rows in earlier) for ref in fragments.refs)
+            fragments = fragments.only(
+                not any(rows.include(chunk.origin, row) for rows in earlier) for row in fragments.rows
+            )
         if errors:
             self._rejects.take_rows(chunk, errors)
-            rows = [ref.row for ref in fragments.refs]
             for error in errors:
-                self._watermark.set_aside(self._fragments + bisect_left(rows, error.row))
-        self._fragments += len(fragments.refs)
+                self._watermark.set_aside(self._fragments + bisect_left(fragments.rows, error.row))
+        self._fragments += len(fragments.ids)
         return fragments
 
     def add(self, event: Event) -> None:

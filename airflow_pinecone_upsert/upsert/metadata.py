@@ -165,21 +165,38 @@ def _fits_float64(value: int) -> bool:
         return False
 
 
-def metadata_rows(column: pa.Array, field: str) -> list[_Row]:
+def metadata_rows(column: pa.Array, field: str) -> tuple[list[dict[str, Any] | None], dict[int, Problem]]:
     """
     Read a column of metadata.
 
     :param column: JSON strings, structs or maps; length n.
     :param field: The column's name, for messages.
-    :return: For each of the n rows what is to be written, but for its length (see :func:`too_long`); None where no key
-        has a value; the first broken rule otherwise.
+    :return: For each of the n rows what is to be written, but for its length (see :func:`too_long`), and None where no
+        key has a value; the first rule that a row breaks, by row.
     """
     kind = column.type
     if pa.types.is_null(kind):
-        return [None] * len(column)
+        return [None] * len(column), {}
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return [None if text is None else _from_json(text, field) for text in column.to_pylist()]
-    return _map_rows(column, field) if pa.types.is_map(kind) else _struct_rows(column, field)
+        return _apart(None if text is None else _from_json(text, field) for text in column.to_pylist())
+    if pa.types.is_map(kind):
+        return _apart(None if pairs is None else _from_pairs(pairs, field) for pairs in _map_pairs(column))
+    rows, names, children = _struct_dicts(column)
+    if rows and names and all(map(_is_plain_column, names, children)):
+        return rows, {}
+    return _apart(None if row is None else _plain_metadata(row, field) for row in rows)
+
+
+def _apart(rows: Iterable[_Row]) -> tuple[list[dict[str, Any] | None], dict[int, Problem]]:
+    plain: list[dict[str, Any] | None] = []
+    problems = {}
+    for offset, row in enumerate(rows):
+        if isinstance(row, Problem):
+            problems[offset] = row
+            plain.append(None)
+        else:
+            plain.append(row)
+    return plain, problems
 
 
 def metadata_of_any(value: Any, field: str) -> bytes | Problem | None:
@@ -285,10 +302,6 @@ def _may_be_rounded(parsed: dict[str, Any]) -> bool:
     return any(isinstance(value, float) and abs(value) >= 2**63 for value in parsed.values())
 
 
-def _map_rows(column: pa.MapArray, field: str) -> list[_Row]:
-    return [None if pairs is None else _from_pairs(pairs, field) for pairs in _map_pairs(column)]
-
-
 def _map_pairs(column: pa.MapArray) -> list[list[tuple[Any, Any]] | None]:
     # Keys and items are those of the whole array where the column is a slice of it.
     offsets = column.offsets.to_pylist()
@@ -311,13 +324,6 @@ def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str) -> _Row:
     if len(row) < len(pairs):
         return Problem(field, "the map holds a key twice", "Keep one of them.", shown(pairs))
     return _plain_metadata(row, field)
-
-
-def _struct_rows(column: pa.StructArray, field: str) -> list[_Row]:
-    rows, names, children = _struct_dicts(column)
-    if rows and names and all(map(_is_plain_column, names, children)):
-        return list(rows)
-    return [None if row is None else _plain_metadata(row, field) for row in rows]
 
 
 def _struct_dicts(column: pa.StructArray) -> tuple[list[dict[str, Any] | None], list[str], list[pa.Array]]:

@@ -104,15 +104,15 @@ class Rejects:
         :param batch: It alone.
         :raises RecordError: One more than is tolerated.
         """
-        [ref], [body] = batch.refs, batch.bodies
+        [origin], [row], [record_id], [body] = batch.fragments
         answer = error.answer
         said = f"{answer.status} “{answer.message}”" if answer else str(error)
         refused = RecordError(
             f"the server refuses this record, also by itself: {said}",
             remedy="Mend it at its source.",
-            origin=ref.origin,
-            row=ref.row,
-            record_id=ref.id,
+            origin=origin,
+            row=row,
+            record_id=record_id,
             field="record",
         )
         refused.answer = answer

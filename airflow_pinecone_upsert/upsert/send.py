@@ -269,7 +269,7 @@ class Sender:
     def _fresh(self) -> _Job | None:
         if len(self._in_flight) + len(self._waiting) >= self._max_unsettled:
             return None
-        if self._next is None or not self._next.ids.isdisjoint(self._unsettled_ids):
+        if self._next is None or not self._unsettled_ids.isdisjoint(self._next.ids):
             return None
         return _Job(self._next)
 
@@ -277,7 +277,7 @@ class Sender:
         if job.repeated:
             self._waiting.remove(job)
         else:
-            self._unsettled_ids |= job.batch.ids
+            self._unsettled_ids.update(job.batch.ids)
             self._next = None
         self._in_flight[job] = now
         body = job.batch.body
@@ -298,7 +298,7 @@ class Sender:
         attempt = self._land(landing)
         error = attempt.error
         if error is None:
-            self._unsettled_ids -= job.batch.ids
+            self._unsettled_ids.difference_update(job.batch.ids)
             return [attempt]
         match decide(error, attempt=job.attempt, records=len(job.batch), random=self._random):
             case Retry(after_s):
@@ -316,7 +316,7 @@ class Sender:
                 )
                 self._waiting += [_Job(half, repeated=True, error=error) for half in job.batch.halves()]
             case SetAside():
-                self._unsettled_ids -= job.batch.ids
+                self._unsettled_ids.difference_update(job.batch.ids)
                 return [attempt, Refusal(job.batch, error)]
             case Abort():
                 return [attempt, Failure(job.batch, error, attempt.confirmed)]

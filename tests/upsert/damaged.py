@@ -177,7 +177,7 @@ def _read(path: Path) -> dict:
     try:
         for chunk in source.chunks(shape):
             found = encode(chunk, shape, max_bytes=10**6)
-            ids += [ref.id for ref in found.fragments.refs]
+            ids += found.fragments.ids
             values += [json.loads(body)["values"] for body in found.fragments.bodies]
             errors += map(str, found.errors)
     except PineconeUpsertError as exc:

@@ -8,26 +8,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_pinecone_upsert.upsert.batch import Batch, Envelope, fill_batches
-from airflow_pinecone_upsert.upsert.encode import Fragments, RecordRef
+from airflow_pinecone_upsert.upsert.encode import Fragments
 
 DEFAULT = Envelope()
 
 
 def fragment(row, record_id, padding=0, origin="XCom"):
-    """Return one record, as its reference and its JSON."""
-    return RecordRef(record_id, origin, row), orjson.dumps({"id": record_id, "row": row, "text": "x" * padding})
+    """Return one record: origin, row, id and JSON."""
+    return origin, row, record_id, orjson.dumps({"id": record_id, "row": row, "text": "x" * padding})
 
 
-def fragments_of(pairs):
-    return Fragments([ref for ref, _ in pairs], [body for _, body in pairs])
+def fragments_of(records):
+    return Fragments(*map(list, zip(*records, strict=True))) if records else Fragments([], [], [], [])
 
 
-def batch_of(pairs, envelope=DEFAULT):
-    return Batch.of(*fragments_of(pairs), envelope)
+def batch_of(records, envelope=DEFAULT):
+    return Batch.of(fragments_of(records), envelope)
 
 
-def pairs_of(batch):
-    return list(zip(batch.refs, batch.bodies, strict=True))
+def records_of(batch):
+    return list(zip(*batch.fragments, strict=True))
 
 
 @st.composite
@@ -53,22 +53,22 @@ def test_batches_are_full_in_order_and_complete(chunks, namespace, max_records, 
     source = map(fragments_of, chunks)
     batches = list(fill_batches(source, Envelope(namespace), max_records=max_records, max_bytes=max_bytes))
 
-    assert [pair for batch in batches for pair in pairs_of(batch)] == [pair for chunk in chunks for pair in chunk]
+    assert [one for batch in batches for one in records_of(batch)] == [one for chunk in chunks for one in chunk]
     for batch, following in zip_longest(batches, batches[1:]):
         assert 1 <= len(batch) <= max_records
         assert len(batch.body) <= max_bytes
-        assert len(batch.ids) == len(batch)
+        assert len(set(batch.ids)) == len(batch)
         if following is not None:
-            first = pairs_of(following)[0]
-            one_more = batch_of([*pairs_of(batch), first], batch.envelope)
-            assert len(one_more) > max_records or len(one_more.body) > max_bytes or first[0].id in batch.ids
+            first = records_of(following)[0]
+            one_more = batch_of([*records_of(batch), first], batch.envelope)
+            assert len(one_more) > max_records or len(one_more.body) > max_bytes or first[2] in batch.ids
 
 
 @given(chunks=chunked_fragments(), namespace=NAMESPACES)
 def test_a_body_is_json_of_the_records_and_the_namespace(chunks, namespace):
     for batch in fill_batches(map(fragments_of, chunks), Envelope(namespace), max_records=7, max_bytes=5_000):
         body = orjson.loads(batch.body)
-        assert body.pop("vectors") == [orjson.loads(one) for one in batch.bodies]
+        assert body.pop("vectors") == [orjson.loads(one) for one in batch.fragments.bodies]
         assert body == ({"namespace": namespace} if namespace else {})
         assert len(batch.envelope.head + batch.envelope.tail) == batch.envelope.size
 
@@ -77,7 +77,7 @@ def test_a_body_is_json_of_the_records_and_the_namespace(chunks, namespace):
 def test_halves_are_the_whole_in_order(count):
     batch = batch_of([fragment(row, str(row)) for row in range(count)], Envelope("ns"))
     first, second = batch.halves()
-    assert pairs_of(first) + pairs_of(second) == pairs_of(batch)
+    assert records_of(first) + records_of(second) == records_of(batch)
     assert second.first == first.first + len(first)
     assert abs(len(first) - len(second)) <= 1
     assert first.envelope == second.envelope == batch.envelope

@@ -19,7 +19,7 @@ import pytest
 
 from airflow_pinecone_upsert.api.errors import Answer, RateLimitError
 from airflow_pinecone_upsert.upsert.batch import Batch, Envelope
-from airflow_pinecone_upsert.upsert.encode import RecordRef
+from airflow_pinecone_upsert.upsert.encode import Fragments
 from airflow_pinecone_upsert.upsert.pace import Pace
 from airflow_pinecone_upsert.upsert.report import Failure
 from airflow_pinecone_upsert.upsert.send import Landing, Sender
@@ -100,7 +100,7 @@ class Client:
         self.events = []
         pace = pace or Pace(REQUESTS_PER_SECOND, BYTES_PER_SECOND, self._random.random)
         source = (
-            Batch.of([RecordRef(str(number), "f", number)], [b"x" * (BODY_BYTES - Envelope().size)], Envelope())
+            Batch.of(Fragments(["f"], [number], [str(number)], [b"x" * (BODY_BYTES - Envelope().size)]), Envelope())
             for number in range(batches)
         )
 

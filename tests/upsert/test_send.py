@@ -18,7 +18,7 @@ import pytest
 from airflow_pinecone_upsert.api import errors
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
 from airflow_pinecone_upsert.upsert.batch import Envelope, fill_batches
-from airflow_pinecone_upsert.upsert.encode import Fragments, RecordRef
+from airflow_pinecone_upsert.upsert.encode import Fragments
 from airflow_pinecone_upsert.upsert.pace import Pace
 from airflow_pinecone_upsert.upsert.report import Attempt, Failure, Refusal
 from airflow_pinecone_upsert.upsert.send import Landing, Sender
@@ -96,9 +96,10 @@ class SimulatedLanes:
 
 
 def batches_of(ids, *, size=1):
-    refs = [RecordRef(one, "XCom", row) for row, one in enumerate(ids)]
-    bodies = [orjson.dumps({"id": ref.id, "row": ref.row}) for ref in refs]
-    return fill_batches([Fragments(refs, bodies)], Envelope(), max_records=size, max_bytes=100_000)
+    ids = list(ids)
+    bodies = [orjson.dumps({"id": record_id, "row": row}) for row, record_id in enumerate(ids)]
+    fragments = Fragments(["XCom"] * len(ids), list(range(len(ids))), ids, bodies)
+    return fill_batches([fragments], Envelope(), max_records=size, max_bytes=100_000)
 
 
 def unhurried() -> Pace:
@@ -151,7 +152,7 @@ def failures(events):
 
 
 def refused(events):
-    return [event.batch.refs[0].id for event in events if isinstance(event, Refusal)]
+    return [event.batch.ids[0] for event in events if isinstance(event, Refusal)]
 
 
 # The window -------------------------------------------------------------------------------------
