@@ -132,6 +132,11 @@ def shown(value: float, unit: Unit) -> str:
     return _FORMATS[unit](value)
 
 
+def range_of(values: Sequence[float], unit: Unit) -> str:
+    """Write the least and the most of several runs."""
+    return f"{shown(min(values), unit)} to {shown(max(values), unit)} run by run"
+
+
 def summary(sections: Sequence[Section]) -> Table:
     """Put every figure with a target into one table, then those without."""
     rows = [
