@@ -234,7 +234,11 @@ class _Http:
         try:
             response = self._client.request(method, path, params=params, content=content, headers=headers)
         except (httpx.HTTPError, UnicodeError) as exc:
+            if isinstance(exc, httpx.HTTPError):
+                exc.request = httpx.Request(method, self.url)  # in place of the one that holds the key
             raise self._unreachable(exc) from _without_frames(exc)
+        # An answer and its stream hold each other, and the request's two megabytes, until the garbage collector comes by.
+        response.stream = httpx.ByteStream(b"")
         # The server's own words, which may echo the key, would stand in the response's repr.
         response.extensions.pop("reason_phrase", None)
         if response.is_success:

@@ -1,11 +1,14 @@
 """The client over real HTTP: every method against the local index, and how it guards the API key."""
 
 import datetime as dt
+import gc
 import ipaddress
 import logging
 import ssl
+import sys
 import traceback
 
+import httpx
 import numpy as np
 import orjson
 import psutil
@@ -55,6 +58,25 @@ def numbered(count):
 def test_upsert_returns_what_the_server_confirmed(index, client):
     assert upsert(client, *numbered(3), namespace="ns") == 3
     assert list(index.vectors("ns")) == ["r0000", "r0001", "r0002"]
+
+
+@pytest.mark.parametrize("fault", [None, Fault.status(503), Fault.body(200, b"?"), Fault.reset()], ids=repr)
+def test_a_body_is_let_go_of_with_its_answer(index, client, fault):
+    """Two megabytes a request must not wait for the garbage collector."""
+    body = orjson.dumps({"vectors": numbered(3)})
+    if fault is not None:
+        index.faults.next(fault)
+    gc.collect()
+    gc.disable()
+    try:
+        held = sys.getrefcount(body)
+        try:
+            client.upsert(body)
+        except errors.PineconeUpsertError:
+            assert fault is not None
+        assert sys.getrefcount(body) == held
+    finally:
+        gc.enable()
 
 
 def test_upsert_is_sent_once(index, client):
@@ -396,6 +418,7 @@ def everything_about(error):
     while waiting:
         one = waiting.pop()
         shown.append(repr(one) + str(vars(one)))
+        shown += [str(list(value.headers.raw)) for value in vars(one).values() if isinstance(value, httpx.Request)]
         waiting += [behind for behind in (one.__cause__, one.__context__) if behind is not None]
         frames = traceback.TracebackException.from_exception(one, capture_locals=True).stack
         shown += [str(frame.locals) for frame in frames if "/tests/" not in frame.filename]
