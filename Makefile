@@ -33,7 +33,7 @@ test-airflow-3.1: $(VENV_3_1)/.test ## The tests on Airflow 3.1, the oldest that
 test-all: test test-airflow-3.1 ## The tests, those that take longer, and those on Airflow 3.1
 	$(RUN) -m pytest -m slow $(SIDE_BY_SIDE)
 
-bench: $(BENCH_VENV)/.bench ## Speed and memory beside the Pinecone SDK and the official operator: a quarter of an hour
+bench: $(BENCH_VENV)/.bench ## Speed and memory beside the Pinecone SDK and the official operator: half an hour
 	$(BENCH_VENV)/bin/python -m tests.benchmarks $(BENCH)
 
 lint: $(VENV)/.dev ## ruff and mypy --strict

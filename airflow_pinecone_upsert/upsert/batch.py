@@ -59,10 +59,6 @@ class Rows(NamedTuple):
     first: int
     end: int
 
-    def include(self, origin: str, row: int) -> bool:
-        """Tell whether a row is one of them."""
-        return origin == self.origin and self.first <= row < self.end
-
 
 @dataclass(frozen=True)
 class Batch:

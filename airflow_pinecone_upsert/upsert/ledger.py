@@ -81,10 +81,12 @@ class Ledger:
         if self._watermark.place is None:
             # A first batch that waits for its third try must not keep what is confirmed behind it from being kept.
             self._watermark.place = Place(chunk.origin, chunk.first_row)
-        if self._confirmed_earlier:
-            earlier = self._confirmed_earlier
+        confirmed = [
+            rows for rows in self._confirmed_earlier if rows.origin == chunk.origin and rows.end > chunk.first_row
+        ]
+        if confirmed:
             fragments = fragments.only(
-                not any(rows.include(chunk.origin, row) for rows in earlier) for row in fragments.rows
+                not any(rows.first <= row < rows.end for rows in confirmed) for row in fragments.rows
             )
         if errors:
             self._rejects.take_rows(chunk, errors)
