@@ -166,7 +166,7 @@ class Sender:
         split wait for each other: they are in flight within this bound.
     :param random: For the backoff.
     :param stop: Ends the waiting.
-    :param on_wait: Called after each moment in which nothing happened, some times a second.
+    :param on_wait: Called whenever no request has ended, some times a second at least.
     """
 
     def __init__(  # noqa: PLR0913 - its seams
@@ -207,17 +207,19 @@ class Sender:
         """
         while True:
             self._stop.check()
-            wake_after_s = self._start_all_startable()
+            wake_after_s = self._start_one()
             if not self._in_flight and wake_after_s is None:
                 return
             landing = self._next_landing(wake_after_s)
             if landing is None:
                 self._on_wait()
-                continue
-            for event in self._settle(landing):
-                yield event
-                if isinstance(event, Failure):
-                    return
+            # All that have landed, before another batch is encoded: until then they keep their memory, and their news.
+            while landing is not None:
+                for event in self._settle(landing):
+                    yield event
+                    if isinstance(event, Failure):
+                        return
+                landing = self._next_landing(0.0)
 
     def wind_down(self, within_s: float = float("inf")) -> Iterator[Event]:
         """
@@ -244,16 +246,18 @@ class Sender:
     def _next_landing(self, within_s: float | None) -> Landing | None:
         return self._lanes.next_landing(LOOK_EVERY_S if within_s is None else min(within_s, LOOK_EVERY_S))
 
-    def _start_all_startable(self) -> float | None:
-        """Fill the window; return the seconds until one more may start, None where only a landing can make room."""
-        while (job := self._choose()) is not None:
-            now = self._lanes.now()
-            pause_s = max(job.not_before_s - now, self._pace.wait_s(now))
-            if pause_s > 0:
-                return pause_s
-            self._stop.check()  # once more: to choose may have meant to read and to encode
-            self._start(job, now)
-        return None
+    def _start_one(self) -> float | None:
+        """Start what may start; return the seconds until more may, None where only a landing can make room."""
+        job = self._choose()
+        if job is None:
+            return None
+        now = self._lanes.now()
+        pause_s = max(job.not_before_s - now, self._pace.wait_s(now))
+        if pause_s > 0:
+            return pause_s
+        self._stop.check()  # once more: to choose may have meant to read and to encode
+        self._start(job, now)
+        return 0.0
 
     def _choose(self) -> _Job | None:
         """Pick what starts next: what is due for another try, else a new batch, else what will be due first."""

@@ -167,6 +167,13 @@ def test_the_window_is_filled_and_never_exceeded(window):
     assert lanes.clock_s == 24 / window
 
 
+def test_a_request_that_has_ended_makes_room_before_another_batch_is_encoded():
+    """A server that answers faster than records are encoded leaves one request in flight, however wide the window."""
+    at_once = SimulatedLanes(lambda _: Outcome(latency_s=0.0))
+    assert confirmed(sent(at_once, batches_of(map(str, range(24))), window=8)) == 24
+    assert at_once.max_in_flight == 1
+
+
 def test_nothing_is_started_once_the_run_is_to_stop_while_it_reads():
     lanes, stop = SimulatedLanes(), Stop()
 
