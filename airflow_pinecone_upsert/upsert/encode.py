@@ -245,9 +245,7 @@ class _Encoder:
 
     def _float32(self, lists: _Lists, name: str) -> _Vector:
         """Round to float32, once, and check that every component is a finite number."""
-        self._note(
-            lists.rows_of(_where(lists.flat.is_null())), name, "a component is null", _MEND_VECTOR, lambda _: None
-        )
+        self._note(lists.rows_of_nulls(), name, "a component is null", _MEND_VECTOR, lambda _: None)
         wide = _to_numpy(lists.flat)
         with np.errstate(over="ignore", under="ignore"):
             narrow = np.ascontiguousarray(wide, dtype=np.float32)
@@ -293,7 +291,7 @@ class _Encoder:
 
     def _indices(self, lists: _Lists, name: str) -> list[npt.NDArray[np.int64] | None]:
         mend = f"Indices are distinct whole numbers from 0 to {MAX_SPARSE_INDEX:,}."
-        self._note(lists.rows_of(_where(lists.flat.is_null())), name, "an index is null", mend, lambda _: None)
+        self._note(lists.rows_of_nulls(), name, "an index is null", mend, lambda _: None)
         flat = _to_numpy(lists.flat)
         first = lists.first_of_each_row(np.flatnonzero((flat < 0) | (flat > MAX_SPARSE_INDEX)))
         rows = np.array(list(first), np.int64)
@@ -375,6 +373,12 @@ class _Lists:
     def rows_of(self, positions: _Offsets) -> _Offsets:
         """Tell the row of each position in :attr:`flat`."""
         return np.searchsorted(self.ends, positions, side="right").astype(np.int64)
+
+    def rows_of_nulls(self) -> _Offsets:
+        """Tell the row of each element that is null; where none is, without a look at them."""
+        if not self.flat.null_count:
+            return np.empty(0, np.int64)
+        return self.rows_of(_where(self.flat.is_null()))
 
     def first_of_each_row(self, positions: _Offsets) -> dict[int, int]:
         """Tell the rows that ascending positions in :attr:`flat` lie in, each with the first of its positions."""
