@@ -21,7 +21,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -177,6 +177,18 @@ def _without_frames(exc: _ErrorT) -> _ErrorT:
     return exc
 
 
+class Body(Protocol):
+    """What a request brings, in pieces that are asked for while it is sent."""
+
+    def __len__(self) -> int:
+        """Count the bytes of all pieces."""
+        ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the pieces."""
+        ...
+
+
 class _Http:
     """One host: headers, time-outs and TLS set once; foreign errors mapped at this one boundary."""
 
@@ -222,7 +234,7 @@ class _Http:
         path: str,
         *,
         params: Mapping[str, Any] | None = None,
-        content: bytes | None = None,
+        content: bytes | Body | None = None,
     ) -> httpx.Response:
         """
         Send one request, once.
@@ -230,7 +242,10 @@ class _Http:
         :return: An answer with a 2xx status.
         :raises PineconeUpsertError: Anything else.
         """
-        headers = {"Content-Type": "application/json"} if content is not None else None
+        headers = {}
+        if content is not None:
+            # The length is known, so that pieces need not travel chunked.
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
         try:
             response = self._client.request(method, path, params=params, content=content, headers=headers)
         except (httpx.HTTPError, UnicodeError) as exc:
@@ -393,7 +408,7 @@ class IndexClient:
         """Close the connections."""
         self._close()
 
-    def upsert(self, body: bytes) -> int:
+    def upsert(self, body: bytes | Body) -> int:
         """
         Send one upsert, once. Retrying it is the sender's decision.
 

@@ -80,12 +80,9 @@ class Fragments(NamedTuple):
         for column, others in zip(self.columns, more.columns, strict=True):
             column.extend(others)
 
-    def take(self, count: int) -> Fragments:
-        """Remove the first ones and return them."""
-        taken = self._each(lambda column: column[:count])
-        for column in self.columns:
-            del column[:count]
-        return taken
+    def cut(self, count: int) -> tuple[Fragments, Fragments]:
+        """Return the first ones, and the others."""
+        return self._each(lambda column: column[:count]), self._each(lambda column: column[count:])
 
     def _each(self, change: Callable[[list[Any]], list[Any]]) -> Fragments:
         return Fragments(*map(change, self.columns))

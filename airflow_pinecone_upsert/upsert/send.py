@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from typing_extensions import Self
 
+from airflow_pinecone_upsert.api.client import Body
 from airflow_pinecone_upsert.api.errors import (
     IncompleteUpsertError,
     PineconeUpsertError,
@@ -87,7 +88,7 @@ class Lanes(Protocol):
         """Return monotonic seconds."""
         ...
 
-    def start(self, job: Any, body: bytes) -> None:
+    def start(self, job: Any, body: Body) -> None:
         """Begin a request and return at once."""
         ...
 
@@ -107,9 +108,9 @@ class ThreadLanes:
     :param count: Threads.
     """
 
-    def __init__(self, upsert: Callable[[bytes], int], count: int) -> None:
+    def __init__(self, upsert: Callable[[Body], int], count: int) -> None:
         self._upsert = upsert
-        self._starts: SimpleQueue[tuple[Any, bytes] | None] = SimpleQueue()
+        self._starts: SimpleQueue[tuple[Any, Body] | None] = SimpleQueue()
         self._landings: SimpleQueue[Landing] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"pinecone-upsert-{number}", daemon=True) for number in range(count)
@@ -130,7 +131,7 @@ class ThreadLanes:
         """Return monotonic seconds."""
         return time.monotonic()
 
-    def start(self, job: Any, body: bytes) -> None:
+    def start(self, job: Any, body: Body) -> None:
         """Begin a request. See :class:`Lanes`."""
         self._starts.put((job, body))
 
@@ -146,7 +147,7 @@ class ThreadLanes:
             self._landings.put(self._carry(*start))
             del start  # its body, while this thread waits for the next one
 
-    def _carry(self, job: Any, body: bytes) -> Landing:
+    def _carry(self, job: Any, body: Body) -> Landing:
         result: int | BaseException
         try:
             result = self._upsert(body)

@@ -7,6 +7,7 @@ import logging
 import ssl
 import sys
 import traceback
+from dataclasses import dataclass
 
 import httpx
 import numpy as np
@@ -31,6 +32,19 @@ from airflow_pinecone_upsert.api.limits import MAX_ID_LENGTH
 from airflow_pinecone_upsert.local import Fault
 
 SECRET = "pcsk_very-secret"
+
+
+@dataclass
+class Pieces:
+    """A body that is not in one block."""
+
+    pieces: list[bytes]
+
+    def __len__(self):
+        return sum(map(len, self.pieces))
+
+    def __iter__(self):
+        return iter(self.pieces)
 
 
 @pytest.fixture
@@ -63,7 +77,7 @@ def test_upsert_returns_what_the_server_confirmed(index, client):
 @pytest.mark.parametrize("fault", [None, Fault.status(503), Fault.body(200, b"?"), Fault.reset()], ids=repr)
 def test_a_body_is_let_go_of_with_its_answer(index, client, fault):
     """Two megabytes a request must not wait for the garbage collector."""
-    body = orjson.dumps({"vectors": numbered(3)})
+    body = Pieces([orjson.dumps({"vectors": numbered(3)})])
     if fault is not None:
         index.faults.next(fault)
     gc.collect()
@@ -77,6 +91,17 @@ def test_a_body_is_let_go_of_with_its_answer(index, client, fault):
         assert sys.getrefcount(body) == held
     finally:
         gc.enable()
+
+
+def test_a_body_may_come_in_pieces(index, client):
+    first, second = map(orjson.dumps, numbered(2))
+    body = Pieces([b'{"vectors":[', first, b"," + second, b"]}"])
+    assert client.upsert(body) == 2
+    assert list(index.vectors()) == ["r0000", "r0001"]
+    request = index.requests[-1]
+    assert request.body_bytes == len(body)
+    assert request.headers["content-length"] == str(len(body))
+    assert "transfer-encoding" not in request.headers
 
 
 def test_upsert_is_sent_once(index, client):

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_pinecone_upsert.api import errors
+from airflow_pinecone_upsert.api.client import Body
 from airflow_pinecone_upsert.api.models import IndexStats
 from airflow_pinecone_upsert.upsert.checkpoint import Place
 from airflow_pinecone_upsert.upsert.chunk import PARTS, Chunk
@@ -363,10 +364,10 @@ class Process:
     def now(self) -> float:
         return self._world.clock_s
 
-    def start(self, job: Any, body: bytes) -> None:
+    def start(self, job: Any, body: Body) -> None:
         self._step()
         world = self._world
-        records = orjson.loads(body)["vectors"]
+        records = orjson.loads(b"".join(body))["vectors"]
         numbers = tuple(map(number_of, records))
         self.journal.append(Started(world.clock_s, numbers))
         reply = world.receive(records, len(body), self._weather, world.clock_s - self._began_s)

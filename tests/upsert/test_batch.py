@@ -23,7 +23,7 @@ def fragments_of(records):
 
 
 def batch_of(records, envelope=DEFAULT):
-    return Batch.of(fragments_of(records), envelope)
+    return Batch(fragments_of(records), envelope)
 
 
 def records_of(batch):
@@ -67,10 +67,23 @@ def test_batches_are_full_in_order_and_complete(chunks, namespace, max_records, 
 @given(chunks=chunked_fragments(), namespace=NAMESPACES)
 def test_a_body_is_json_of_the_records_and_the_namespace(chunks, namespace):
     for batch in fill_batches(map(fragments_of, chunks), Envelope(namespace), max_records=7, max_bytes=5_000):
-        body = orjson.loads(batch.body)
+        body = orjson.loads(b"".join(batch.body))
         assert body.pop("vectors") == [orjson.loads(one) for one in batch.fragments.bodies]
         assert body == ({"namespace": namespace} if namespace else {})
         assert len(batch.envelope.head + batch.envelope.tail) == batch.envelope.size
+
+
+@pytest.mark.parametrize("padding", [0, 1_000, 200_000])
+def test_a_body_is_made_in_pieces_as_often_as_it_is_sent(padding):
+    batch = batch_of([fragment(row, f"record {row}", padding) for row in range(500)], Envelope("ns"))
+    first, second = list(batch.body), list(batch.body)
+    whole = b"".join(first)
+    assert first == second
+    assert len(whole) == len(batch.body)
+    assert whole == b'{"vectors":[%b],"namespace":"ns"}' % b",".join(batch.fragments.bodies)
+    longest_record = max(map(len, batch.fragments.bodies))
+    assert max(map(len, first)) <= max(150_000, longest_record + 100)
+    assert len(first) <= 2 + len(whole) // 100_000
 
 
 @given(st.integers(2, 50))

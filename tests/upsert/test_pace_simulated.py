@@ -100,7 +100,7 @@ class Client:
         self.events = []
         pace = pace or Pace(REQUESTS_PER_SECOND, BYTES_PER_SECOND, self._random.random)
         source = (
-            Batch.of(Fragments(["f"], [number], [str(number)], [b"x" * (BODY_BYTES - Envelope().size)]), Envelope())
+            Batch(Fragments(["f"], [number], [str(number)], [b"x" * (BODY_BYTES - Envelope().size)]), Envelope())
             for number in range(batches)
         )
 

@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from airflow_pinecone_upsert.api import errors
+from airflow_pinecone_upsert.api.client import Body
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
 from airflow_pinecone_upsert.upsert.batch import Envelope, fill_batches
 from airflow_pinecone_upsert.upsert.encode import Fragments
@@ -66,8 +67,8 @@ class SimulatedLanes:
     def now(self) -> float:
         return self.clock_s
 
-    def start(self, job: Any, body: bytes) -> None:
-        records = orjson.loads(body)["vectors"]
+    def start(self, job: Any, body: Body) -> None:
+        records = orjson.loads(b"".join(body))["vectors"]
         self.started.append((self.clock_s, [record["id"] for record in records]))
         outcome = self.outcome(records)
         lands_at_s = self.clock_s + outcome.latency_s
