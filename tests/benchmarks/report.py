@@ -96,11 +96,12 @@ class Section:
 
 class Spread(NamedTuple):
     """
-    How two contenders compare over interleaved runs.
+    How two contenders compare over interleaved runs: run by run, because a shared machine is faster in one minute than in
+    the next, for both of them.
 
-    :param ratio: Of the medians.
-    :param least: Of the ratios run by run.
-    :param most: Likewise.
+    :param ratio: The median of the ratios.
+    :param least: The least of them.
+    :param most: The highest.
     """
 
     ratio: float
@@ -110,7 +111,7 @@ class Spread(NamedTuple):
     @classmethod
     def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Spread:
         pairs = [one / other for one, other in zip(ours, theirs, strict=True)]
-        return cls(median(ours) / median(theirs), min(pairs), max(pairs))
+        return cls(median(pairs), min(pairs), max(pairs))
 
     def __str__(self) -> str:
         return f"{self.least:.2f} to {self.most:.2f} run by run"

@@ -12,20 +12,21 @@ from tests.benchmarks.report import Figure, Section, Spread, Table, Target, rang
 from tests.benchmarks.rules import Rules
 
 OURS, SDK, LIST, OFFICIAL, FLOOR = "this project", "SDK, from DataFrame", "SDK, upsert()", "official operator", "floor"
+_SHOWN = (OURS, SDK, LIST, OFFICIAL, FLOOR)
 
 
 def wide(bench: Bench) -> Section:
     """
     50,000 records of 1536 float32 and metadata, one Parquet file, from Parquet to acknowledged by a server that answers
-    at once and has no limits. Each contender is a whole process, imports included; they run in turn. The SDK and the
-    operator send 100 records a request as the SDK's documentation shows, which at 1536 dimensions is also what fits
-    into 2 MB in shortest floats; this project finds that by itself, with every check on. The floor is a loop without
-    any check: `tests/benchmarks/clients/floor.py`. Bytes are those of the bodies that the server received.
+    at once and has no limits. Each contender is a whole process, imports included, that may use one core only; the
+    server has the others. They run in turn, and ratios are the medians of those of each turn. The SDK and the operator
+    send 100 records a request as the SDK's documentation shows, which at 1536 dimensions is also what fits into 2 MB in
+    shortest floats; this project finds that by itself, with every check on. The floor is a loop without any check:
+    `tests/benchmarks/clients/floor.py`. Bytes are those of the bodies that the server received.
     """
     records = bench.amount(50_000, 5_000)
     path = bench.data(records=records, dimension=1_536, files=bench.amount(8, 1)) / "part-0.parquet"
-    samples = bench.in_turn(_contenders(bench, path, 100), Rules(), runs=bench.runs, records=records)
-    cpu = {name: [sample.run.cpu_s for sample in runs] for name, runs in samples.items()}
+    samples, cpu = _measure(bench, _contenders(bench, path, 100), Rules(), records)
     to_sdk, to_floor = Spread.of(cpu[OURS], cpu[SDK]), Spread.of(cpu[OURS], cpu[FLOOR])
     sizes = {name: _bytes_per_record(runs) for name, runs in samples.items()}
     figures = [
@@ -47,16 +48,14 @@ def wide(bench: Bench) -> Section:
 
 def small(bench: Bench) -> Section:
     """
-    500,000 records of 64 float32 and metadata, otherwise as before, but each contender may use one core only; the
-    server has the others. The rate counts from the first read to the last answer, without imports. The SDK sends 100
-    records a request as its documentation shows, `upsert()` and the others 1,000, the most that Pinecone takes.
+    500,000 records of 64 float32 and metadata, otherwise as before. The rate counts from the first read to the last
+    answer, without imports. The SDK sends 100 records a request as its documentation shows, `upsert()` and the others
+    1,000, the most that Pinecone takes.
     """
     records = bench.amount(500_000, 50_000)
     path = bench.data(records=records, dimension=64) / "part-0.parquet"
     clients = _contenders(bench, path, 1_000) | {SDK: ["sdk", "dataframe", bench.index.url, path, "--batch-size", 100]}
-    core = max(os.sched_getaffinity(0))
-    samples = bench.in_turn(clients, Rules(dimension=64), runs=bench.runs, records=records, core=core)
-    cpu = {name: [sample.run.cpu_s for sample in runs] for name, runs in samples.items()}
+    samples, cpu = _measure(bench, clients, Rules(dimension=64), records)
     rates = [records / sample.run.said["duration_s"] for sample in samples[OURS]]
     to_sdk, to_list, to_floor = (Spread.of(cpu[OURS], cpu[other]) for other in (SDK, LIST, FLOOR))
     figures = [
@@ -69,14 +68,25 @@ def small(bench: Bench) -> Section:
 
 
 def _contenders(bench: Bench, path: object, batch_size: int) -> dict[str, list[object]]:
+    """Return them in the order in which they run: beside each other what is compared."""
     url, size = bench.index.url, ("--batch-size", batch_size)
     return {
-        OURS: ["ours", url, path, "--unpaced"],
         SDK: ["sdk", "dataframe", url, path, *size],
+        OURS: ["ours", url, path, "--unpaced"],
+        FLOOR: ["floor", url, path, *size],
         LIST: ["sdk", "upsert", url, path, *size],
         OFFICIAL: ["official", url, path, *size],
-        FLOOR: ["floor", url, path, *size],
     }
+
+
+def _measure(
+    bench: Bench, clients: Mapping[str, Sequence[object]], rules: Rules, records: int
+) -> tuple[dict[str, list[Sample]], dict[str, list[float]]]:
+    """Run contenders on one core each; return what was seen, and of that the seconds of CPU."""
+    core = max(os.sched_getaffinity(0))
+    samples = bench.in_turn(clients, rules, runs=bench.runs, records=records, core=core)
+    shown_order = {name: samples[name] for name in _SHOWN}
+    return shown_order, {name: [sample.run.cpu_s for sample in runs] for name, runs in shown_order.items()}
 
 
 def _bytes_per_record(samples: Sequence[Sample]) -> float:
