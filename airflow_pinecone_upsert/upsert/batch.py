@@ -68,7 +68,7 @@ class Joined:
     The body of a request, joined piece by piece while it is sent.
 
     In one block it would be copied as often, and blocks of two megabytes among those of single records fragment the
-    heap: a run of 400,000 records held 13 MB more than one of 20,000; in pieces it is 1 MB.
+    heap: a run of 400,000 records held 13 MB more than one of 20,000, and holds 3 MB more in pieces.
 
     :param bodies: The JSON object of each record; one or more.
     :param envelope: What stands around them.
@@ -167,8 +167,9 @@ def fill_batches(
         nonlocal waiting, first
         # Taken away before it is sent, so that no record is held twice meanwhile.
         taken, waiting = waiting.cut(count)
+        batch = Batch(taken, envelope, first)
         first += count
-        return Batch(taken, envelope, first - count)
+        return batch
 
     for fragments in chunks:
         waiting.add(fragments)

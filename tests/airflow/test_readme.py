@@ -268,6 +268,22 @@ def test_the_figures_are_those_of_the_benchmarks_report():
         assert f"throttled, {source} | ≤ 1.0% | **0.0%**" in report
 
 
+def test_the_targets_that_are_missed_are_told():
+    report = (ROOT / "tests" / "benchmarks" / "results" / "results.md").read_text()
+    wide, aimed_wide, small, aimed_small, floor_wide, floor_small = re.search(
+        r"CPU is ([\d.]+)\nof the SDK's where ([\d.]+) was .* ([\d.]+) at 64 .* where ([\d.]+) was.* ([\d.]+) and ([\d.]+) of",
+        README,
+    ).groups()
+    missed = re.findall(r"≤ ([\d.]+) \| \*\*([\d.]+)\*\* \| \*\*missed\*\*", report)
+    assert missed == [(aimed_wide, wide), (aimed_small, small)]
+    assert report.count("**missed**") == len(missed)
+    sdk, floor = (
+        re.findall(rf"^\| {name} \| ([\d.]+) s", report, re.MULTILINE) for name in ("SDK, from DataFrame", "floor")
+    )
+    shares = [f"{float(one) / float(other):.2f}" for one, other in zip(floor, sdk, strict=True)]
+    assert shares == [floor_wide, floor_small]
+
+
 def test_the_versions_of_airflow_are_those_that_the_tests_run_on():
     pinned = [(ROOT / name).read_text() for name in ("constraints.txt", "constraints-airflow-3.1.txt")]
     newest, oldest = (re.search(r"^apache-airflow==(.+)$", lines, re.MULTILINE)[1] for lines in pinned)
