@@ -7,12 +7,17 @@ newer server does not break an older client.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SkipValidation
 from pydantic.alias_generators import to_camel
+
+
+def is_integer(value: Any) -> TypeGuard[int | np.integer[Any]]:
+    """Tell whole numbers from what Python and numpy derive from them: truth values and spans of time."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 
 
 def _to_vector(value: Any) -> npt.NDArray[np.float64]:
@@ -44,14 +49,14 @@ def _holds_bool(value: Any, array: npt.NDArray[Any]) -> bool:
 def _of_objects(value: Any) -> npt.NDArray[np.float64]:
     """Read what numpy finds no number's type for: integers of more than 64 bits, or no numbers."""
     for position, element in enumerate(value):
-        if isinstance(element, bool) or not isinstance(element, (int, float, np.integer, np.floating)):
+        if not is_integer(element) and not isinstance(element, (float, np.floating)):
             kind = type(element).__name__
             shown = (
                 f"{element!r:.80} ({kind})"
                 if isinstance(element, (str, bool, complex, type(None)))
                 else f"of type {kind}"
             )
-            raise ValueError(f"element {position} is {shown}, not a number")  # noqa: TRY004 - pydantic's way
+            raise ValueError(f"element {position} is {shown}, not a number")
     try:
         return np.array([float(element) for element in value])
     except OverflowError as exc:
@@ -72,7 +77,7 @@ def _to_id(value: Any) -> Any:
     """Integer ids are common in tables; Pinecone's are strings."""
     if isinstance(value, str) and not value.isascii():
         value.encode()  # a lone surrogate, which JSON may bring, can go nowhere; pydantic lets it pass
-    return str(int(value)) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else value
+    return str(int(value)) if is_integer(value) else value
 
 
 Vector = Annotated[

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from airflow_pinecone_upsert.api.errors import RecordError
+from airflow_pinecone_upsert.api.models import is_integer
 from airflow_pinecone_upsert.upsert.chunk import PARTS, Chunk, is_list_of_numbers
 from airflow_pinecone_upsert.upsert.metadata import legible, mendable_column, mendable_json
 
@@ -117,7 +118,7 @@ def _fitting(name: str, part: Any) -> Any:
 
 def _id(part: Any) -> Any:
     """Take what is taken as an id."""
-    if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
+    if is_integer(part):
         return str(int(part))
     return part.decode() if isinstance(part, bytes) else part
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, ValidationError
 
 from airflow_pinecone_upsert.api.errors import SourceError
-from airflow_pinecone_upsert.api.models import Record
+from airflow_pinecone_upsert.api.models import Record, is_integer
 from airflow_pinecone_upsert.upsert.checkpoint import Place
 from airflow_pinecone_upsert.upsert.chunk import PARTS, XCOM, Chunk, IndexShape, Selection, rows_per_chunk
 from airflow_pinecone_upsert.upsert.metadata import mendable_json, metadata_json, metadata_of_any
@@ -269,7 +269,7 @@ def _usable_id(checked: Record | Problem, row: Any) -> str | None:
     if isinstance(checked, Record):
         return checked.id
     record_id = row.get("id") if isinstance(row, Mapping) else row[0]
-    if isinstance(record_id, (int, np.integer)) and not isinstance(record_id, bool):
+    if is_integer(record_id):
         record_id = shown(int(record_id))
     return record_id if isinstance(record_id, str) and record_id.isascii() else None
 

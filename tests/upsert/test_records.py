@@ -156,6 +156,9 @@ def test_what_is_no_record_is_refused_with_a_hint(*, index, run, upserts, value,
         ({"id": "a", "values": [[1.0], [1.0, 2.0]]}, "values", "different lengths"),
         ({"id": "a", "values": ["1", "2"]}, "values", "element 0 is '1' (str), not a number"),
         ({"id": "a", "values": [0.5, None]}, "values", "element 1 is None (NoneType), not a number"),
+        ({"id": "a", "values": [np.timedelta64(1, "ns")]}, "values", "element 0 is of type timedelta64, not a number"),
+        ({"id": "a", "values": [np.timedelta64(1, "us")]}, "values", "element 0 is of type timedelta64, not a number"),
+        ({"id": "a", "values": np.array([1], "m8[s]")}, "values", "element 0 is of type timedelta64, not a number"),
         ({"id": "a", "values": {"x": 1}}, "values", "got 0 dimensions"),
         ({"id": "a", "values": VALUES, "metadata": "text"}, "metadata", "valid dictionary"),
         ({"id": "a", "values": VALUES, "metadata": {1: "x"}}, "metadata.1", "a key is a string"),
@@ -175,7 +178,7 @@ def test_a_record_of_a_wrong_shape_is_told_with_its_id(*, index, run, record, fi
     assert reason in caught.value.reason
 
 
-@pytest.mark.parametrize("record_id", [True, 1.5, None, "\ud800", ["a"]], ids=repr)
+@pytest.mark.parametrize("record_id", [True, 1.5, None, "\ud800", ["a"], np.timedelta64(1, "us")], ids=repr)
 def test_an_id_that_is_none(index, run, record_id):
     with pytest.raises(RecordError, match=r"row 0 \(counted from 0\), id: .* Give each record an id"):
         run(index, [{"id": record_id, "values": VALUES}])
