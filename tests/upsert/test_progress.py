@@ -12,35 +12,9 @@ from airflow_pinecone_upsert.upsert.ledger import KEEP_EVERY_S
 from airflow_pinecone_upsert.upsert.options import UpsertOptions
 from airflow_pinecone_upsert.upsert.progress import Progress
 from airflow_pinecone_upsert.upsert.run import upsert
-from airflow_pinecone_upsert.upsert.send import Landing
 from airflow_pinecone_upsert.upsert.source import ParquetSource, find_parquet_files
 
-
-class SlowLanes:
-    """Requests of which each takes a second of a clock that nobody waits for."""
-
-    def __init__(self):
-        self._clock_s = 0.0
-        self._under_way = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def now(self):
-        return self._clock_s
-
-    def start(self, job, body):
-        self._under_way.append((self._clock_s + 1, Landing(job, len(body), len(job.batch))))
-
-    def next_landing(self, timeout_s):
-        if self._under_way and self._under_way[0][0] <= self._clock_s + timeout_s:
-            self._clock_s, landing = self._under_way.pop(0)
-            return landing
-        self._clock_s += timeout_s
-        return None
+from .lanes import SimulatedLanes
 
 
 def test_the_log_tells_every_few_seconds_how_far_and_how_fast(index, write, caplog):
@@ -49,7 +23,7 @@ def test_the_log_tells_every_few_seconds_how_far_and_how_fast(index, write, capl
     options = UpsertOptions.checked(batch_size=2, max_concurrency=1)
     source = ParquetSource(find_parquet_files(LocalFileSystem(), str(path)), options)
     with IndexClient(index.url, ClientSettings(api_key=index.api_key)) as client:
-        upsert(source, client, options, lanes=SlowLanes())
+        upsert(source, client, options, lanes=SimulatedLanes())
     line = re.compile(
         r"(\d+) records confirmed, 2 records/s, 0\.0 MB/s, \d in flight, 0 throttled, (\d+)% done, about (\d+) s to go\."
     )
