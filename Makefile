@@ -18,10 +18,10 @@ help: ## Show the targets
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: $(VENV)/.demo ## Embed real text, upsert it with Airflow into a local index, and search it
-	$(RUN) example_dags/demo.py
+	$(RUN) dev/demo.py
 
 airflow: $(VENV)/.demo ## Airflow's web UI with the example DAGs and a local index
-	$(RUN) example_dags/airflow_ui.py
+	$(RUN) dev/airflow_ui.py
 
 test: $(VENV)/.dev ## The tests
 	$(RUN) -m pytest -m "not slow" $(SIDE_BY_SIDE)

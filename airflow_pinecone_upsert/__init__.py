@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_pinecone_upsert.assets import pinecone_asset
-    from airflow_pinecone_upsert.hook import PineconeHook
-    from airflow_pinecone_upsert.operator import PineconeUpsertOperator
+    from airflow_pinecone_upsert.hooks.pinecone import PineconeHook
+    from airflow_pinecone_upsert.operators.upsert import PineconeUpsertOperator
 
 __version__ = "0.1.0"
 
 __all__ = ["PineconeHook", "PineconeUpsertOperator", "__version__", "pinecone_asset"]
 
-_HOMES = {"PineconeHook": "hook", "PineconeUpsertOperator": "operator", "pinecone_asset": "assets"}
+_HOMES = {"PineconeHook": "hooks.pinecone", "PineconeUpsertOperator": "operators.upsert", "pinecone_asset": "assets"}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from openlineage.client.event_v2 import InputDataset, OutputDataset
     from openlineage.client.facet_v2 import schema_dataset
 
-    from airflow_pinecone_upsert.upsert.source import FileRef, ParquetSource, RecordSource
+    from airflow_pinecone_upsert.pipeline.read.files import FileRef
+    from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
+    from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +137,7 @@ def _output(trace: Trace) -> OutputDataset:
 
 def _inputs(source: RecordSource) -> Iterator[InputDataset]:
     """Name the files; records that come from another task are no dataset."""
-    from airflow_pinecone_upsert.upsert.source import ParquetSource
+    from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 
     if not isinstance(source, ParquetSource):
         return

@@ -8,18 +8,19 @@ from typing import Any, Final
 
 from airflow.sdk import ObjectStoragePath
 
-from airflow_pinecone_upsert.api.errors import SetupError, SourceError
-from airflow_pinecone_upsert.upsert.ahead import call_beside
-from airflow_pinecone_upsert.upsert.options import Columns
-from airflow_pinecone_upsert.upsert.problem import shown
-from airflow_pinecone_upsert.upsert.rejects import Folder
-from airflow_pinecone_upsert.upsert.source import FileRef, ParquetSource, find_parquet_files
-from airflow_pinecone_upsert.upsert.stop import Stop
+from airflow_pinecone_upsert.exceptions import SetupError, SourceError
+from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+from airflow_pinecone_upsert.pipeline.options import Columns
+from airflow_pinecone_upsert.pipeline.read.files import FileRef, find_parquet_files
+from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
+from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
+from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
+from airflow_pinecone_upsert.pipeline.violation import preview
 
 _EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
-def parquet_files(paths: Any, stop: Stop | None = None) -> list[FileRef]:
+def parquet_files(paths: Any, stop: CancellationToken | None = None) -> list[FileRef]:
     """
     Find the files behind ``parquet_paths``.
 
@@ -36,10 +37,10 @@ def parquet_files(paths: Any, stop: Stop | None = None) -> list[FileRef]:
         files = {file.url: file for fs, path in opened for file in find_parquet_files(fs, path)}
         return list(files.values())
 
-    return call_beside(find, stop or Stop())
+    return call_in_background(find, stop or CancellationToken())
 
 
-def rejects_folder(path: Any) -> Folder:
+def rejects_folder(path: Any) -> RejectsFolder:
     """
     Find the file system behind ``rejects_path``.
 
@@ -48,7 +49,7 @@ def rejects_folder(path: Any) -> Folder:
     :raises SetupError: Nothing installed here knows the path's scheme.
     """
     (one,) = _each(path, "rejects_path")
-    return Folder(*_open_storage(one))
+    return RejectsFolder(*_open_storage(one))
 
 
 class ParquetPaths:
@@ -59,7 +60,7 @@ class ParquetPaths:
     :param stop: Ends the wait for a storage that does not answer.
     """
 
-    def __init__(self, columns: Columns, stop: Stop) -> None:
+    def __init__(self, columns: Columns, stop: CancellationToken) -> None:
         self._columns = columns
         self._stop = stop
 
@@ -86,7 +87,7 @@ def _each(paths: Any, parameter: str) -> Iterator[ObjectStoragePath]:
             yield from _each(path, parameter)
     else:
         raise SourceError(
-            f"{parameter} holds {shown(paths)} ({type(paths).__name__}), which is no path. Name a file or a folder."
+            f"{parameter} holds {preview(paths)} ({type(paths).__name__}), which is no path. Name a file or a folder."
         )
 
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow_pinecone_upsert.api.errors import PineconeUpsertError, RateLimitError
+from airflow_pinecone_upsert.exceptions import PineconeUpsertError, RateLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from airflow_pinecone_upsert.api.client import IndexClient
-    from airflow_pinecone_upsert.upsert.options import UpsertOptions
-    from airflow_pinecone_upsert.upsert.report import Attempt, UpsertReport
-    from airflow_pinecone_upsert.upsert.source import RecordSource
+    from airflow_pinecone_upsert.pipeline.options import UpsertOptions
+    from airflow_pinecone_upsert.pipeline.read.source import RecordSource
+    from airflow_pinecone_upsert.pipeline.report import UpsertReport
+    from airflow_pinecone_upsert.pipeline.send.events import Attempt
 
 
 def observed_upsert(source: RecordSource, client: IndexClient, options: UpsertOptions, **others: Any) -> UpsertReport:
     """
-    Do what :func:`airflow_pinecone_upsert.upsert.run.upsert` does, seen from outside.
+    Do what :func:`airflow_pinecone_upsert.pipeline.run.upsert` does, seen from outside.
 
     :param others: Its other parameters.
     """
-    from airflow_pinecone_upsert.upsert.run import upsert
+    from airflow_pinecone_upsert.pipeline.run import upsert
 
     with _span(client.host, options.namespace) as annotate:
         report = upsert(source, client, options, observe=_Metrics(**_task()), **others)

@@ -1,3 +1,3 @@
 """Fixtures for all tests: those that users get."""
 
-pytest_plugins = ["airflow_pinecone_upsert.local.testing"]
+pytest_plugins = ["airflow_pinecone_upsert.emulator.pytest_plugin"]

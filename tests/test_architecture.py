@@ -44,8 +44,8 @@ def modules_after(statement):
     ("package", "blocked"),
     [
         ("airflow_pinecone_upsert.api", {"airflow", "pyarrow", "fsspec", "pandas"}),
-        ("airflow_pinecone_upsert.upsert", {"airflow", "pandas"}),
-        ("airflow_pinecone_upsert.local", {"airflow", "pyarrow", "pandas"}),
+        ("airflow_pinecone_upsert.pipeline", {"airflow", "pandas"}),
+        ("airflow_pinecone_upsert.emulator", {"airflow", "pyarrow", "pandas"}),
     ],
 )
 def test_a_part_imports_without_what_it_must_not_know(package, blocked):
@@ -101,10 +101,11 @@ def test_reading_and_encoding_a_file_does_not_import_pandas(tmp_path):
     code = f"""
 import sys
 from fsspec.implementations.local import LocalFileSystem
-from airflow_pinecone_upsert.upsert.chunk import IndexShape
-from airflow_pinecone_upsert.upsert.encode import encode
-from airflow_pinecone_upsert.upsert.options import Columns
-from airflow_pinecone_upsert.upsert.source import ParquetSource, find_parquet_files
+from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.encode.encoder import encode
+from airflow_pinecone_upsert.pipeline.options import Columns
+from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
+from airflow_pinecone_upsert.pipeline.read.files import find_parquet_files
 
 source = ParquetSource(find_parquet_files(LocalFileSystem(), {str(tmp_path)!r}), Columns())
 (chunk,) = source.chunks(IndexShape(1))

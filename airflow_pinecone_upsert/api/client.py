@@ -3,7 +3,7 @@ Pinecone's data plane, and the one call of the control plane that finds an index
 
 What always holds: the API key goes to the index's host and the control plane only, over TLS or to a loopback address;
 redirects are not followed; headers are never logged; every foreign error leaves as one of
-:mod:`airflow_pinecone_upsert.api.errors`, without the frames in which it arose: their variables hold the key.
+:mod:`airflow_pinecone_upsert.exceptions`, without the frames in which it arose: their variables hold the key.
 
 HTTP/1.1 with keep-alive on purpose: on 1.5 MB bodies Pinecone measured 3 s where HTTP/2 took 35 s and failed at times.
 """
@@ -30,16 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from typing_extensions import Self
 
 from airflow_pinecone_upsert import __version__
-from airflow_pinecone_upsert.api.errors import (
-    HOLDS_DOCUMENTS,
-    PineconeUpsertError,
-    SetupError,
-    TransientError,
-    TransportError,
-    UnexpectedAnswerError,
-    UnsupportedIndexError,
-    error_from_answer,
-)
+from airflow_pinecone_upsert.api.backoff import Random, backoff_s
 from airflow_pinecone_upsert.api.limits import (
     API_VERSION,
     CONTROL_PLANE_URL,
@@ -52,18 +43,26 @@ from airflow_pinecone_upsert.api.limits import (
     SCHEMA_API_VERSION,
 )
 from airflow_pinecone_upsert.api.models import (
-    FetchAnswer,
+    FetchResponse,
     IndexDescription,
     IndexStats,
-    ListAnswer,
+    ListResponse,
     Match,
     NamespaceDescription,
-    NamespacesAnswer,
-    QueryAnswer,
+    NamespacesResponse,
+    QueryResponse,
     Record,
-    UpsertAnswer,
+    UpsertResponse,
 )
-from airflow_pinecone_upsert.api.retry import Random, backoff_s
+from airflow_pinecone_upsert.api.responses import HOLDS_DOCUMENTS, error_from_response
+from airflow_pinecone_upsert.exceptions import (
+    PineconeUpsertError,
+    SetupError,
+    TransientError,
+    TransportError,
+    UnexpectedResponseError,
+    UnsupportedIndexError,
+)
 
 USER_AGENT: Final = f"airflow-pinecone-upsert/{__version__} (python/{platform.python_version()})"
 
@@ -259,19 +258,19 @@ class _Http:
         if response.is_success:
             return response
         headers = {name: value.replace(self._key, _MASK) for name, value in response.headers.items()}
-        raise error_from_answer(response.status_code, headers, self._masked(response), host=self.url, now=time.time())
+        raise error_from_response(response.status_code, headers, self._masked(response), host=self.url, now=time.time())
 
     def parse(self, model: type[_ModelT], response: httpx.Response) -> _ModelT:
         """
         Read an answer with a 2xx status.
 
-        :raises UnexpectedAnswerError: It is not of this shape.
+        :raises UnexpectedResponseError: It is not of this shape.
         """
         try:
             return model.model_validate_json(response.content)
         except ValidationError as exc:
             said = self._masked(response)[:_MAX_SHOWN_BYTES].decode("utf-8", "replace")
-            raise UnexpectedAnswerError(
+            raise UnexpectedResponseError(
                 f"{self.url} answered {response.status_code} to {response.request.url.path}, but not what Pinecone "
                 f"answers: {said!r}. Is this host a Pinecone index?"
             ) from _without_frames(exc)
@@ -344,7 +343,7 @@ def describe_index(
     :param sleep: Waits between tries, in seconds.
     :return: What it says, the index's host above all.
     :raises UnsupportedIndexError: The index holds documents.
-    :raises PineconeUpsertError: See :mod:`airflow_pinecone_upsert.api.errors`.
+    :raises PineconeUpsertError: See :mod:`airflow_pinecone_upsert.exceptions`.
     """
     version = max(settings.api_version, SCHEMA_API_VERSION)
     http = _Http(index_url(control_plane_url), settings.model_copy(update={"api_version": version}))
@@ -416,7 +415,7 @@ class IndexClient:
         :return: ``upsertedCount`` as the server says it.
         """
         response = self._http.send("POST", "/vectors/upsert", content=body)
-        return self._http.parse(UpsertAnswer, response).upserted_count
+        return self._http.parse(UpsertResponse, response).upserted_count
 
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts. Counts lag behind writes by seconds."""
@@ -433,7 +432,7 @@ class IndexClient:
         for start in range(0, len(ids), MAX_IDS_PER_FETCH):
             page = list(ids[start : start + MAX_IDS_PER_FETCH])
             found |= self._ask(
-                FetchAnswer, "GET", "/vectors/fetch", params=_given(ids=page, namespace=namespace)
+                FetchResponse, "GET", "/vectors/fetch", params=_given(ids=page, namespace=namespace)
             ).vectors
         return found
 
@@ -447,7 +446,7 @@ class IndexClient:
         token: str | None = None
         while True:
             params = _given(prefix=prefix, namespace=namespace, limit=MAX_IDS_PER_LIST_PAGE, paginationToken=token)
-            answer = self._ask(ListAnswer, "GET", "/vectors/list", params=params)
+            answer = self._ask(ListResponse, "GET", "/vectors/list", params=params)
             yield from (listed.id for listed in answer.vectors)
             token = answer.pagination.next if answer.pagination else None
             if not token:
@@ -488,7 +487,7 @@ class IndexClient:
             namespace=namespace,
         )
         content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-        return self._ask(QueryAnswer, "POST", "/query", content=content).matches
+        return self._ask(QueryResponse, "POST", "/query", content=content).matches
 
     def delete(
         self,
@@ -520,7 +519,7 @@ class IndexClient:
         """Yield the namespaces, page by page."""
         token: str | None = None
         while True:
-            answer = self._ask(NamespacesAnswer, "GET", "/namespaces", params=_given(paginationToken=token))
+            answer = self._ask(NamespacesResponse, "GET", "/namespaces", params=_given(paginationToken=token))
             yield from answer.namespaces
             token = answer.pagination.next if answer.pagination else None
             if not token:

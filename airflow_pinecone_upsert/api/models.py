@@ -125,7 +125,7 @@ class Record(_Shape):
     metadata: dict[str, Any] | None = None
 
 
-class UpsertAnswer(_Shape):
+class UpsertResponse(_Shape):
     """``POST /vectors/upsert``. Protobuf's JSON may leave out a zero."""
 
     upserted_count: int = Field(default=0, ge=0)
@@ -167,13 +167,13 @@ class Match(_Shape):
     metadata: dict[str, Any] | None = None
 
 
-class QueryAnswer(_Shape):
+class QueryResponse(_Shape):
     """``POST /query``."""
 
     matches: list[Match] = Field(default_factory=list)
 
 
-class FetchAnswer(_Shape):
+class FetchResponse(_Shape):
     """``GET /vectors/fetch``."""
 
     vectors: dict[str, Record] = Field(default_factory=dict)
@@ -187,7 +187,7 @@ class _ListedId(_Shape):
     id: str
 
 
-class ListAnswer(_Shape):
+class ListResponse(_Shape):
     """``GET /vectors/list``."""
 
     vectors: list[_ListedId] = Field(default_factory=list)
@@ -201,7 +201,7 @@ class NamespaceDescription(_Snake):
     record_count: int = 0
 
 
-class NamespacesAnswer(_Snake):
+class NamespacesResponse(_Snake):
     """``GET /namespaces``."""
 
     namespaces: list[NamespaceDescription] = Field(default_factory=list)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from airflow_pinecone_upsert.local.server import LocalIndex
+    from airflow_pinecone_upsert.emulator.server import EmulatedIndex
 
 HOME = Path(tempfile.mkdtemp(prefix="airflow-home-"))
 os.environ.update(
@@ -96,7 +96,7 @@ def run_dag(airflow_db, pinecone_index, monkeypatch, tmp_path):
 def use_index(monkeypatch):
     """Point the default connection to another local index."""
 
-    def use(index: LocalIndex) -> LocalIndex:
+    def use(index: EmulatedIndex) -> EmulatedIndex:
         monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", index.connection_json())
         return index
 

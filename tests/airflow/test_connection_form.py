@@ -11,9 +11,10 @@ from importlib.resources import files
 import jsonschema
 import pytest
 
-from airflow_pinecone_upsert import PineconeHook, connection_form
+from airflow_pinecone_upsert import PineconeHook
 from airflow_pinecone_upsert.api.client import ClientSettings
-from airflow_pinecone_upsert.provider import get_provider_info
+from airflow_pinecone_upsert.hooks import connection_form
+from airflow_pinecone_upsert.provider_info import get_provider_info
 
 from .conftest import HOME
 
@@ -46,7 +47,7 @@ def shown():
 
 def test_the_type_has_its_name(shown):
     assert shown["hook_name"] == "Pinecone (upsert)"
-    assert shown["hook_class_name"] == "airflow_pinecone_upsert.hook.PineconeHook"
+    assert shown["hook_class_name"] == "airflow_pinecone_upsert.hooks.pinecone.PineconeHook"
 
 
 def test_what_every_connection_has_is_labelled_or_hidden(shown):

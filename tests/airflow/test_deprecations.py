@@ -20,7 +20,7 @@ def module(tmp_path):
     return str(path)
 
 
-@pytest.mark.parametrize("ours", ["airflow_pinecone_upsert", "airflow_pinecone_upsert.upsert.run", __name__])
+@pytest.mark.parametrize("ours", ["airflow_pinecone_upsert", "airflow_pinecone_upsert.pipeline.run", __name__])
 def test_a_deprecated_import_of_ours_is_an_error(module, ours):
     with pytest.raises(FutureWarning, match=WARNING):
         runpy.run_path(module, run_name=ours)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_pinecone_upsert.local import Fault
+from airflow_pinecone_upsert.emulator import Fault
 
 from .supervised import task_processes, wait_until, worker  # noqa: F401 - fixtures
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_pinecone_upsert import PineconeUpsertOperator
-from airflow_pinecone_upsert.api import errors, retry
-from airflow_pinecone_upsert.local import Fault, LocalIndex
+from airflow_pinecone_upsert import PineconeUpsertOperator, exceptions
+from airflow_pinecone_upsert.api import backoff
+from airflow_pinecone_upsert.emulator import EmulatedIndex, Fault
 from tests.api.conftest import reply, serve  # noqa: F401 - fixtures
 from tests.api.test_client import certificate, tls_server  # noqa: F401 - fixtures
 
@@ -42,7 +42,7 @@ class Store(dict):
 class Stage:
     """Where a failure is played: an index, a connection to it, and one task."""
 
-    index: LocalIndex
+    index: EmulatedIndex
     folder: Path
     monkeypatch: pytest.MonkeyPatch
     request: pytest.FixtureRequest
@@ -388,7 +388,7 @@ def _(stage):
     stage.fault(Fault.stall(0.0))
     stage.fault(Fault.short_count(0))
     task = {"batch_size": 1, "max_concurrency": 1}
-    with pytest.raises(errors.IncompleteUpsertError):
+    with pytest.raises(exceptions.IncompleteUpsertError):
         stage.run({"task_state_store": store}, parquet_paths=stage.write(), **task)
     assert "checkpoint" in store
     stage.write(id=["another a", "b"])
@@ -418,7 +418,7 @@ NUMBERED = [(cells, [one[0] for one in ROWS[:number]].count(cells[0])) for numbe
 
 @pytest.fixture
 def stage(airflow_db, pinecone_index, tmp_path, monkeypatch, request) -> Stage:
-    monkeypatch.setattr(retry, "BACKOFF_BASE_S", 0.0)  # waits have no length here
+    monkeypatch.setattr(backoff, "BACKOFF_BASE_S", 0.0)  # waits have no length here
     stage = Stage(pinecone_index, tmp_path, monkeypatch, request)
     stage.connect()
     return stage
@@ -454,10 +454,10 @@ def assert_it_does(does: str, output: dict[str, Any] | None, error: Exception | 
         case "does not load":
             assert isinstance(error, ValueError)
         case "fails now":
-            assert isinstance(error, (errors.SetupError, errors.InputError))
+            assert isinstance(error, (exceptions.SetupError, exceptions.InputError))
         case "fails":
-            assert isinstance(error, errors.PineconeUpsertError)
-            assert not isinstance(error, (errors.SetupError, errors.InputError))
+            assert isinstance(error, exceptions.PineconeUpsertError)
+            assert not isinstance(error, (exceptions.SetupError, exceptions.InputError))
         case "repeats":
             assert output["retryCount"] > 0
             assert output["upsertedCount"] == 2

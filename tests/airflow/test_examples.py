@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_pinecone_upsert.retries import ExceptionRetryPolicy
+from airflow_pinecone_upsert.operators.retry_policy import ExceptionRetryPolicy
 
 from .conftest import EXAMPLES, HOME
 

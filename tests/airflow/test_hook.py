@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from airflow_pinecone_upsert import PineconeHook
-from airflow_pinecone_upsert.api.errors import AuthenticationError, NotFoundError, SetupError
-from airflow_pinecone_upsert.local import Fault
-from airflow_pinecone_upsert.retries import ExceptionRetryPolicy
+from airflow_pinecone_upsert.emulator import Fault
+from airflow_pinecone_upsert.exceptions import AuthenticationError, NotFoundError, SetupError
+from airflow_pinecone_upsert.operators.retry_policy import ExceptionRetryPolicy
 
 from ..api.conftest import reply, serve  # noqa: F401, TID252 - fixtures
 from ..api.test_client import certificate, tls_server  # noqa: F401, TID252 - fixtures

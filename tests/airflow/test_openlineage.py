@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_pinecone_upsert.local.server import LocalIndex
+from airflow_pinecone_upsert.emulator.server import EmulatedIndex
 
 from .test_storage import s3  # noqa: F401 - a fixture
 
@@ -82,7 +82,7 @@ def table(count, dimension=8):
 
 @pytest.fixture(scope="module")
 def index():
-    with LocalIndex(dimension=8, api_key=KEY) as running:
+    with EmulatedIndex(dimension=8, api_key=KEY) as running:
         yield running
 
 

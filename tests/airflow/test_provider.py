@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 import airflow_pinecone_upsert
-from airflow_pinecone_upsert.provider import get_provider_info
+from airflow_pinecone_upsert.provider_info import get_provider_info
 
 
 def test_the_metadata_keep_airflows_schema():

@@ -18,7 +18,7 @@ import pytest
 
 from airflow_pinecone_upsert import PineconeUpsertOperator
 from airflow_pinecone_upsert.api import limits
-from airflow_pinecone_upsert.connection_form import EXTRA_FIELDS
+from airflow_pinecone_upsert.hooks.connection_form import EXTRA_FIELDS
 
 from ..api.conftest import reply, serve  # noqa: F401, TID252 - fixtures
 from ..api.test_client import certificate, tls_server  # noqa: F401, TID252 - fixtures
@@ -207,7 +207,7 @@ def test_local_index_command():
 def test_make_demo_answers_its_questions():
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
     done = subprocess.run(
-        [sys.executable, ROOT / "example_dags" / "demo.py"],
+        [sys.executable, ROOT / "dev" / "demo.py"],
         capture_output=True,
         text=True,
         check=False,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from airflow_pinecone_upsert.local.faults import Fault
-from airflow_pinecone_upsert.retries import ExceptionRetryPolicy
+from airflow_pinecone_upsert.emulator.faults import Fault
+from airflow_pinecone_upsert.operators.retry_policy import ExceptionRetryPolicy
 
 DAG = """
 from pathlib import Path

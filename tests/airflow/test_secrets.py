@@ -23,9 +23,8 @@ import pyarrow.parquet as pq
 import pytest
 from cryptography.fernet import Fernet
 
-from airflow_pinecone_upsert import PineconeHook
-from airflow_pinecone_upsert.api import errors
-from airflow_pinecone_upsert.local import Fault, LocalIndex
+from airflow_pinecone_upsert import PineconeHook, exceptions
+from airflow_pinecone_upsert.emulator import EmulatedIndex, Fault
 from tests.api.conftest import reply, serve  # noqa: F401 - fixtures
 from tests.api.test_client import certificate, tls_server  # noqa: F401 - fixtures
 
@@ -133,13 +132,13 @@ CASES: dict[str, tuple[str, str, Fault | None, dict, dict]] = {
     "storage": ("StorageError", "", None, {}, {"vectors": None, "parquet_paths": "s3://aws_silent@bucket/a.parquet"}),
     "record": ("RecordError", "", None, {}, {"vectors": [("a", [1.0])]}),
     "refused_record": ("RecordError", UPSERT, echo(400, "bad record of"), {}, {}),
-    "refused": ("RefusedError", STATS, echo(400, "bad request of"), {}, {}),
+    "refused": ("BadRequestError", STATS, echo(400, "bad request of"), {}, {}),
     "too_large": ("RequestTooLargeError", STATS, echo(413, "too large"), {}, {}),
     "throttled": ("RateLimitError", STATS, echo(429, "not so fast,"), {}, {}),
     "server": ("ServerError", STATS, echo(503, "no time for"), {}, {}),
     "closed_port": ("TransportError", "", None, {"host": "https://127.0.0.1:1"}, {}),
     "reset": ("TransportError", STATS, Fault.reset(), {}, {}),
-    "not_pinecone": ("UnexpectedAnswerError", STATS, HTML, {}, {}),
+    "not_pinecone": ("UnexpectedResponseError", STATS, HTML, {}, {}),
     "incomplete": ("IncompleteUpsertError", UPSERT, echo(503, "still no time for"), {}, {}),
     "short_count": ("IncompleteUpsertError", UPSERT, Fault.short_count(1), {}, {}),
 }
@@ -165,10 +164,10 @@ def left(tmp_path_factory) -> Left:
     values = [np.ones(8, np.float32)] * 4
     pq.write_table(pa.table({"id": list("abcd"), "values": values}), folder / "source.parquet")
 
-    indexes: list[LocalIndex] = []
+    indexes: list[EmulatedIndex] = []
 
     def connection(path: str, fault: Fault | None, **more) -> dict:
-        index = LocalIndex(8, api_key=KEY).start()
+        index = EmulatedIndex(8, api_key=KEY).start()
         indexes.append(index)
         if fault:
             index.faults.next(fault, times=1_000, path=path)
@@ -241,7 +240,7 @@ def lines_with_the_key(text: str) -> list[str]:
 
 def test_every_error_has_been_raised_by_a_run():
     """RecordError stands for its parent InputError; PineconeUpsertError is what a defect of ours would end as."""
-    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    kinds = {name for name, kind in vars(exceptions).items() if isinstance(kind, type) and issubclass(kind, Exception)}
     assert kinds - {case[0] for case in CASES.values()} == {"PineconeUpsertError", "InputError", "TransientError"}
 
 
@@ -297,7 +296,7 @@ def test_no_extra_of_the_connection_turns_the_check_of_certificates_off(monkeypa
     """Unknown extras are left alone: those of the official provider are among them."""
     connection = {"conn_type": "pinecone_upsert", "host": tls_server.url, "password": KEY, "extra": {name: False}}
     monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", json.dumps(connection))
-    with pytest.raises(errors.SetupError, match="no certificate that is trusted here"):
+    with pytest.raises(exceptions.SetupError, match="no certificate that is trusted here"):
         PineconeHook().describe_index_stats()
     assert tls_server.seen == []
 

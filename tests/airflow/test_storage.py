@@ -10,7 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from moto.server import ThreadedMotoServer
 
-from airflow_pinecone_upsert.api.errors import SetupError, SourceError, StorageError
+from airflow_pinecone_upsert.exceptions import SetupError, SourceError, StorageError
 
 from .test_operator import HEAD
 
@@ -123,9 +123,10 @@ def test_the_same_file_twice_is_read_once(tmp_path):
 def test_a_storage_that_does_not_answer_may_be_tried_again(monkeypatch, moment):
     import fsspec
 
-    from airflow_pinecone_upsert.upsert.chunk import IndexShape
-    from airflow_pinecone_upsert.upsert.options import Columns
-    from airflow_pinecone_upsert.upsert.source import ParquetSource, find_parquet_files
+    from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+    from airflow_pinecone_upsert.pipeline.options import Columns
+    from airflow_pinecone_upsert.pipeline.read.files import find_parquet_files
+    from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_pinecone_upsert.emulator.faults import Fault
 from airflow_pinecone_upsert.links import console_url
-from airflow_pinecone_upsert.local.faults import Fault
 
 from .supervised import started_worker, task_processes  # noqa: F401 - a fixture
 

@@ -21,14 +21,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from airflow_pinecone_upsert import connection_form
+from airflow_pinecone_upsert.hooks import connection_form
 from airflow_pinecone_upsert.links import console_url
-
-from .conftest import EXAMPLES
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 WITHIN_S = 180
+ROOT = Path(__file__).parents[2]
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 CHROMIUM_OPTIONS = (
     "--headless",
@@ -67,7 +66,7 @@ def airflow_ui():
         port = str(probe.getsockname()[1])
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
     process = subprocess.Popen(
-        [sys.executable, EXAMPLES / "airflow_ui.py"],
+        [sys.executable, ROOT / "dev" / "airflow_ui.py"],
         env={**environment, "PORT": port},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
-from airflow_pinecone_upsert.api import errors
+from airflow_pinecone_upsert import exceptions
 from airflow_pinecone_upsert.api.client import (
     USER_AGENT,
     ClientSettings,
@@ -29,7 +29,7 @@ from airflow_pinecone_upsert.api.client import (
     is_control_plane,
 )
 from airflow_pinecone_upsert.api.limits import MAX_ID_LENGTH
-from airflow_pinecone_upsert.local import Fault
+from airflow_pinecone_upsert.emulator import Fault
 
 SECRET = "pcsk_very-secret"
 
@@ -86,7 +86,7 @@ def test_a_body_is_let_go_of_with_its_answer(index, client, fault):
         held = sys.getrefcount(body)
         try:
             client.upsert(body)
-        except errors.PineconeUpsertError:
+        except exceptions.PineconeUpsertError:
             assert fault is not None
         assert sys.getrefcount(body) == held
     finally:
@@ -106,7 +106,7 @@ def test_a_body_may_come_in_pieces(index, client):
 
 def test_upsert_is_sent_once(index, client):
     index.faults.next(Fault.status(503))
-    with pytest.raises(errors.ServerError):
+    with pytest.raises(exceptions.ServerError):
         upsert(client, *numbered(1))
     assert len(index.requests) == 1
 
@@ -181,13 +181,13 @@ def test_delete_by_filter_and_all_of_a_namespace(index, client):
     assert len(index.vectors("ns")) == 3
     client.delete(delete_all=True, namespace="ns")
     assert index.vectors("ns") == {}
-    with pytest.raises(errors.NotFoundError, match="Namespace not found"):
+    with pytest.raises(exceptions.NotFoundError, match="Namespace not found"):
         client.delete(delete_all=True, namespace="unknown")
 
 
 @pytest.mark.parametrize("ways", [{}, {"ids": ["a"], "delete_all": True}, {"ids": [], "filter": {}}])
 def test_delete_wants_exactly_one_way(index, client, ways):
-    with pytest.raises(errors.SetupError, match="exactly one of ids, filter and delete_all"):
+    with pytest.raises(exceptions.SetupError, match="exactly one of ids, filter and delete_all"):
         client.delete(**ways)
     assert not index.requests
 
@@ -200,7 +200,7 @@ def test_namespaces_are_listed_and_deleted(index, client):
     client.delete_namespace("b/c")
     client.delete_namespace("")
     assert (len(index.vectors("a")), index.vectors("b/c"), index.vectors("")) == (2, {}, {})
-    with pytest.raises(errors.NotFoundError):
+    with pytest.raises(exceptions.NotFoundError):
         client.delete_namespace("unknown")
 
 
@@ -215,7 +215,7 @@ def test_describe_index_asks_the_control_plane_for_the_host(index):
     found = describe_index("docs", settings, control_plane_url=index.url)
     assert found.name == "docs"
     assert index_url(f"http://{found.host}" if "://" not in found.host else found.host) == index.url
-    with pytest.raises(errors.NotFoundError):
+    with pytest.raises(exceptions.NotFoundError):
         describe_index("no such/index", settings, control_plane_url=index.url)
     assert index.requests[-1].path.startswith("/indexes/no such")
 
@@ -239,13 +239,13 @@ def test_passing_failures_are_tried_again_with_growing_waits(index, connect):
 def test_tries_are_bounded(index, connect):
     waits = []
     index.faults.next(Fault.status(503, "still starting"), times=5)
-    with pytest.raises(errors.ServerError, match="still starting"):
+    with pytest.raises(exceptions.ServerError, match="still starting"):
         connect(index.url, sleep=waits.append).describe_index_stats()
     assert (len(waits), len(index.requests)) == (4, 5)
 
 
 def test_what_is_final_is_not_tried_again(index, connect):
-    with pytest.raises(errors.AuthenticationError, match="Invalid API Key"):
+    with pytest.raises(exceptions.AuthenticationError, match="Invalid API Key"):
         connect(index.url, key="wrong", sleep=pytest.fail).describe_index_stats()
     assert len(index.requests) == 1
 
@@ -253,7 +253,7 @@ def test_what_is_final_is_not_tried_again(index, connect):
 def test_describe_index_refuses_an_index_that_holds_documents(pinecone_index_factory):
     fields = {"title": {"type": "string", "full_text_search": {}}, "embedding": {"type": "dense_vector"}}
     index = pinecone_index_factory(name="docs", document_schema=fields)
-    with pytest.raises(errors.UnsupportedIndexError, match=r"'docs' has a document schema \(title, embedding\)"):
+    with pytest.raises(exceptions.UnsupportedIndexError, match=r"'docs' has a document schema \(title, embedding\)"):
         describe_index("docs", ClientSettings(api_key=index.api_key), control_plane_url=index.url)
 
 
@@ -285,31 +285,31 @@ def test_describe_index_is_tried_again(index):
 
 def test_silence_is_a_passing_failure(index, connect):
     index.faults.next(Fault.stall(60.0))
-    with pytest.raises(errors.TransportError, match=r"No answer from http://127.0.0.1:\d+ \(ReadTimeout"):
+    with pytest.raises(exceptions.TransportError, match=r"No answer from http://127.0.0.1:\d+ \(ReadTimeout"):
         upsert(connect(index.url, timeout_s=0.2), *numbered(1))
 
 
 def test_a_closed_port_is_a_passing_failure(index, connect):
     index.close()
-    with pytest.raises(errors.TransportError, match=r"ConnectError.*Check the index host, DNS, proxy and firewall"):
+    with pytest.raises(exceptions.TransportError, match=r"ConnectError.*Check the index host, DNS, proxy and firewall"):
         connect(index.url).describe_index_stats()
 
 
 def test_a_name_that_nobody_knows_is_a_passing_failure_that_says_so(connect):
     """A resolver may be out of order for a moment. No query leaves this machine: the name is too long for one."""
-    with pytest.raises(errors.TransportError, match=r"the name is unknown\. Copy the index host anew"):
+    with pytest.raises(exceptions.TransportError, match=r"the name is unknown\. Copy the index host anew"):
         connect(f"https://{'.'.join(['a' * 60] * 5)}", attempts=1).describe_index_stats()
 
 
 @pytest.mark.parametrize("name", ["a..b.pinecone.io", f"{'a' * 64}.pinecone.io"])
 def test_a_name_that_none_can_have_is_a_setup_error(connect, name):
-    with pytest.raises(errors.SetupError, match=r"cannot be asked .*Check the index host"):
+    with pytest.raises(exceptions.SetupError, match=r"cannot be asked .*Check the index host"):
         connect(f"https://{name}", sleep=pytest.fail).describe_index_stats()
 
 
 def test_a_server_without_tls_is_a_setup_error(index, connect):
     """A local index named without its scheme."""
-    with pytest.raises(errors.SetupError, match=r"does not speak TLS.*named with http://"):
+    with pytest.raises(exceptions.SetupError, match=r"does not speak TLS.*named with http://"):
         connect(index.url.removeprefix("http://"), sleep=pytest.fail).describe_index_stats()
 
 
@@ -376,13 +376,13 @@ def test_a_host_is_completed_to_a_url(host, url):
     ],
 )
 def test_a_host_that_must_not_see_the_key_is_refused(host, message):
-    with pytest.raises(errors.SetupError, match=message):
+    with pytest.raises(exceptions.SetupError, match=message):
         index_url(host)
 
 
 @pytest.mark.parametrize("host", [f"https://me:{SECRET}@name.pinecone.io", f"me:{SECRET}@name/path", f"{SECRET}@[::1"])
 def test_user_information_in_a_host_is_refused_and_not_quoted(host):
-    with pytest.raises(errors.SetupError, match="holds user information") as caught:
+    with pytest.raises(exceptions.SetupError, match="holds user information") as caught:
         index_url(host)
     assert SECRET not in str(caught.value)
 
@@ -409,7 +409,7 @@ def test_the_control_plane_is_told_from_an_index(host, expected):
 def test_a_redirect_does_not_carry_the_key_elsewhere(serve, reply, connect):
     target = serve(reply())
     server = serve(reply(307, headers={"Location": f"{target.url}/vectors/upsert"}))
-    with pytest.raises(errors.SetupError, match="A redirect is not followed"):
+    with pytest.raises(exceptions.SetupError, match="A redirect is not followed"):
         connect(server.url).describe_index_stats()
     assert len(server.seen) == 1
     assert target.seen == []
@@ -429,9 +429,9 @@ def test_a_redirect_does_not_carry_the_key_elsewhere(serve, reply, connect):
 def test_a_server_that_echoes_the_key_puts_it_into_no_message(*, serve, reply, connect, caplog, status, body):
     caplog.set_level(logging.DEBUG)
     client = connect(serve(reply(status, body.encode())).url, key=SECRET)
-    with pytest.raises(errors.PineconeUpsertError) as caught:
+    with pytest.raises(exceptions.PineconeUpsertError) as caught:
         client.upsert(b"{}")
-    with pytest.raises(errors.PineconeUpsertError):
+    with pytest.raises(exceptions.PineconeUpsertError):
         list(client.list_namespaces()) if status != 200 else client.upsert(b"{}")
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value.answer) + caplog.text
     assert SECRET[:8] not in shown
@@ -455,7 +455,7 @@ def test_a_server_that_echoes_the_headers_puts_the_key_into_no_line_of_a_log(ser
     """httpcore logs the headers of an answer at DEBUG."""
     caplog.set_level(logging.DEBUG)
     headers = {"x-pinecone-request-id": f"for {SECRET}", "Retry-After": SECRET, "Api-Key": SECRET}
-    with pytest.raises(errors.PineconeUpsertError) as caught:
+    with pytest.raises(exceptions.PineconeUpsertError) as caught:
         connect(serve(reply(status, b"[]", headers, reason=SECRET)).url, key=SECRET).upsert(b"{}")
     assert "receive_response_headers.complete" in caplog.text
     assert "***" in caplog.text
@@ -477,7 +477,7 @@ def test_the_key_is_in_no_variable_of_a_traceback(serve, reply, index, connect, 
         "proxy": lambda: ("https://name.pinecone.io", {"proxy": "nonsense"}),
         "bundle": lambda: ("https://name.pinecone.io", {"ca_bundle": "/nowhere.pem"}),
     }[what]()
-    with pytest.raises(errors.PineconeUpsertError) as caught:
+    with pytest.raises(exceptions.PineconeUpsertError) as caught:
         connect(url, key=SECRET, **settings).upsert(b"{}")
     assert SECRET not in everything_about(caught.value)
 
@@ -493,7 +493,9 @@ def test_the_key_is_in_no_representation(connect):
 
 @pytest.mark.parametrize("key", [f"{SECRET}\n", f" {SECRET}", f"{SECRET}é", f"{SECRET}\r\nX: y", "\0"])
 def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(key):
-    with pytest.raises(errors.SetupError, match="The API key holds white space or characters outside ASCII") as caught:
+    with pytest.raises(
+        exceptions.SetupError, match="The API key holds white space or characters outside ASCII"
+    ) as caught:
         IndexClient("https://name.pinecone.io", ClientSettings(api_key=key))
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
@@ -504,7 +506,7 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(key):
 def test_a_proxy_is_asked_for_a_tunnel_and_never_shown_the_key(serve, reply, connect):
     proxy = serve(reply(502))
     client = connect("https://name.pinecone.io", key=SECRET, proxy=proxy.url, attempts=1)
-    with pytest.raises(errors.TransportError, match="ProxyError: 502"):
+    with pytest.raises(exceptions.TransportError, match="ProxyError: 502"):
         client.describe_index_stats()
     [(method, target, headers)] = proxy.seen
     assert (method, target) == ("CONNECT", "name.pinecone.io:443")
@@ -516,7 +518,7 @@ def test_the_proxy_of_the_environment_is_used(serve, reply, connect, monkeypatch
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    with pytest.raises(errors.TransportError, match="ProxyError"):
+    with pytest.raises(exceptions.TransportError, match="ProxyError"):
         connect("https://name.pinecone.io", attempts=1).describe_index_stats()
     assert len(proxy.seen) == 1
 
@@ -533,7 +535,7 @@ def test_a_loopback_address_is_asked_without_a_proxy(serve, reply, index, connec
 
 @pytest.mark.parametrize("proxy", ["nonsense", "ftp://proxy.example", "http://[::1"])
 def test_a_proxy_that_is_none(proxy):
-    with pytest.raises(errors.SetupError, match=r"The proxy is not a URL such as http:.*Mend the extra"):
+    with pytest.raises(exceptions.SetupError, match=r"The proxy is not a URL such as http:.*Mend the extra"):
         IndexClient("https://name.pinecone.io", ClientSettings(api_key="key", proxy=proxy))
 
 
@@ -570,7 +572,7 @@ def tls_server(serve, reply, certificate):
 
 
 def test_a_certificate_that_is_not_trusted_ends_it_before_the_key_is_sent(tls_server, connect):
-    with pytest.raises(errors.SetupError, match=r"no certificate that is trusted here.* Set ca_bundle"):
+    with pytest.raises(exceptions.SetupError, match=r"no certificate that is trusted here.* Set ca_bundle"):
         connect(tls_server.url, sleep=pytest.fail).describe_index_stats()
     assert tls_server.seen == []
 
@@ -587,7 +589,7 @@ def test_the_ca_bundle_of_the_environment_is_trusted(tls_server, connect, certif
 
 def test_a_ca_bundle_of_the_environment_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
-    with pytest.raises(errors.SetupError, match=r"CA bundle that SSL_CERT_FILE .* names cannot be read"):
+    with pytest.raises(exceptions.SetupError, match=r"CA bundle that SSL_CERT_FILE .* names cannot be read"):
         IndexClient("https://name.pinecone.io", ClientSettings(api_key="key"))
 
 
@@ -598,7 +600,7 @@ def test_a_ca_bundle_of_the_environment_that_is_not_there_is_named(monkeypatch, 
 @pytest.mark.parametrize("value", ["0", ""])
 def test_no_variable_of_the_environment_turns_the_check_off(tls_server, connect, monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
-    with pytest.raises(errors.SetupError, match="no certificate that is trusted here"):
+    with pytest.raises(exceptions.SetupError, match="no certificate that is trusted here"):
         connect(tls_server.url).describe_index_stats()
     assert tls_server.seen == []
 
@@ -607,7 +609,7 @@ def test_no_variable_of_the_environment_turns_the_check_off(tls_server, connect,
     "setting", [{"verify": False}, {"ca_bundle": False}, {"ca_bundle": "false"}, {"ca_bundle": "0"}]
 )
 def test_no_setting_turns_the_check_off(setting):
-    with pytest.raises((ValidationError, errors.SetupError), match=r"verify|ca_bundle|CA bundle"):
+    with pytest.raises((ValidationError, exceptions.SetupError), match=r"verify|ca_bundle|CA bundle"):
         IndexClient("https://name.pinecone.io", ClientSettings(api_key="key", **setting))
 
 
@@ -616,5 +618,5 @@ def test_a_ca_bundle_that_cannot_be_read(tmp_path, content):
     path = tmp_path / "ca.pem"
     if content:
         path.write_text(content)
-    with pytest.raises(errors.SetupError, match=r"CA bundle '.*ca.pem' cannot be read"):
+    with pytest.raises(exceptions.SetupError, match=r"CA bundle '.*ca.pem' cannot be read"):
         IndexClient("https://name.pinecone.io", ClientSettings(api_key="key", ca_bundle=str(path)))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_pinecone_upsert.api import errors
-from airflow_pinecone_upsert.api.errors import error_from_answer, parse_retry_after
+from airflow_pinecone_upsert import exceptions
+from airflow_pinecone_upsert.api.responses import error_from_response, parse_retry_after
 
 HOST = "https://name-abc.svc.region.pinecone.io"
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc).timestamp()
@@ -20,7 +20,7 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc).timestamp()
 
 def answered(status, body=b"", **headers):
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return error_from_answer(status, names, body, host=HOST, now=NOW)
+    return error_from_response(status, names, body, host=HOST, now=NOW)
 
 
 def as_json(message, code=3):
@@ -28,58 +28,58 @@ def as_json(message, code=3):
 
 
 RECORDED = [
-    (400, as_json("Vector dimension 3072 does not match the dimension of the index 1024"), errors.RefusedError),
+    (400, as_json("Vector dimension 3072 does not match the dimension of the index 1024"), exceptions.BadRequestError),
     (
         400,
         as_json("Metadata value must be a string, number, boolean or list of strings, got 'null' for field 'x'"),
-        errors.RefusedError,
+        exceptions.BadRequestError,
     ),
     (
         400,
         as_json("Dense vectors must contain at least one non-zero value. Vector ID 'a' contains only zeros"),
-        errors.RefusedError,
+        exceptions.BadRequestError,
     ),
     (
         400,
         as_json("Metadata size is 42177 bytes, which exceeds the limit of 40960 bytes per vector"),
-        errors.RefusedError,
+        exceptions.BadRequestError,
     ),
-    (400, b"Root element must be a message.", errors.RefusedError),
-    (400, b'vectors[0].values[1]: invalid value "type" for type TYPE_FLOAT', errors.RefusedError),
-    (400, as_json("Request size 3MB exceeds the maximum supported size of 2MB"), errors.RequestTooLargeError),
+    (400, b"Root element must be a message.", exceptions.BadRequestError),
+    (400, b'vectors[0].values[1]: invalid value "type" for type TYPE_FLOAT', exceptions.BadRequestError),
+    (400, as_json("Request size 3MB exceeds the maximum supported size of 2MB"), exceptions.RequestTooLargeError),
     (
         400,
         as_json("Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes", 11),
-        errors.RequestTooLargeError,
+        exceptions.RequestTooLargeError,
     ),
     (
         400,
         as_json("This index has a document schema, so writes must go through the documents API"),
-        errors.UnsupportedIndexError,
+        exceptions.UnsupportedIndexError,
     ),
-    (413, b"", errors.RequestTooLargeError),
-    (413, b"<html>Request Entity Too Large</html>", errors.RequestTooLargeError),
-    (401, b"Invalid API Key", errors.AuthenticationError),
-    (403, b"Forbidden", errors.AuthenticationError),
-    (403, as_json("You've reached the max object quota", 7), errors.QuotaExceededError),
-    (403, as_json("You've reached your storage limit", 7), errors.QuotaExceededError),
-    (404, b"", errors.NotFoundError),
-    (404, as_json("Namespace not found", 5), errors.NotFoundError),
-    (429, as_json("You've reached the max upsert size limit per second for index docs", 8), errors.RateLimitError),
-    (429, as_json("You've reached the upsert QPS limit for namespace docs (100 QPS)", 8), errors.RateLimitError),
+    (413, b"", exceptions.RequestTooLargeError),
+    (413, b"<html>Request Entity Too Large</html>", exceptions.RequestTooLargeError),
+    (401, b"Invalid API Key", exceptions.AuthenticationError),
+    (403, b"Forbidden", exceptions.AuthenticationError),
+    (403, as_json("You've reached the max object quota", 7), exceptions.QuotaExceededError),
+    (403, as_json("You've reached your storage limit", 7), exceptions.QuotaExceededError),
+    (404, b"", exceptions.NotFoundError),
+    (404, as_json("Namespace not found", 5), exceptions.NotFoundError),
+    (429, as_json("You've reached the max upsert size limit per second for index docs", 8), exceptions.RateLimitError),
+    (429, as_json("You've reached the upsert QPS limit for namespace docs (100 QPS)", 8), exceptions.RateLimitError),
     (
         429,
         as_json("You've reached your write unit limit for the current month (2000000). To continue, upgrade.", 8),
-        errors.QuotaExceededError,
+        exceptions.QuotaExceededError,
     ),
-    (405, b"<html>Method Not Allowed</html>", errors.NotFoundError),
-    (408, b"", errors.ServerError),
-    *((status, b"upstream connect error", errors.ServerError) for status in (500, 502, 503, 504, 529)),
-    (301, b"", errors.SetupError),
-    (308, b"", errors.SetupError),
-    (409, as_json("conflict"), errors.RefusedError),
-    (422, as_json("unprocessable"), errors.RefusedError),
-    (999, b"", errors.RefusedError),
+    (405, b"<html>Method Not Allowed</html>", exceptions.NotFoundError),
+    (408, b"", exceptions.ServerError),
+    *((status, b"upstream connect error", exceptions.ServerError) for status in (500, 502, 503, 504, 529)),
+    (301, b"", exceptions.SetupError),
+    (308, b"", exceptions.SetupError),
+    (409, as_json("conflict"), exceptions.BadRequestError),
+    (422, as_json("unprocessable"), exceptions.BadRequestError),
+    (999, b"", exceptions.BadRequestError),
 ]
 
 
@@ -99,7 +99,7 @@ def test_an_answer_has_its_class_the_servers_words_and_a_remedy(status, body, ki
 @pytest.mark.parametrize("name", ["storage", "quota-test", "exceeded"])
 def test_the_name_of_an_index_does_not_make_a_passing_failure_final(name):
     body = as_json(f"You've reached the max upsert size limit per second for index {name}", 8)
-    assert type(answered(429, body)) is errors.RateLimitError
+    assert type(answered(429, body)) is exceptions.RateLimitError
 
 
 @pytest.mark.parametrize(
@@ -158,21 +158,21 @@ def test_no_retry_after_breaks_the_parser(value):
 
 ALL_CLASSES = [
     kind
-    for _, kind in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(kind, errors.PineconeUpsertError) and kind is not errors.RecordError
+    for _, kind in inspect.getmembers(exceptions, inspect.isclass)
+    if issubclass(kind, exceptions.PineconeUpsertError) and kind is not exceptions.RecordError
 ]
 
 
 @pytest.mark.parametrize("kind", ALL_CLASSES)
 def test_every_error_survives_a_pickle(kind):
-    error = kind("what happened", answer=errors.Answer(429, "slow down", 8, "42", 1.5))
+    error = kind("what happened", answer=exceptions.ErrorResponse(429, "slow down", 8, "42", 1.5))
     error.report = {"upsertedCount": 5}
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert (type(copy), str(copy), vars(copy)) == (kind, "what happened", vars(error))
 
 
 def test_a_record_error_survives_a_pickle():
-    error = errors.RecordError(
+    error = exceptions.RecordError(
         "too long", remedy="Shorten it.", origin="f", row=3, record_id="a", field="id", value="'x'"
     )
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
@@ -181,7 +181,7 @@ def test_a_record_error_survives_a_pickle():
 
 
 def test_the_tree_that_is_drawn_is_the_tree_that_is():
-    lines = errors.__doc__.partition("::")[2].splitlines()
+    lines = exceptions.__doc__.partition("::")[2].splitlines()
     drawn = [line.replace("│", " ").replace("├──", "   ").replace("└──", "   ").split("  ") for line in lines]
     names = {part.strip() for parts in drawn for part in parts if part.strip().endswith("Error")}
-    assert names == {kind.__name__ for kind in [*ALL_CLASSES, errors.RecordError]}
+    assert names == {kind.__name__ for kind in [*ALL_CLASSES, exceptions.RecordError]}

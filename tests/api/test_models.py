@@ -5,14 +5,14 @@ import pytest
 from pydantic import ValidationError
 
 from airflow_pinecone_upsert.api.models import (
-    FetchAnswer,
+    FetchResponse,
     IndexDescription,
     IndexSchema,
     IndexStats,
     Match,
     Record,
     SparseValues,
-    UpsertAnswer,
+    UpsertResponse,
 )
 
 
@@ -100,9 +100,11 @@ def test_answers_of_the_real_service():
     stats = b'{"namespaces":{"":{"vectorCount":5}},"dimension":1024,"indexFullness":0,"totalVectorCount":5,"metric":"cosine"}'
     assert IndexStats.model_validate_json(stats).namespaces[""].vector_count == 5
     assert IndexStats.model_validate_json(b"{}").dimension is None
-    assert UpsertAnswer.model_validate_json(b'{"upsertedCount":3}').upserted_count == 3
-    assert UpsertAnswer.model_validate_json(b"{}").upserted_count == 0  # protobuf's JSON leaves out a zero
-    fetched = FetchAnswer.model_validate_json(b'{"vectors":{"a":{"id":"a","values":[1,2]}},"namespace":"","usage":{}}')
+    assert UpsertResponse.model_validate_json(b'{"upsertedCount":3}').upserted_count == 3
+    assert UpsertResponse.model_validate_json(b"{}").upserted_count == 0  # protobuf's JSON leaves out a zero
+    fetched = FetchResponse.model_validate_json(
+        b'{"vectors":{"a":{"id":"a","values":[1,2]}},"namespace":"","usage":{}}'
+    )
     assert fetched.vectors["a"].values.tolist() == [1, 2]
     described = IndexDescription.model_validate_json(
         b'{"name":"docs","host":"docs-abc.svc.pinecone.io","dimension":3,"metric":"cosine","vector_type":"dense","spec":{}}'
@@ -134,5 +136,5 @@ def test_answers_may_grow():
 def test_an_invalid_answer_is_not_quoted():
     """A server may echo the API key."""
     with pytest.raises(ValidationError) as caught:
-        UpsertAnswer.model_validate_json(b'{"upsertedCount":"secret"}')
+        UpsertResponse.model_validate_json(b'{"upsertedCount":"secret"}')
     assert "secret" not in str(caught.value)

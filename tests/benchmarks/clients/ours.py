@@ -10,11 +10,14 @@ from dataclasses import dataclass
 import fsspec
 
 from airflow_pinecone_upsert.api.client import ClientSettings, IndexClient
-from airflow_pinecone_upsert.upsert.checkpoint import Place
-from airflow_pinecone_upsert.upsert.chunk import Chunk, IndexShape
-from airflow_pinecone_upsert.upsert.options import UpsertOptions
-from airflow_pinecone_upsert.upsert.run import upsert
-from airflow_pinecone_upsert.upsert.source import ParquetSource, RecordSource, find_parquet_files
+from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.options import UpsertOptions
+from airflow_pinecone_upsert.pipeline.position import Position
+from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
+from airflow_pinecone_upsert.pipeline.read.files import find_parquet_files
+from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
+from airflow_pinecone_upsert.pipeline.read.source import RecordSource
+from airflow_pinecone_upsert.pipeline.run import upsert
 
 
 @dataclass
@@ -31,10 +34,10 @@ class First:
 
     identity = None
 
-    def share_before(self, place: Place) -> None:
+    def share_before(self, place: Position) -> None:
         """Return None: the first records are no share of the files' bytes."""
 
-    def chunks(self, shape: IndexShape, start: Place | None = None) -> Iterator[Chunk]:
+    def chunks(self, shape: IndexShape, start: Position | None = None) -> Iterator[Chunk]:
         left = self.records
         for chunk in self.source.chunks(shape, start):
             part = chunk.records.slice(0, left)

@@ -1,0 +1,152 @@
+"""Error responses of the server, classified by what to do next."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+from collections.abc import Container, Mapping
+from datetime import timezone
+from typing import Any, Final
+
+from airflow_pinecone_upsert.api.limits import MAX_REQUEST_BYTES
+from airflow_pinecone_upsert.exceptions import (
+    AuthenticationError,
+    BadRequestError,
+    ErrorResponse,
+    NotFoundError,
+    PineconeUpsertError,
+    QuotaExceededError,
+    RateLimitError,
+    RequestTooLargeError,
+    ServerError,
+    SetupError,
+    UnsupportedIndexError,
+)
+
+_MAX_SHOWN: Final = 500
+"""Characters of a server's message that are shown. A proxy may answer with a page of HTML."""
+
+
+def error_from_response(
+    status: int, headers: Mapping[str, str], body: bytes, *, host: str, now: float
+) -> PineconeUpsertError:
+    """
+    Turn an answer that is no success into the error that says what to do next.
+
+    :param status: The HTTP status.
+    :param headers: The answer's headers, looked up in lower case.
+    :param body: The answer's body, JSON or text.
+    :param host: The host that answered, for the message.
+    :param now: Seconds since the epoch, against which a ``Retry-After`` date is read.
+    :return: The error to raise.
+    """
+    code, message = _read_body(body)
+    answer = ErrorResponse(
+        status=status,
+        message=message,
+        code=code,
+        request_id=headers.get("x-pinecone-request-id"),
+        retry_after_s=parse_retry_after(headers.get("retry-after"), now=now),
+    )
+    kind, remedy = _classify(status, message.lower())
+    quoted = f"request id {answer.request_id}, " if answer.request_id else ""
+    said = f"{host} answered {status} ({quoted}“{message}”)." if message else f"{host} answered {status}."
+    return kind(f"{said} {remedy}".rstrip(), answer=answer)
+
+
+def parse_retry_after(value: str | None, *, now: float) -> float | None:
+    """
+    Read a ``Retry-After`` header.
+
+    :param value: Seconds or an HTTP date (RFC 9110, section 10.2.3).
+    :param now: Seconds since the epoch.
+    :return: Seconds to wait, never negative; None where the header is absent or unreadable.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            date = email.utils.parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        # RFC 9110 dates are in GMT; "-0000" parses as naive.
+        seconds = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - now
+    return max(0.0, seconds) if seconds < float("inf") else None
+
+
+def _read_body(body: bytes) -> tuple[int | None, str]:
+    """Find code and message in ``{"code", "message"}``, ``{"error": {"code", "message"}}`` or plain text."""
+    try:
+        # Not orjson: a DAG file imports this module, for the retry policy, and json is there already.
+        parsed: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        parsed = None
+    if isinstance(parsed, dict):
+        inner = parsed["error"] if isinstance(parsed.get("error"), dict) else parsed
+        code, message = inner.get("code"), inner.get("message")
+        if isinstance(message, str):
+            return code if isinstance(code, int) else None, message[:_MAX_SHOWN]
+    return None, body[: 4 * _MAX_SHOWN].decode("utf-8", "replace").strip()[:_MAX_SHOWN]
+
+
+_ANY: Final = range(1_000)
+
+
+_REDIRECT: Final = range(300, 400)
+
+
+_SERVER: Final = range(500, 600)
+
+
+HOLDS_DOCUMENTS: Final = "Name an index that holds vectors; this one holds documents."
+
+
+_KEY: Final = "Check the API key (the password of the Airflow connection) and that its project holds this index."
+
+
+_QUOTA: Final = "Raise the plan's quota or free some of it; waiting does not help before the quota renews."
+
+
+_NOT_AN_INDEX: Final = "Pinecone does not answer so: check that the index host is the index's own."
+
+
+_PASSING: Final = "The service, or a proxy before it, is out of order for the moment; try again later."
+
+
+_SIZE: Final = f"Lower max_request_bytes (the documented limit is {MAX_REQUEST_BYTES:,} bytes)."
+
+
+_CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsertError], str], ...]] = (
+    # status, any of these words in the message (none: whatever it says), class, remedy; the first row that fits
+    (_REDIRECT, (), SetupError, "A redirect is not followed: the key would go elsewhere. Set the index's own host."),
+    (_ANY, ("document schema",), UnsupportedIndexError, HOLDS_DOCUMENTS),
+    ((401,), (), AuthenticationError, _KEY),
+    ((403,), ("quota", "storage"), QuotaExceededError, _QUOTA),
+    # Other messages of a 429 quote the names of index and namespace, so no word that may be a name is looked for.
+    ((429,), ("for the current month",), QuotaExceededError, _QUOTA),
+    ((403,), (), AuthenticationError, _KEY),
+    ((404,), (), NotFoundError, "Check the index host, the index name and the namespace."),
+    ((413,), (), RequestTooLargeError, _SIZE),
+    ((400,), ("exceeds the maximum supported size", "message length too large"), RequestTooLargeError, _SIZE),
+    ((429,), (), RateLimitError, "Lower max_requests_per_second or max_bytes_per_second if this persists."),
+    ((405,), (), NotFoundError, _NOT_AN_INDEX),
+    ((408,), (), ServerError, _PASSING),
+    (_SERVER, (), ServerError, _PASSING),
+    (_ANY, (), BadRequestError, "Mend the data or the parameters; the same request will be refused again."),
+)
+
+
+def _classify(status: int, message: str) -> tuple[type[PineconeUpsertError], str]:
+    """
+    Tell the class and the remedy of an answer.
+
+    :param status: The HTTP status.
+    :param message: The server's message in lower case.
+    """
+    return next(
+        (kind, remedy)
+        for statuses, words, kind, remedy in _CLASSES
+        if status in statuses and (not words or any(word in message for word in words))
+    )

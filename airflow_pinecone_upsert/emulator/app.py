@@ -1,0 +1,414 @@
+"""
+The HTTP shapes of Pinecone's data plane, 2025-04, over a store.
+
+https://github.com/pinecone-io/pinecone-api/tree/main/2025-04
+
+What always holds: every answer has ``x-pinecone-request-id``; every write has ``x-pinecone-request-lsn`` and every
+read ``x-pinecone-max-indexed-lsn``, and a read that says *n* contains write *n*; nothing is answered without a key;
+operations run one after another, each as a whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import orjson
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ASGIMessage
+
+from airflow_pinecone_upsert.api import limits
+from airflow_pinecone_upsert.emulator import rules
+from airflow_pinecone_upsert.emulator.faults import Faults
+from airflow_pinecone_upsert.emulator.filters import compile_filter
+from airflow_pinecone_upsert.emulator.records import Row
+from airflow_pinecone_upsert.emulator.request_log import RequestLog
+from airflow_pinecone_upsert.emulator.rules import ApiError, Message
+from airflow_pinecone_upsert.emulator.search import Match, Query
+from airflow_pinecone_upsert.emulator.store import Store
+
+_Operation = Callable[[Request, bytes], Response]
+"""Takes a request and its body, and gives the answer."""
+
+_T = TypeVar("_T")
+
+_UPSERT: Final = frozenset({"vectors", "namespace"})
+_STATS: Final = frozenset({"filter"})
+_QUERY: Final = frozenset(
+    {"namespace", "topK", "filter", "includeValues", "includeMetadata", "vector", "sparseVector", "id"}
+)
+_UPDATE: Final = frozenset({"id", "values", "sparseValues", "setMetadata", "namespace"})
+_DELETE: Final = frozenset({"ids", "deleteAll", "filter", "namespace"})
+_USAGE: Final = {"readUnits": 1}
+
+
+def create_app(  # noqa: PLR0913
+    store: Store,
+    *,
+    name: str = "local",
+    document_schema: Mapping[str, Any] | None = None,
+    api_key: str | None = None,
+    max_request_bytes: int = limits.MAX_DECODED_REQUEST_BYTES,
+    faults: Faults | None = None,
+    log: RequestLog | None = None,
+) -> ASGIApp:
+    """
+    Make the ASGI application of one index.
+
+    :param store: Its records.
+    :param name: Its name, for ``GET /indexes/{name}``.
+    :param document_schema: The fields of an index that holds documents and refuses vectors.
+    :param api_key: The key that clients must send; ``None`` takes any that is not empty.
+    :param max_request_bytes: The longest JSON body that is taken. The real limit is on the decoded size.
+    :param faults: Makes the application misbehave on demand.
+    :param log: Writes requests down.
+    :return: The application.
+    """
+    app: ASGIApp = _routes(_Operations(store, name, document_schema), _Gate(api_key, max_request_bytes))
+    if faults is not None:
+        app = faults.around(app)
+    if log is not None:
+        app = log.around(app)
+    return _with_request_ids(app)
+
+
+class _Gate:
+    """What every request passes before an operation sees it: the key and the size."""
+
+    def __init__(self, api_key: str | None, max_request_bytes: int) -> None:
+        self._api_key = api_key
+        self._max_request_bytes = max_request_bytes
+
+    def endpoint(self, operation: _Operation) -> Callable[[Request], Awaitable[Response]]:
+        """Make a Starlette endpoint of an operation."""
+
+        async def endpoint(request: Request) -> Response:
+            self._check_key(request.headers.get("api-key", ""))
+            body = await self._read(request)
+            # In the event loop, not in a thread: SQLite and the interpreter let one operation run at a time anyway, and
+            # threads that wait for each other made eight clients slower than one.
+            return operation(request, body)
+
+        return endpoint
+
+    def _check_key(self, key: str) -> None:
+        expected = key if self._api_key is None else self._api_key
+        if not key or not secrets.compare_digest(key.encode(), expected.encode()):
+            raise ApiError("Invalid API Key", status=401, code=None)
+
+    async def _read(self, request: Request) -> bytes:
+        """Read the body to its end, also when it is too long: an answer to half a request is lost on most clients."""
+        size = 0
+        parts: list[bytes] = []
+        async for part in request.stream():
+            size += len(part)
+            if size <= self._max_request_bytes:
+                parts.append(part)
+        if size > self._max_request_bytes:
+            megabytes = round(size / 1_000_000)
+            raise ApiError(f"Request size {megabytes}MB exceeds the maximum supported size of 2MB")
+        return b"".join(parts)
+
+
+class _Operations:
+    """The operations of one index, each named as in Pinecone's OpenAPI file."""
+
+    def __init__(self, store: Store, name: str, document_schema: Mapping[str, Any] | None) -> None:
+        self._store = store
+        self._name = name
+        self._document_schema = document_schema
+
+    def upsert_vectors(self, _: Request, body: bytes) -> Response:
+        self._refuse_where_documents_are_held()
+        message = Message.parse(body, _UPSERT)
+        namespace = rules.namespace_name(message.text("namespace"))
+        rows = rules.upsert_rows(message, self._store.spec)
+        return _written(self._store.upsert(namespace, rows), {"upsertedCount": len(rows)})
+
+    def update_vector(self, _: Request, body: bytes) -> Response:
+        self._refuse_where_documents_are_held()
+        message = Message.parse(body, _UPDATE)
+        namespace = rules.namespace_name(message.text("namespace"))
+        record_id = message.text("id")
+        if not record_id:
+            raise ApiError("Vector ID must not be empty")
+        lsn = self._store.change(namespace, record_id, rules.update_of(message, self._store.spec))
+        return _written(lsn, {})
+
+    def delete_vectors(self, _: Request, body: bytes) -> Response:
+        self._refuse_where_documents_are_held()
+        message = Message.parse(body, _DELETE)
+        namespace = rules.namespace_name(message.text("namespace"))
+        ids, everything, wanted = message.texts("ids"), message.flag("deleteAll"), message.mapping("filter")
+        if sum(map(bool, (ids, everything, wanted))) != 1:
+            raise ApiError("Exactly one of ids, deleteAll and filter must be given")
+        if len(ids) > limits.MAX_IDS_PER_DELETE:
+            raise ApiError(f"At most {limits.MAX_IDS_PER_DELETE} ids can be deleted at once, but got {len(ids)}")
+        if everything:
+            return self._delete_namespace(namespace)
+        if wanted:
+            return _written(self._store.delete_matching(namespace, compile_filter(wanted)), {})
+        return _written(self._store.delete(namespace, ids), {})
+
+    def fetch_vectors(self, request: Request, _: bytes) -> Response:
+        namespace = rules.namespace_name(request.query_params.get("namespace", ""))
+        ids = request.query_params.getlist("ids")
+        if not ids:
+            raise ApiError("Must provide at least one id to fetch")
+        lsn = self._store.lsn
+        vectors = {row.id: _record(row) for row in self._store.fetch(namespace, ids)}
+        return _as_of(lsn, {"vectors": vectors, "namespace": namespace, "usage": _USAGE})
+
+    def list_vectors(self, request: Request, _: bytes) -> Response:
+        namespace = rules.namespace_name(request.query_params.get("namespace", ""))
+        limit = _page_limit(request.query_params)
+        lsn = self._store.lsn
+        ids = self._store.ids(
+            namespace,
+            prefix=request.query_params.get("prefix", ""),
+            after=_page_start(request.query_params),
+            limit=limit + 1,
+        )
+        vectors = [{"id": record_id} for record_id in ids[:limit]]
+        page = _page(ids, limit, last=str)
+        return _as_of(lsn, {"vectors": vectors, **page, "namespace": namespace, "usage": _USAGE})
+
+    def query_vectors(self, _: Request, body: bytes) -> Response:
+        message = Message.parse(body, _QUERY)
+        namespace = rules.namespace_name(message.text("namespace"))
+        top_k = message.integer("topK")
+        if not 1 <= top_k <= limits.MAX_TOP_K:
+            raise ApiError(f"topK must be between 1 and {limits.MAX_TOP_K}, but got {top_k}")
+        wanted = message.mapping("filter")
+        predicate = compile_filter(wanted) if wanted else None
+        include_values, include_metadata = message.flag("includeValues"), message.flag("includeMetadata")
+        lsn = self._store.lsn
+        vector = self._query_vector(namespace, message)
+        matches = [] if vector is None else self._store.search(namespace, Query(top_k, *vector, wanted=predicate))
+        return _as_of(
+            lsn,
+            {
+                "results": [],
+                "matches": [_match(match, values=include_values, metadata=include_metadata) for match in matches],
+                "namespace": namespace,
+                "usage": _USAGE,
+            },
+        )
+
+    def describe_index_stats(self, _: Request, body: bytes) -> Response:
+        message = Message.parse(body or b"{}", _STATS)
+        if message.mapping("filter"):
+            raise ApiError(
+                "Serverless and Starter indexes do not support describing index stats with metadata filtering"
+            )
+        spec, lsn = self._store.spec, self._store.lsn
+        counts = self._store.counts()
+        return _as_of(
+            lsn,
+            {
+                "namespaces": {name: {"vectorCount": count} for name, count in counts.items()},
+                **({} if spec.dimension is None else {"dimension": spec.dimension}),
+                "indexFullness": 0,
+                "totalVectorCount": sum(counts.values()),
+                "metric": spec.metric,
+                "vectorType": spec.vector_type,
+            },
+        )
+
+    def list_namespaces(self, request: Request, _: bytes) -> Response:
+        limit = _page_limit(request.query_params)
+        after = _page_start(request.query_params)
+        lsn = self._store.lsn
+        # Sorted by the name that is shown, which for the default namespace is not the one it is stored under.
+        counts = sorted((name or rules.DEFAULT_NAMESPACE, count) for name, count in self._store.counts().items())
+        counts = [(name, count) for name, count in counts if name > after]
+        page = _page(counts, limit, last=lambda entry: entry[0])
+        return _as_of(lsn, {"namespaces": [_namespace(*entry) for entry in counts[:limit]], **page})
+
+    def describe_namespace(self, request: Request, _: bytes) -> Response:
+        namespace = rules.namespace_name(request.path_params["namespace"])
+        lsn = self._store.lsn
+        count = self._store.counts().get(namespace)
+        if count is None:
+            raise _no_such_namespace()
+        return _as_of(lsn, _namespace(namespace or rules.DEFAULT_NAMESPACE, count))
+
+    def delete_namespace(self, request: Request, _: bytes) -> Response:
+        return self._delete_namespace(rules.namespace_name(request.path_params["namespace"]))
+
+    def describe_index(self, request: Request, _: bytes) -> Response:
+        """Answer as the control plane, which on one machine is the same server."""
+        name = request.path_params["name"]
+        if name != self._name:
+            error = {"code": "NOT_FOUND", "message": f"Resource {name} not found"}
+            return _json({"error": error, "status": 404}, status=404)
+        tells_schema = request.headers.get("x-pinecone-api-version", "") >= limits.SCHEMA_API_VERSION
+        return _json(
+            {
+                "name": name,
+                "host": str(request.base_url).rstrip("/"),
+                "status": {"ready": True, "state": "Ready"},
+                "deletion_protection": "disabled",
+                **(self._schema() if tells_schema else self._vector_type()),
+            }
+        )
+
+    def _schema(self) -> dict[str, Any]:
+        spec = self._store.spec
+        dense = {"type": "dense_vector", "dimension": spec.dimension, "metric": spec.metric}
+        vectors = {"_values": dense} if spec.vector_type == "dense" else {}
+        fields = self._document_schema or {**vectors, "_sparse_values": {"type": "sparse_vector"}}
+        deployment = {"deployment_type": "managed", "cloud": "local", "region": "local"}
+        return {"schema": {"fields": fields}, "deployment": deployment}
+
+    def _vector_type(self) -> dict[str, Any]:
+        spec = self._store.spec
+        return {
+            **({} if spec.dimension is None else {"dimension": spec.dimension}),
+            "metric": spec.metric,
+            "vector_type": spec.vector_type,
+            "spec": {"serverless": {"cloud": "local", "region": "local"}},
+        }
+
+    def _refuse_where_documents_are_held(self) -> None:
+        if self._document_schema is not None:
+            raise ApiError(rules.DOCUMENTS_ONLY)
+
+    def _delete_namespace(self, namespace: str) -> Response:
+        lsn = self._store.delete_namespace(namespace)
+        if lsn is None:
+            raise _no_such_namespace()
+        return _written(lsn, {})
+
+    def _query_vector(self, namespace: str, message: Message) -> tuple[bytes | None, tuple[bytes, bytes] | None] | None:
+        """Give the vector to search for, which may be that of a record; ``None`` when there is no such record."""
+        spec = self._store.spec
+        record_id = message.text("id")
+        if not record_id:
+            values = rules.dense_values(message, "vector", spec)
+            sparse = rules.sparse_values(message, "sparseVector", spec)
+            if values is None and sparse is None:
+                raise ApiError("Sparse vector must contain at least one value")
+            return values, sparse
+        if message.fields.get("vector") or message.fields.get("sparseVector"):
+            raise ApiError("A query takes either an id or a vector, not both")
+        for row in self._store.fetch(namespace, [record_id]):
+            return row.values, row.sparse
+        return None
+
+
+def _routes(operations: _Operations, gate: _Gate) -> Starlette:
+    table: list[tuple[str, str, _Operation]] = [
+        ("POST", "/vectors/upsert", operations.upsert_vectors),
+        ("POST", "/vectors/update", operations.update_vector),
+        ("POST", "/vectors/delete", operations.delete_vectors),
+        ("GET", "/vectors/fetch", operations.fetch_vectors),
+        ("GET", "/vectors/list", operations.list_vectors),
+        ("POST", "/query", operations.query_vectors),
+        ("POST", "/describe_index_stats", operations.describe_index_stats),
+        ("GET", "/namespaces", operations.list_namespaces),
+        ("GET", "/namespaces/{namespace:path}", operations.describe_namespace),
+        ("DELETE", "/namespaces/{namespace:path}", operations.delete_namespace),
+        ("GET", "/indexes/{name}", operations.describe_index),
+    ]
+    return Starlette(
+        routes=[Route(path, gate.endpoint(operation), methods=[method]) for method, path, operation in table],
+        exception_handlers={ApiError: _refusal, ClientDisconnect: _nobody_listens},
+    )
+
+
+async def _refusal(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, ApiError)  # noqa: S101 - the type that Starlette was told
+    if exc.code is None:
+        return PlainTextResponse(exc.message, exc.status)
+    return _json({"code": exc.code, "message": exc.message, "details": []}, status=exc.status)
+
+
+async def _nobody_listens(_: Request, __: Exception) -> Response:
+    """Keep a client that left in the middle of its request out of the log of errors."""
+    return Response(status_code=400)
+
+
+def _no_such_namespace() -> ApiError:
+    return ApiError("Namespace not found", status=404, code=rules.NOT_FOUND)
+
+
+def _json(payload: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(
+        orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY), status, headers, media_type="application/json"
+    )
+
+
+def _written(lsn: int, payload: object) -> Response:
+    return _json(payload, headers={"x-pinecone-request-lsn": str(lsn)})
+
+
+def _as_of(lsn: int, payload: object) -> Response:
+    return _json(payload, headers={"x-pinecone-max-indexed-lsn": str(lsn)})
+
+
+def _record(row: Row, *, values: bool = True, metadata: bool = True) -> dict[str, Any]:
+    """Shape a record. ``values`` is always there, as SDK 7.3.0 demands it even of a sparse record."""
+    record = row.unpack()
+    shape: dict[str, Any] = {"id": row.id, "values": []}
+    if values and record.values is not None:
+        shape["values"] = record.values
+    if values and record.sparse_values is not None:
+        shape["sparseValues"] = {"indices": record.sparse_indices, "values": record.sparse_values}
+    if metadata and row.metadata is not None:
+        shape["metadata"] = orjson.Fragment(row.metadata)
+    return shape
+
+
+def _match(match: Match, *, values: bool, metadata: bool) -> dict[str, Any]:
+    return {"score": match.score, **_record(match.row, values=values, metadata=metadata)}
+
+
+def _namespace(name: str, count: int) -> dict[str, Any]:
+    return {"name": name, "record_count": count}
+
+
+def _page_limit(parameters: Mapping[str, str]) -> int:
+    text = parameters.get("limit", str(limits.MAX_IDS_PER_LIST_PAGE))
+    if not text.isdecimal() or not 1 <= int(text) <= limits.MAX_IDS_PER_LIST_PAGE:
+        raise ApiError(f"limit must be between 1 and {limits.MAX_IDS_PER_LIST_PAGE}, but got {text}")
+    return int(text)
+
+
+def _page_start(parameters: Mapping[str, str]) -> str:
+    """Read a pagination token, which is opaque to clients: base64 of ``{"skip_past": …}``, as the real one is."""
+    token = parameters.get("paginationToken", "")
+    if not token:
+        return ""
+    try:
+        return str(orjson.loads(base64.b64decode(token, validate=True))["skip_past"])
+    except (binascii.Error, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as exc:
+        raise ApiError(f"Invalid pagination token: {token}") from exc
+
+
+def _page(entries: Sequence[_T], limit: int, *, last: Callable[[_T], str]) -> dict[str, Any]:
+    """Say where the next page starts, when ``entries`` holds more than one page."""
+    if len(entries) <= limit:
+        return {}
+    token = orjson.dumps({"skip_past": last(entries[limit - 1])})
+    return {"pagination": {"next": base64.b64encode(token).decode()}}
+
+
+def _with_request_ids(app: ASGIApp) -> ASGIApp:
+    async def with_request_id(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_id(message: ASGIMessage) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault("x-pinecone-request-id", str(secrets.randbits(60)))
+            await send(message)
+
+        await app(scope, receive, send_with_id)
+
+    return with_request_id

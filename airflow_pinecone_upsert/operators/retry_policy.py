@@ -1,0 +1,55 @@
+"""
+Which failures Airflow may try again: those of the set-up and of the input stay what they are, however often it tries.
+
+On Airflow 3.3 that is a retry policy, a default that a user can replace; before, it is Airflow's exception that fails a
+task for good.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow_pinecone_upsert.exceptions import InputError, SetupError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow.sdk import RetryPolicy
+
+try:
+    from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+except ImportError:  # Airflow before 3.3
+    ExceptionRetryPolicy = None  # type: ignore[assignment,misc]
+
+FINAL_ERRORS = (SetupError, InputError)
+
+
+def retry_policy_argument(chosen: RetryPolicy | None) -> dict[str, Any]:
+    """
+    Return what an operator passes on to Airflow's own.
+
+    :param chosen: The user's policy; None for the one under which what no retry can mend fails at once.
+    """
+    if ExceptionRetryPolicy is None:
+        return {}
+    reason = "No retry can mend this: the set-up or the data have to change first."
+    rule = RetryRule(exception=list(FINAL_ERRORS), action=RetryAction.FAIL, reason=reason)
+    return {"retry_policy": chosen or ExceptionRetryPolicy(rules=[rule])}
+
+
+@contextmanager
+def final_errors_fail_at_once() -> Iterator[None]:
+    """
+    Do before Airflow 3.3 what the policy does from then on.
+
+    :raises AirflowFailException: In place of an error that no retry can mend; the error is its cause.
+    """
+    try:
+        yield
+    except FINAL_ERRORS as exc:
+        if ExceptionRetryPolicy is not None:
+            raise
+        from airflow.providers.common.compat.sdk import AirflowFailException
+
+        raise AirflowFailException(str(exc)) from exc

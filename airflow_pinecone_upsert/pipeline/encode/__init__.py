@@ -1,0 +1,1 @@
+"""From Arrow columns to one ``bytes`` for each record."""

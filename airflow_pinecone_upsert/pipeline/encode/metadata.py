@@ -1,0 +1,389 @@
+"""
+Metadata of one record: from what people keep in tables and dicts to the flat JSON that Pinecone takes.
+
+Nothing is changed silently: a null is left out, a date becomes its ISO 8601 text, a decimal its nearest float64;
+whatever else Pinecone would refuse or round is a :class:`Violation`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from itertools import pairwise, repeat
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel
+
+from airflow_pinecone_upsert.api.limits import MAX_METADATA_BYTES
+from airflow_pinecone_upsert.pipeline.read.chunk import as_numpy
+from airflow_pinecone_upsert.pipeline.violation import Violation, key_path, preview
+
+_EXACT_INTEGERS: Final = 2**53
+"""Up to here float64, which Pinecone stores numbers as, holds every integer."""
+
+_BITS: Final = 64
+
+_MAX_BITS: Final = 4_096
+"""Of an integer that is written in digits; Python refuses to write some thousands of them."""
+
+_MAX_DEPTH: Final = 20
+
+_LONG_DOUBLE: Final = "g"
+"""Asked for Python's number, numpy gives the same long double again."""
+
+_Row = dict[str, Any] | Violation | None
+"""The metadata of one record: what is to be written, why it cannot be, or nothing."""
+
+_KINDS: Final = "A value is a string, a number, a boolean or a list of strings."
+
+
+def metadata_json(metadata: Mapping[Any, Any], field: str) -> bytes | Violation | None:
+    """
+    Encode the metadata of one record.
+
+    :param metadata: Keys and values as they come from a table, a JSON text or Python.
+    :param field: The column, for a problem's message.
+    :return: Compact JSON; None where no key has a value; the first broken rule otherwise.
+    """
+    plain = _plain_metadata(metadata, field)
+    if plain is None or isinstance(plain, Violation):
+        return plain
+    try:
+        encoded = orjson.dumps(plain)
+    except TypeError as exc:  # lone surrogates
+        return Violation(field, f"not valid Unicode ({exc})", "Mend the text's encoding.")
+    return too_long(plain, len(encoded), field) or encoded
+
+
+def too_long(plain: Mapping[str, Any], size: int, field: str) -> Violation | None:
+    """
+    Check the length of metadata that are otherwise valid.
+
+    :param plain: As :func:`metadata_rows` returns them.
+    :param size: Bytes of their JSON.
+    :param field: The column, for a problem's message.
+    """
+    if size <= MAX_METADATA_BYTES:
+        return None
+    reason = f"the metadata are {size:,} bytes of JSON, the limit is {MAX_METADATA_BYTES:,}"
+    longest = max(plain, key=lambda key: len(orjson.dumps(plain[key])))
+    return Violation(field, reason, f"Shorten or drop the longest key, {preview(longest)}; keep long text elsewhere.")
+
+
+def _plain_metadata(metadata: Mapping[Any, Any], field: str) -> _Row:
+    # orjson writes no other kind of mapping than a dict.
+    if type(metadata) is dict and _is_plain(metadata):
+        return metadata or None
+    return _plain_items(metadata, field) or None
+
+
+def _is_plain(metadata: Mapping[Any, Any]) -> bool:
+    """Tell whether nothing has to be changed or refused, which most often is so: half a microsecond a record."""
+    for key, value in metadata.items():
+        kind = type(value)
+        fits = (
+            kind is str
+            or kind is bool
+            or (kind is int and -_EXACT_INTEGERS <= value <= _EXACT_INTEGERS)
+            or (kind is float and math.isfinite(value))
+        )
+        if not fits or type(key) is not str or key[:1] == "$":
+            return False
+    return True
+
+
+def _plain_items(metadata: Mapping[Any, Any], field: str) -> dict[str, Any] | Violation:
+    plain = {}
+    for key, value in metadata.items():
+        if value is None:
+            continue
+        checked = _plain(value, field_of_key := key_path(field, key))
+        if isinstance(checked, Violation):
+            return checked
+        if not isinstance(key, str) or key.startswith("$"):
+            return Violation(
+                field_of_key, "a key is a string that does not start with '$'", "Rename the key.", preview(key)
+            )
+        plain[str(key)] = checked
+    return plain
+
+
+def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one answer a type
+    """Turn one value into what JSON and Pinecone take, or tell why not."""
+    match value:
+        case np.datetime64() if not np.isnat(value):  # its item() may be a bare integer
+            return str(value)
+        case np.generic() if value.dtype.char == _LONG_DOUBLE:
+            return _plain(float(value), field)
+        case np.generic() if value.dtype.kind not in "mMc":
+            return _plain(value.item(), field)
+        case str() | bool():
+            return value
+        case int():
+            if abs(value) <= _EXACT_INTEGERS:
+                return value
+            if _fits_float64(value):  # what has more than 64 bits, orjson writes as a float only
+                return value if value.bit_length() < _BITS else float(value)
+            reason = "Pinecone stores numbers as float64, which cannot hold this integer exactly"
+            return Violation(field, reason, "Store it as a string.", preview(value))
+        case float():
+            if math.isfinite(value):
+                return value
+            return Violation(field, "a number must be finite", "Leave the key out or set a number.", preview(value))
+        case Decimal():
+            if not value.is_finite():
+                return _plain(float(value), field)
+            return _plain(int(value) if value == value.to_integral_value() else float(value), field)
+        case dt.date() | dt.time() if value == value:  # noqa: PLR0124 - pandas' NaT is a datetime that is not
+            return value.isoformat()
+        case UUID():
+            return str(value)
+        case np.ndarray():
+            return _plain(value.tolist() if value.ndim else value[()], field)
+        case list() | tuple():
+            odd = next((item for item in value if not isinstance(item, str)), None)
+            if all(isinstance(item, str) for item in value):
+                return list(value)
+            return Violation(field, "a list may hold strings only", "Turn its elements into strings.", preview(odd))
+        case Mapping():
+            return Violation(
+                field, "a nested object is not allowed", "Flatten it into keys of its own.", preview(value)
+            )
+    return Violation(field, f"a value of type {type(value).__name__} is not allowed", _KINDS, preview(value))
+
+
+def _fits_float64(value: int) -> bool:
+    try:
+        return int(float(value)) == value
+    except OverflowError:
+        return False
+
+
+def metadata_rows(column: pa.Array, field: str) -> tuple[list[dict[str, Any] | None], dict[int, Violation]]:
+    """
+    Read a column of metadata.
+
+    :param column: JSON strings, structs or maps; length n.
+    :param field: The column's name, for messages.
+    :return: For each of the n rows what is to be written, but for its length (see :func:`too_long`), and None where no
+        key has a value; the first rule that a row breaks, by row.
+    """
+    kind = column.type
+    if pa.types.is_null(kind):
+        return [None] * len(column), {}
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _apart(None if text is None else _from_json(text, field) for text in column.to_pylist())
+    if pa.types.is_map(kind):
+        return _apart(None if pairs is None else _from_pairs(pairs, field) for pairs in _map_pairs(column))
+    rows, names, children = _struct_dicts(column)
+    if rows and names and all(map(_is_plain_column, names, children)):
+        return rows, {}
+    return _apart(None if row is None else _plain_metadata(row, field) for row in rows)
+
+
+def _apart(rows: Iterable[_Row]) -> tuple[list[dict[str, Any] | None], dict[int, Violation]]:
+    plain: list[dict[str, Any] | None] = []
+    problems = {}
+    for offset, row in enumerate(rows):
+        if isinstance(row, Violation):
+            problems[offset] = row
+            plain.append(None)
+        else:
+            plain.append(row)
+    return plain, problems
+
+
+def metadata_of_any(value: Any, field: str) -> bytes | Violation | None:
+    """
+    Encode what an untyped column holds: a mapping, a JSON text, or nothing.
+
+    :return: As :func:`metadata_json`.
+    """
+    if isinstance(value, Mapping):
+        return metadata_json(value, field)
+    if isinstance(value, str):
+        parsed = _from_json(value, field)
+        return metadata_json(parsed, field) if isinstance(parsed, dict) else parsed
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if value is None or is_nan or type(value).__name__ in ("NAType", "NaTType"):  # pandas' ways to say nothing
+        return None
+    return Violation(field, "metadata come as a dict or as JSON text", "Convert it or leave it out.", preview(value))
+
+
+def readable_json(metadata: Any) -> str:
+    """
+    Write metadata that may break a rule as JSON, for a person to mend.
+
+    :return: Keys whose values are valid stand as they would be sent, and all others as legibly as JSON can show them.
+    """
+    if not isinstance(metadata, Mapping):
+        return json.dumps(legible(metadata))
+    checked = {key: _plain(value, "") for key, value in metadata.items() if value is not None}
+    return json.dumps(
+        legible({key: metadata[key] if isinstance(value, Violation) else value for key, value in checked.items()})
+    )
+
+
+def readable_column(column: pa.Array) -> str | None:
+    """
+    Write the metadata of one row as JSON, for a person to mend.
+
+    :param column: As for :func:`metadata_rows`, but of length 1.
+    :return: As :func:`readable_json`; JSON text is left as it is, and a map that holds a key twice becomes pairs.
+    """
+    if pa.types.is_map(column.type):
+        (pairs,) = _map_pairs(column)
+        return None if pairs is None else readable_json(pairs if len(dict(pairs)) < len(pairs) else dict(pairs))
+    if pa.types.is_struct(column.type):
+        (row,) = _struct_dicts(column)[0]
+        return None if row is None else readable_json(row)
+    text: str | None = column[0].as_py()
+    return text
+
+
+def legible(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one answer a type
+    """
+    Turn anything into what JSON can hold, so that a person recognises it.
+
+    :param depth: How deep it lies in what is shown: something may hold itself.
+    """
+    if depth > _MAX_DEPTH:
+        return preview(value)
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    match value:
+        case None | bool() | str() | float():
+            return value
+        case int():
+            return value if value.bit_length() <= _MAX_BITS else hex(value)
+        case Mapping():
+            keys = [key if isinstance(key, str) else preview(key) for key in value]
+            items = [legible(item, depth + 1) for item in value.values()]
+            pairs = list(zip(keys, items, strict=True))
+            return dict(pairs) if len(set(keys)) == len(keys) else pairs
+        case list() | tuple() | set() | frozenset():
+            return [legible(item, depth + 1) for item in value]
+        case dt.date() | dt.time():
+            return value.isoformat()
+        case np.generic() | np.ndarray() if value.dtype.char.lower() != _LONG_DOUBLE:
+            return legible(value.tolist(), depth + 1)
+    return _in_full(value)
+
+
+def _in_full(value: Any) -> str:
+    try:
+        return str(value) if isinstance(value, Decimal) else repr(value)
+    except Exception:  # noqa: BLE001 - as for a message
+        return preview(value)
+
+
+def _from_json(text: str, field: str) -> _Row:
+    try:
+        parsed = orjson.loads(text)
+        if isinstance(parsed, dict) and float in map(type, parsed.values()) and _may_be_rounded(parsed):
+            parsed = json.loads(text)
+    except ValueError as exc:
+        return Violation(field, f"not valid JSON ({exc})", "Write a JSON object or leave it null.", preview(text))
+    if parsed is None:
+        return None
+    if not isinstance(parsed, dict):
+        return Violation(field, "the JSON is not an object", 'Write an object such as {"year": 2024}.', preview(text))
+    return _plain_metadata(parsed, field)
+
+
+def _may_be_rounded(parsed: dict[str, Any]) -> bool:
+    """Suspect an integer beyond 64 bits, which orjson reads as a float and the standard library as it is."""
+    return any(isinstance(value, float) and abs(value) >= 2**63 for value in parsed.values())
+
+
+def _map_pairs(column: pa.MapArray) -> list[list[tuple[Any, Any]] | None]:
+    # Keys and items are those of the whole array where the column is a slice of it.
+    offsets = column.offsets.to_pylist()
+    first, length = offsets[0], offsets[-1] - offsets[0]
+    pairs = list(
+        zip(
+            column.keys.slice(first, length).to_pylist(),
+            _readable(column.items.slice(first, length)).to_pylist(),
+            strict=True,
+        )
+    )
+    return [
+        pairs[start - first : end - first] if is_present else None
+        for (start, end), is_present in zip(pairwise(offsets), column.is_valid().to_pylist(), strict=True)
+    ]
+
+
+def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str) -> _Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        return Violation(field, "the map holds a key twice", "Keep one of them.", preview(pairs))
+    return _plain_metadata(row, field)
+
+
+def _struct_dicts(column: pa.StructArray) -> tuple[list[dict[str, Any] | None], list[str], list[pa.Array]]:
+    """Return the rows, and the names and readable children that they were made from."""
+    names = [column.type.field(index).name for index in range(column.type.num_fields)]
+    children = [_readable(child) for child in column.flatten()]
+    rows: list[dict[str, Any] | None]
+    rows = pa.StructArray.from_arrays(children, names=names, mask=column.is_null()).to_pylist()
+    return rows, names, children
+
+
+def _is_plain_column(name: str, column: pa.Array) -> bool:
+    """Tell of a whole column what :func:`_is_plain` tells of a record."""
+    kind = column.type
+    if column.null_count or name.startswith("$"):
+        return False
+    if pa.types.is_integer(kind):
+        bounds = pc.min_max(column).as_py()
+        return bool(bounds["min"] >= -_EXACT_INTEGERS and bounds["max"] <= _EXACT_INTEGERS)
+    if pa.types.is_float32(kind) or pa.types.is_float64(kind):
+        return bool(np.isfinite(as_numpy(column)).all())
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind))
+
+
+def _readable(column: pa.Array) -> pa.Array:
+    """
+    Turn dates and times into ISO 8601 while their unit is known: Python's times have no nanoseconds.
+
+    Each by itself, so that the text of one record does not depend on which others are in its chunk.
+    """
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _readable(column.dictionary_decode())
+    is_timestamp = pa.types.is_timestamp(kind)
+    if not (is_timestamp or pa.types.is_date(kind) or pa.types.is_time(kind)):
+        return column
+    nanoseconds: Iterable[int] = repeat(0)
+    if not pa.types.is_date(kind) and kind.unit == "ns":
+        ticks = np.asarray(column.cast(pa.int64()).fill_null(0))
+        nanoseconds = (ticks % 1_000).tolist()
+        microseconds = pa.array(ticks // 1_000, mask=np.asarray(column.is_null()))
+        column = microseconds.cast(pa.timestamp("us", kind.tz) if is_timestamp else pa.time64("us"))
+    texts = [
+        None if value is None else _iso_8601(value, extra_ns)
+        for value, extra_ns in zip(column.to_pylist(), nanoseconds, strict=False)
+    ]
+    return pa.array(texts, pa.string())
+
+
+def _iso_8601(value: dt.date | dt.time, extra_ns: int) -> str:
+    """
+    Write a date or a time.
+
+    :param value: In microseconds.
+    :param extra_ns: Nanoseconds beyond them, below 1,000.
+    """
+    if not extra_ns or not isinstance(value, (dt.datetime, dt.time)):
+        return value.isoformat()
+    text = value.isoformat(timespec="microseconds")
+    end = text.index(".") + len(".000000")
+    return f"{text[:end]}{extra_ns:03d}{text[end:]}"

@@ -1,0 +1,104 @@
+"""What a user may choose about one upsert: validated once, then frozen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
+
+from airflow_pinecone_upsert.api.limits import (
+    DEFAULT_CONCURRENCY,
+    MAX_BYTES_PER_SECOND,
+    MAX_CONCURRENCY,
+    MAX_DECODED_REQUEST_BYTES,
+    MAX_NAMESPACE_LENGTH,
+    MAX_RECORDS_PER_REQUEST,
+    MAX_REQUEST_BYTES,
+    MAX_REQUESTS_PER_SECOND,
+)
+from airflow_pinecone_upsert.exceptions import SetupError
+
+
+class Columns(BaseModel):
+    """
+    Which columns of a table hold what.
+
+    :param id_column: Strings or integers.
+    :param values_column: Lists of numbers; may be absent for a sparse index.
+    :param sparse_values_column: Structs of ``indices`` and ``values``; may be absent.
+    :param metadata_column: JSON strings, structs or maps; may be absent.
+    :param metadata_columns: In place of ``metadata_column``: plain columns, each one a key of the metadata.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id_column: str = "id"
+    values_column: str = "values"
+    sparse_values_column: str = "sparse_values"
+    metadata_column: str = "metadata"
+    metadata_columns: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_metadata(self) -> Self:
+        if self.metadata_columns is not None and self.is_named("metadata_column"):
+            raise ValueError("metadata_column and metadata_columns exclude each other; set one of them")
+        if self.metadata_columns is not None and len(set(self.metadata_columns)) < len(self.metadata_columns):
+            raise ValueError("metadata_columns names a column twice")
+        return self
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The columns that are read where they exist."""
+        metadata = (self.metadata_column,) if self.metadata_columns is None else self.metadata_columns
+        return frozenset((self.id_column, self.values_column, self.sparse_values_column, *metadata))
+
+    def is_named(self, parameter: str) -> bool:
+        """Tell whether the user named this column, so that its absence is an error."""
+        return bool(getattr(self, parameter) != type(self).model_fields[parameter].default)
+
+
+class UpsertOptions(Columns):
+    """
+    Everything about one upsert but its source and its index.
+
+    :param namespace: ``""`` is the default namespace.
+    :param batch_size: Records in one request, at the most.
+    :param max_request_bytes: Bytes of one request's body, at the most.
+    :param max_concurrency: Requests in flight, at the most.
+    :param max_requests_per_second: Upper bound of the request rate; None lifts it.
+    :param max_bytes_per_second: Upper bound of the rate of body bytes; None lifts it.
+    :param max_rejects: Records that may be set aside, over all tries; None for any number.
+    """
+
+    namespace: str = ""
+    batch_size: int = Field(default=MAX_RECORDS_PER_REQUEST, ge=1, le=MAX_RECORDS_PER_REQUEST)
+    max_request_bytes: int = Field(default=MAX_REQUEST_BYTES, ge=1_000, le=MAX_DECODED_REQUEST_BYTES)
+    max_concurrency: int = Field(default=DEFAULT_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)
+    max_requests_per_second: float | None = Field(default=MAX_REQUESTS_PER_SECOND, gt=0)
+    max_bytes_per_second: float | None = Field(default=MAX_BYTES_PER_SECOND, gt=0)
+    max_rejects: int | None = Field(default=0, ge=0)
+
+    @field_validator("namespace")
+    @classmethod
+    def _name_is_ascii(cls, name: str) -> str:
+        if len(name) > MAX_NAMESPACE_LENGTH or not name.isascii() or "\0" in name:
+            raise ValueError(f"a namespace has at most {MAX_NAMESPACE_LENGTH} ASCII characters, none of them NUL")
+        return name
+
+    @classmethod
+    def checked(cls, **options: Any) -> UpsertOptions:
+        """
+        Validate options that a user wrote.
+
+        :param options: The fields of this class.
+        :raises SetupError: Names every field that is wrong, with its value.
+        """
+        try:
+            return cls(**options)
+        except ValidationError as exc:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, error['loc'])) or 'options'}: {error['msg']} (found {error['input']!r:.80})"
+                for error in exc.errors()
+            )
+            raise SetupError(f"Invalid parameters: {wrong}.") from exc

@@ -1,0 +1,1 @@
+"""Where records come from. Imports nothing of the other stages."""

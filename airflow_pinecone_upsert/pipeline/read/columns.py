@@ -1,0 +1,151 @@
+"""The columns of a table that become records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import pyarrow as pa
+from pyarrow import types
+
+from airflow_pinecone_upsert.exceptions import SourceError
+from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.options import Columns
+from airflow_pinecone_upsert.pipeline.read.chunk import PARTS
+
+
+class ColumnSelection:
+    """
+    The columns of one table that become records.
+
+    :param schema: The table's.
+    :param columns: The user's names for them.
+    :param shape: The index's.
+    :param origin: The file's path or URL, for messages.
+    :param others: Columns of the table that are not in ``schema``, for messages.
+    :raises SourceError: A column is missing, there more than once, or of a type that cannot hold its part.
+    """
+
+    def __init__(
+        self, schema: pa.Schema, columns: Columns, shape: IndexShape, origin: str, others: Sequence[str] = ()
+    ) -> None:
+        self._schema = schema
+        self._origin = origin
+        self._others = others
+        self._metadata_columns = columns.metadata_columns or ()
+        is_sparse_only = shape.sparse or (shape.dimension is None and columns.sparse_values_column in schema.names)
+        wanted = {
+            "id": ("id_column", True),
+            "values": ("values_column", not is_sparse_only),
+            "sparse_values": ("sparse_values_column", shape.sparse),
+        }
+        if columns.metadata_columns is None:
+            wanted["metadata"] = ("metadata_column", False)
+        self._columns: dict[str, str] = {}
+        for part, (parameter, required) in wanted.items():
+            name: str = getattr(columns, parameter)
+            if self._exists(name):
+                self._check(part, schema.field(name).type, name, parameter)
+                self._columns[part] = name
+            elif required or columns.is_named(parameter):
+                self._missing(name, parameter)
+        for name in self._metadata_columns:
+            if not self._exists(name):
+                self._missing(name, "metadata_columns")
+        self.names: Final[Mapping[str, str]] = {**PARTS, **self._columns}
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns to read, each once."""
+        return list(dict.fromkeys([*self._columns.values(), *self._metadata_columns]))
+
+    def records(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """
+        Bring a batch of the table into the form of :attr:`Chunk.records`.
+
+        :param batch: At least the columns of :attr:`column_names`.
+        """
+        parts = {part: _decoded(batch.column(name)) for part, name in self._columns.items()}
+        if self._metadata_columns:
+            children = [batch.column(name) for name in self._metadata_columns]
+            parts["metadata"] = pa.StructArray.from_arrays(children, names=list(self._metadata_columns))
+        return pa.RecordBatch.from_pydict(parts)
+
+    def _exists(self, name: str) -> bool:
+        count: int = self._schema.names.count(name)
+        if count > 1:
+            raise SourceError(f"{self._origin} has {count} columns {name!r}. Rename all but one of them.")
+        return count == 1
+
+    def _missing(self, name: str, parameter: str) -> None:
+        found = ", ".join(map(repr, [*self._schema.names, *self._others]))
+        raise SourceError(
+            f"{self._origin} has no column {name!r}. Its columns: {found}. Set {parameter} to one of them."
+        )
+
+    def _check(self, part: str, kind: pa.DataType, name: str, parameter: str) -> None:
+        kind = _storage(kind)
+        expected = {
+            "id": ("strings or integers", _is_text(kind) or types.is_integer(kind)),
+            "values": ("lists of numbers", is_list_of_numbers(kind)),
+            "sparse_values": ("structs of indices (list of integers) and values (list of numbers)", _is_sparse(kind)),
+            "metadata": (
+                "JSON strings, structs or maps",
+                _is_text(kind) or types.is_struct(kind) or types.is_map(kind),
+            ),
+        }
+        description, fits = expected[part]
+        if not fits and not types.is_null(kind):
+            raise SourceError(
+                f"{self._origin}: column {name!r} is of type {kind}, but {part} come as {description}. "
+                f"Convert it, or set {parameter} to another column."
+            )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(types.is_floating(kind) or types.is_integer(kind))
+
+
+def _is_list_of(kind: pa.DataType, fits: Callable[[pa.DataType], bool]) -> bool:
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(is_list and (fits(kind.value_type) or types.is_null(kind.value_type)))
+
+
+def is_list_of_numbers(kind: pa.DataType) -> bool:
+    """Tell of a column's type whether vectors may stand in it."""
+    return _is_list_of(kind, _is_number)
+
+
+def _is_sparse(kind: pa.DataType) -> bool:
+    if not types.is_struct(kind):
+        return False
+    parts = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+    return (
+        {"indices", "values"} <= set(parts)
+        and _is_list_of(parts["indices"], types.is_integer)
+        and is_list_of_numbers(parts["values"])
+    )
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    """Look through encodings to the type of the values."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _storage(kind.storage_type)
+    if types.is_dictionary(kind):
+        return _storage(kind.value_type)
+    if types.is_string_view(kind):
+        return pa.large_string()
+    return kind
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    """Undo encodings, so that the encoder meets plain arrays only."""
+    if isinstance(column, pa.ExtensionArray):
+        return _decoded(column.storage)
+    if types.is_dictionary(column.type):
+        return _decoded(column.dictionary_decode())
+    return column.cast(pa.large_string()) if types.is_string_view(column.type) else column

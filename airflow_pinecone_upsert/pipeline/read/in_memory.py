@@ -1,0 +1,288 @@
+"""
+Records that are in memory: what upstream tasks return, and what a task of the user's yields.
+
+Rows of Python are validated by pydantic, one by one; tables are taken as they are. Both leave as Arrow, in bounded
+chunks, so that everything behind this module has one form to deal with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+import pyarrow as pa
+from pydantic import ConfigDict, ValidationError
+
+from airflow_pinecone_upsert.api.models import Record, is_integer
+from airflow_pinecone_upsert.exceptions import SourceError
+from airflow_pinecone_upsert.pipeline.encode.metadata import metadata_json, metadata_of_any, readable_json
+from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.options import Columns
+from airflow_pinecone_upsert.pipeline.position import Position
+from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, XCOM, Chunk, rows_per_chunk
+from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection
+from airflow_pinecone_upsert.pipeline.read.source import RecordSource
+from airflow_pinecone_upsert.pipeline.violation import Violation, key_path, preview
+
+
+class Paths(Protocol):
+    """Tells paths from records, and opens them."""
+
+    def __contains__(self, value: object) -> bool:
+        """Tell whether a value is a path."""
+        ...
+
+    def open(self, path: Any) -> RecordSource:
+        """Return the records behind a path."""
+        ...
+
+
+class _NoPaths:
+    def __contains__(self, value: object) -> bool:
+        return False
+
+    def open(self, path: Any) -> RecordSource:
+        raise NotImplementedError(path)
+
+
+class InMemorySource:
+    """
+    Records that are in memory, or come one by one from upstream tasks.
+
+    :param value: A list of records, where a record is a mapping, a tuple ``(id, values[, metadata])`` or a
+        :class:`Record`; a pandas DataFrame; a pyarrow Table or anything else with Arrow's C stream interface;
+        or an iterable of any of these, such as what a mapped upstream task returns.
+    :param columns: Which columns of a table hold what; records have their fixed keys.
+    :param origin: What error messages call it.
+    :param paths: What, among the values, is a path, and stands for the records behind it; nothing by default.
+    """
+
+    identity = None
+
+    def __init__(self, value: Any, columns: Columns, *, origin: str = XCOM, paths: Paths | None = None) -> None:
+        self._paths = paths or _NoPaths()
+        self._value = value
+        self._columns = columns
+        self._origin = origin
+
+    def __str__(self) -> str:
+        """Describe it for a log."""
+        return self._origin
+
+    def share_before(self, place: Position) -> None:
+        """Return None: how much there is shows at its end."""
+
+    def chunks(self, shape: IndexShape, start: Position | None = None) -> Iterator[Chunk]:  # noqa: ARG002 - see there
+        """
+        Read value after value, without a copy of the whole. See :class:`RecordSource`.
+
+        :param start: Always None: what is in memory has no identity by which a later try would know it.
+        """
+        size = rows_per_chunk(shape)
+        first_row = 0
+        rows: list[Any] = []
+        for part in _parts(self._value, self._paths, self._origin):
+            is_path = part in self._paths
+            is_record = not is_path and not _is_table(part)
+            if is_record:
+                rows.append(part)
+            if rows and (len(rows) == size or not is_record):
+                yield _chunk_of_rows(rows, self._origin, first_row)
+                first_row += len(rows)
+                rows = []
+            if is_path:
+                yield from self._paths.open(part).chunks(shape)
+            elif not is_record:
+                yield from self._chunks_of_table(part, shape, first_row)
+                first_row += len(part)
+        if rows:
+            yield _chunk_of_rows(rows, self._origin, first_row)
+
+    def _chunks_of_table(self, table: Any, shape: IndexShape, first_row: int) -> Iterator[Chunk]:
+        size = rows_per_chunk(shape)
+        for start in range(0, len(table), size):
+            arrow, others, problems = _slice(table, start, size, self._columns)
+            selection = ColumnSelection(arrow.schema, self._columns, shape, self._origin, others)
+            (batch,) = arrow.select(selection.column_names).combine_chunks().to_batches()
+            yield Chunk(self._origin, first_row + start, selection.records(batch), selection.names, problems)
+
+
+def _is_frame(value: Any) -> bool:
+    """Recognise a pandas DataFrame without importing pandas."""
+    return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "iloc")
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, pa.Table) or _is_frame(value)
+
+
+def _tables_of_stream(value: Any) -> Iterator[pa.Table]:
+    """Read once what speaks Arrow: a second look at a stream finds it empty."""
+    try:
+        with pa.RecordBatchReader.from_stream(value) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+    except pa.ArrowException as exc:
+        raise SourceError(
+            f"{type(value).__name__} cannot be read as a table: {exc}. Give dicts, a DataFrame or a pyarrow.Table."
+        ) from exc
+
+
+def _is_record(value: Any) -> bool:
+    """Tell a record from a list of them. ``["a", [0.1, 0.2]]`` is a record: JSON has no tuples."""
+    if isinstance(value, (Mapping, Record)):
+        return True
+    return isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], (str, int, np.integer))
+
+
+def _parts(value: Any, paths: Paths, origin: str) -> Iterator[Any]:
+    """
+    Flatten lists of lists into records, tables and paths.
+
+    :raises SourceError: Something is neither of them, nor a list.
+    """
+    is_list_of_paths = isinstance(value, (list, tuple)) and all(part in paths for part in value)
+    if value in paths or _is_table(value) or (_is_record(value) and not is_list_of_paths):
+        yield value
+    elif isinstance(value, pa.RecordBatch):
+        yield pa.Table.from_batches([value])
+    elif hasattr(value, "__arrow_c_stream__"):
+        yield from _tables_of_stream(value)
+    elif isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+        hint = " Did the task return a value?" if value is None else ""
+        raise SourceError(
+            f"{origin} holds {preview(value)} ({type(value).__name__}) where records are expected: dicts with id and values, "
+            f"tuples (id, values, metadata), a DataFrame or a table.{hint}"
+        )
+    else:
+        for part in value:
+            yield from _parts(part, paths, origin)
+
+
+def _slice(
+    table: Any, start: int, size: int, columns: Columns
+) -> tuple[pa.Table, Sequence[str], Mapping[int, Violation]]:
+    """
+    Take some rows as Arrow.
+
+    :return: The rows; the names of columns that were left out; and the problems, by row.
+    """
+    if isinstance(table, pa.Table):
+        return table.slice(start, size), (), {}
+    frame = table.iloc[start : start + size]
+    if columns.id_column not in frame.columns and columns.id_column == frame.index.name:
+        frame = frame.reset_index()
+    # Only what is read: no other column may fail for its types.
+    others = [str(name) for name in frame.columns if name not in columns.names]
+    frame = frame[[name for name in frame.columns if name in columns.names]]
+    problems: dict[int, Violation] = {}
+    name = columns.metadata_column
+    if columns.metadata_columns is None and name in frame.columns and any(isinstance(v, dict) for v in frame[name]):
+        # As JSON: no Arrow type holds any mixture of dicts.
+        encoded = [metadata_of_any(value, name) for value in frame[name]]
+        problems = {offset: value for offset, value in enumerate(encoded) if isinstance(value, Violation)}
+        # What has a problem is sent nowhere, but whoever mends it wants to see it.
+        texts = [
+            value.decode() if isinstance(value, bytes) else readable_json(raw) if isinstance(value, Violation) else None
+            for value, raw in zip(encoded, frame[name], strict=True)
+        ]
+        frame = frame.assign(**{name: texts})
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False), others, problems
+    except (pa.ArrowException, TypeError, ValueError) as exc:
+        raise SourceError(
+            f"The DataFrame cannot be read: {exc}. Give each column a name and a type of its own."
+        ) from exc
+
+
+class _NewRecord(Record):
+    """A record as a user writes it: a misspelt key must not be dropped in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+_REMEDIES: Final = {
+    "id": "Give each record an id, a string or an integer.",
+    "values": "Give a flat list of numbers or a 1-d array.",
+    "sparse_values": "Give {'indices': [...], 'values': [...]}.",
+    "metadata": "Give a dict, or leave it out.",
+}
+
+
+def _chunk_of_rows(rows: Sequence[Any], origin: str, first_row: int) -> Chunk:
+    checked = [_checked(row) for row in rows]
+    records = [item if isinstance(item, Record) else None for item in checked]
+    metadata = [
+        metadata_json(record.metadata, "metadata") if record is not None and record.metadata else None
+        for record in records
+    ]
+    problems = {
+        offset: item
+        for found in (metadata, checked)
+        for offset, item in enumerate(found)
+        if isinstance(item, Violation)
+    }
+    sparse = [record.sparse_values if record else None for record in records]
+    columns: dict[str, pa.Array] = {
+        "id": pa.array(map(_usable_id, checked, rows), pa.string()),
+        "values": _list_array([record.values if record else None for record in records], pa.float64()),
+        "sparse_values": pa.StructArray.from_arrays(
+            [
+                _list_array([part.indices if part else None for part in sparse], pa.int64()),
+                _list_array([part.values if part else None for part in sparse], pa.float64()),
+            ],
+            names=["indices", "values"],
+            mask=pa.array([part is None for part in sparse]),
+        ),
+        "metadata": pa.array([text.decode() if isinstance(text, bytes) else None for text in metadata], pa.string()),
+    }
+    return Chunk(origin, first_row, pa.RecordBatch.from_pydict(columns), PARTS, problems, rows)
+
+
+def _checked(row: Any) -> Record | Violation:
+    if isinstance(row, Record):
+        return row
+    keys = ("id", "values", "metadata")
+    if not isinstance(row, Mapping) and len(row) > len(keys):
+        return Violation("record", f"a tuple of {len(row)}", "A tuple is (id, values) or (id, values, metadata).")
+    try:
+        return _NewRecord.model_validate(dict(row if isinstance(row, Mapping) else zip(keys, row, strict=False)))
+    except ValidationError as exc:
+        return _problem(exc.errors()[0])
+
+
+def _problem(error: Mapping[str, Any]) -> Violation:
+    """Say in our words what pydantic found first."""
+    parts = ["sparse_values" if part == "sparseValues" else part for part in error["loc"] if part != "[key]"]
+    place = str(parts[0]) if parts else "record"
+    for part in parts[1:]:
+        place = key_path(place, part)
+    is_missing = error["type"] == "missing" or (place == "id" and error["input"] is None)
+    reason = error["msg"].removeprefix("Value error, ")
+    if is_missing:
+        reason = f"the {place} is missing"
+    elif "[key]" in error["loc"]:
+        reason = "a key is a string"
+    unknown = "Use id, values, sparse_values and metadata; what else you want to keep belongs into metadata."
+    value = None if error["type"] == "missing" else preview(error["input"])
+    return Violation(place, reason, _REMEDIES.get(str(parts[0]) if parts else "", unknown), value)
+
+
+def _usable_id(checked: Record | Violation, row: Any) -> str | None:
+    """Find the id of a record, also of one that has a problem, for its message."""
+    if isinstance(checked, Record):
+        return checked.id
+    record_id = row.get("id") if isinstance(row, Mapping) else row[0]
+    if is_integer(record_id):
+        record_id = preview(int(record_id))
+    return record_id if isinstance(record_id, str) and record_id.isascii() else None
+
+
+def _list_array(rows: Sequence[np.ndarray[Any, Any] | None], kind: pa.DataType) -> pa.ListArray:
+    lengths = [0 if row is None else len(row) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    present = [row for row in rows if row is not None]
+    flat = np.concatenate(present) if present else np.empty(0)
+    mask = pa.array([row is None for row in rows])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind), mask=mask)

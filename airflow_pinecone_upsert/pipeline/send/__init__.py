@@ -1,0 +1,1 @@
+"""From encoded records to requests that the server has answered."""

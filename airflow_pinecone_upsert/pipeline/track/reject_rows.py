@@ -1,0 +1,160 @@
+"""
+A record that is set aside, as a line of a file that a person mends and the operator reads again.
+
+What always holds: what is valid of a record stands in its column in exactly the form in which it would have been sent;
+what fits no column stands in ``record``; nothing of a record is rounded, cut or left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from pydantic import BaseModel
+
+from airflow_pinecone_upsert.api.models import is_integer
+from airflow_pinecone_upsert.exceptions import RecordError
+from airflow_pinecone_upsert.pipeline.encode.metadata import legible, readable_column, readable_json
+from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
+from airflow_pinecone_upsert.pipeline.read.columns import is_list_of_numbers
+
+SCHEMA: Final = pa.schema(
+    {
+        "file": pa.string(),
+        "row": pa.int64(),
+        "id": pa.string(),
+        "reason": pa.string(),
+        "field": pa.string(),
+        "detail": pa.string(),
+        "values": pa.list_(pa.float64()),
+        "sparse_values": pa.struct({"indices": pa.list_(pa.int64()), "values": pa.list_(pa.float64())}),
+        "metadata": pa.string(),
+        "record": pa.string(),
+    }
+)
+"""
+A file of rejects. Mended, it is a source with the default column names; ``record`` is the whole record as JSON where it
+fits no columns.
+"""
+
+_TUPLE: Final = ("id", "values", "metadata")
+
+
+def line(error: RecordError, record: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Make a line of a file.
+
+    :param record: ``id``, ``values``, ``sparse_values`` and ``metadata`` as the source holds them, as far as it does;
+        and whatever else it holds.
+    """
+    parts = {part: _fitting(part, record.get(part)) for part in PARTS}
+    fits = all(parts.get(name) is not None for name, part in record.items() if part is not None)
+    return {
+        "file": error.origin,
+        "row": error.row,
+        "reason": error.reason,
+        "field": error.field,
+        "detail": " ".join(filter(None, (f"Found {error.value}." if error.value else "", error.remedy))),
+        **parts,
+        "record": None if fits else json.dumps(legible(record)),
+    }
+
+
+def row_of(chunk: Chunk, offset: int) -> Mapping[str, Any]:
+    """Return a record as its source holds it, under the names of :data:`SCHEMA`."""
+    if chunk.rows:
+        return _python_record(chunk.rows[offset])
+    record: dict[str, Any] = {}
+    for name in chunk.records.schema.names:
+        column = chunk.records.column(name)[offset : offset + 1]
+        try:
+            record[name] = readable_column(column) if name == "metadata" else column[0].as_py()
+        except (pa.ArrowException, ValueError, OverflowError) as exc:
+            record[name] = f"unreadable: {exc}"
+    return record
+
+
+def sent(body: bytes) -> Mapping[str, Any]:
+    """Return a record as it was sent."""
+    return _renamed(orjson.loads(body))
+
+
+def _python_record(row: Any) -> Mapping[str, Any]:
+    if isinstance(row, BaseModel):
+        return row.model_dump()
+    if isinstance(row, Mapping):
+        return _renamed(row)
+    more = {"more": list(row[len(_TUPLE) :])} if len(row) > len(_TUPLE) else {}
+    return {**dict(zip(_TUPLE, row, strict=False)), **more}
+
+
+def _renamed(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Use our name for what the API calls ``sparseValues``."""
+    if "sparse_values" in record:
+        return record
+    return {"sparse_values" if name == "sparseValues" else name: part for name, part in record.items()}
+
+
+def _fitting(name: str, part: Any) -> Any:
+    """Bring a part of a record into the form of its column; None where it has no such form."""
+    if part is None:
+        return None
+    try:
+        match name:
+            case "id":
+                return _text(_id(part))
+            case "values":
+                return _numbers(part, pa.float64())
+            case "sparse_values":
+                return _sparse(part)
+            case _:
+                return _text(part if isinstance(part, str) else readable_json(part))
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _id(part: Any) -> Any:
+    """Take what is taken as an id."""
+    if is_integer(part):
+        return str(int(part))
+    return part.decode() if isinstance(part, bytes) else part
+
+
+def _text(part: Any) -> str | None:
+    if not isinstance(part, str):
+        return None
+    part.encode()  # a lone surrogate fits no column
+    return str(part)
+
+
+def _numbers(part: Any, kind: pa.DataType) -> Any:
+    """Let Arrow judge, whose cast refuses to round."""
+    if not isinstance(part, (list, tuple)):
+        part = np.asarray(part)
+        if part.ndim != 1:
+            return None
+    if isinstance(part, np.ndarray) and part.dtype == object:
+        part = part.tolist()
+    # Looked at before, because Arrow runs out of stack, and the process dies, where a list holds itself.
+    if not isinstance(part, np.ndarray) and not all(map(_is_kind_of_number, set(map(type, part)))):
+        return None
+    found = pa.array([part])
+    return found.cast(pa.list_(kind))[0].as_py() if is_list_of_numbers(found.type) else None
+
+
+def _is_kind_of_number(kind: type) -> bool:
+    return issubclass(kind, (int, float, np.integer, np.floating, type(None))) and kind is not bool
+
+
+def _sparse(part: Any) -> Any:
+    if isinstance(part, BaseModel):
+        part = part.model_dump()
+    if not isinstance(part, Mapping) or not {"indices", "values"}.issuperset(part):
+        return None
+    children = {"indices": pa.int64(), "values": pa.float64()}
+    numbers = {name: _numbers(part[name], kind) for name, kind in children.items() if part.get(name) is not None}
+    return None if None in numbers.values() else {name: numbers.get(name) for name in children}

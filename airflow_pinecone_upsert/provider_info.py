@@ -1,0 +1,54 @@
+"""What Airflow's provider manager reads: the connection type, the hook, the operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_pinecone_upsert import __version__
+from airflow_pinecone_upsert.hooks import connection_form
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata, by Airflow's ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-pinecone-upsert",
+        "name": "Pinecone (upsert)",
+        "description": "Load vectors into Pinecone: every record accounted for, in flat memory.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": "Pinecone",
+                "external-doc-url": "https://docs.pinecone.io/reference/api/2025-04/data-plane/upsert",
+                "tags": ["service"],
+            }
+        ],
+        "operators": [
+            {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.operators.upsert"]},
+        ],
+        "hooks": [
+            {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.hooks.pinecone"]},
+        ],
+        "asset-uris": [
+            {
+                "schemes": ["pinecone"],
+                "handler": "airflow_pinecone_upsert.assets.normalize_uri",
+                "factory": "airflow_pinecone_upsert.assets.pinecone_asset",
+                "to_openlineage_converter": "airflow_pinecone_upsert.assets.openlineage_dataset",
+            }
+        ],
+        "connection-types": [
+            {
+                "connection-type": "pinecone_upsert",
+                "hook-class-name": "airflow_pinecone_upsert.hooks.pinecone.PineconeHook",
+                "hook-name": "Pinecone (upsert)",
+                **connection_form.metadata(),
+            }
+        ],
+        "extra-links": ["airflow_pinecone_upsert.links.PineconeConsoleLink"],
+        "task-decorators": [
+            {
+                "name": "pinecone_upsert",
+                "class-name": "airflow_pinecone_upsert.decorators.upsert.pinecone_upsert_task",
+            }
+        ],
+    }

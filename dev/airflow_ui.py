@@ -1,0 +1,109 @@
+"""
+Airflow's web UI with the example DAGs, the local index and a ready connection: `make airflow`.
+
+Everything lies in a temporary folder and ends with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+from demo import DIMENSION, airflow_environment, embed_documentation, say, step
+
+from airflow_pinecone_upsert.emulator.server import EmulatedIndex
+
+PORT = int(os.environ.get("PORT", "8080"))
+URL = f"http://127.0.0.1:{PORT}"
+START_WITHIN_S = 300
+TO_TRY = {"upsert_parquet", "react_to_upsert"}
+
+
+def ui_environment(home: Path, embeddings: Path) -> dict[str, str]:
+    """Return what the web UI needs beyond a run: its port, and no password on this machine."""
+    return airflow_environment(home, embeddings) | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # standalone starts `airflow` by name
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(PORT),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{URL}/execution/",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line of Airflow's own command."""
+    return [sys.executable, "-m", "airflow", *arguments]
+
+
+def run(*arguments: str) -> None:
+    """Run Airflow's own command to its end."""
+    subprocess.run(command(*arguments), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def is_up() -> bool:
+    """Tell whether the scheduler runs and the DAGs to try can be triggered: a healthy one has not read them yet."""
+    with httpx.Client(base_url=URL, trust_env=False) as api:
+        if api.get("/api/v2/monitor/health").json()["scheduler"]["status"] != "healthy":
+            return False
+        api.headers["Authorization"] = f"Bearer {api.get('/auth/token').json()['access_token']}"
+        return {dag["dag_id"] for dag in api.get("/api/v2/dags").json()["dags"]} >= TO_TRY
+
+
+def wait_until_up(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when Airflow is up."""
+    deadline = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if is_up():
+                return
+        except (httpx.TransportError, ValueError, KeyError):
+            pass
+        time.sleep(1)
+    raise SystemExit(f"FAILED: Airflow did not come up on {URL}.\n{log.read_text()[-3_000:]}")
+
+
+def main(home: Path) -> None:
+    """Set up, start, say where to look, and wait."""
+    embeddings = home / "embeddings"
+    step("Embedding the paragraphs of Python's documentation")
+    embed_documentation(embeddings)
+    with EmulatedIndex(dimension=DIMENSION) as index:
+        os.environ.update(ui_environment(home, embeddings) | {"PINECONE_INDEX_HOST": index.url})
+        step("Setting up Airflow's database and the connection pinecone_default")
+        run("db", "migrate")
+        run("connections", "add", "pinecone_default", "--conn-json", index.connection_json())
+        step("Starting Airflow")
+        log = home / "airflow.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command("standalone"), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            wait_until_up(process, log)
+            say(f"Airflow      {URL}  (trigger the DAG upsert_parquet; react_to_upsert follows)")
+            say(f"Connection   {URL}/connections  (pinecone_default)")
+            say(f"Local index  {index.url}")
+            say(f"Log          {log}")
+            say("Ctrl-C ends it.")
+            process.wait()
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=30)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
+    with tempfile.TemporaryDirectory(prefix="airflow-pinecone-upsert-") as folder:
+        try:
+            main(Path(folder))
+        except KeyboardInterrupt:
+            print("\nStopped.")

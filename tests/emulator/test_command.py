@@ -1,0 +1,144 @@
+"""``python -m airflow_pinecone_upsert.emulator`` as a process."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+COMMAND = (sys.executable, "-m", "airflow_pinecone_upsert.emulator")
+PROJECT = Path(__file__).parents[2]
+KEY = {"Api-Key": "k"}
+
+
+@contextmanager
+def running(*arguments):
+    """Run an index; give its process, its line and its URL."""
+    with subprocess.Popen(
+        [*COMMAND, "--port", "0", *arguments],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            yield process, line, re.search(r"http://\S+", line)[0]
+        finally:
+            process.kill()
+
+
+def failing(*arguments):
+    outcome = subprocess.run([*COMMAND, *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert outcome.returncode != 0
+    assert outcome.stdout == ""
+    return outcome.returncode, outcome.stderr
+
+
+def upsert(url, *ids):
+    body = {"vectors": [{"id": record_id, "values": [1, 2]} for record_id in ids]}
+    assert httpx.post(f"{url}/vectors/upsert", json=body, headers=KEY).status_code == 200
+
+
+def ids(url):
+    return [item["id"] for item in httpx.get(f"{url}/vectors/list", headers=KEY).json()["vectors"]]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_one_line_when_ready_and_a_clean_stop(stop):
+    with running("--dimension", "2") as (process, line, url):
+        assert line == f"local: dense index, 2 dimensions, cosine, listening on {url}\n"
+        upsert(url, "a")
+        process.send_signal(stop)
+        assert process.wait(10) == 0
+        assert process.stdout.read() == ""
+        assert process.stderr.read() == ""
+
+
+def test_options():
+    arguments = ("--vector-type", "sparse", "--name", "words", "--api-key", "k", "--max-request-bytes", "10")
+    with running(*arguments) as (_, line, url):
+        assert line.startswith("words: sparse index, dotproduct")
+        description = httpx.get(f"{url}/indexes/words", headers=KEY).json()
+        assert (description["vector_type"], description["metric"]) == ("sparse", "dotproduct")
+        assert httpx.get(f"{url}/indexes/words", headers={"Api-Key": "other"}).status_code == 401
+        assert "exceeds" in httpx.post(f"{url}/query", content=b" " * 11, headers=KEY).text
+
+
+def test_faults_at_random():
+    def statuses(url):
+        body = {"vectors": [{"id": "a", "values": [1, 2]}]}
+        return [httpx.post(f"{url}/vectors/upsert", json=body, headers=KEY).status_code for _ in range(40)]
+
+    found = []
+    for seed in ("1", "1", "2"):
+        with running("--dimension", "2", "--fault", "429:0.3,503:0.3", "--seed", seed) as (_, _, url):
+            found.append(statuses(url))
+            assert ids(url) == ["a"]  # only upserts are hit
+    assert set(found[0]) == {200, 429, 503}
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+def test_data_survive_a_stop_and_a_kill(tmp_path, stop):
+    arguments = ("--dimension", "2", "--data", str(tmp_path))
+    with running(*arguments) as (process, _, url):
+        upsert(url, "a", "b")
+        process.send_signal(stop)
+        process.wait(10)
+    with running(*arguments) as (_, _, url):
+        assert ids(url) == ["a", "b"]
+
+
+def test_data_in_memory_are_gone_after_a_restart():
+    with running("--dimension", "2") as (_, _, url):
+        upsert(url, "a")
+    with running("--dimension", "2") as (_, _, url):
+        assert ids(url) == []
+
+
+def test_a_taken_port_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert failing("--dimension", "2", "--port", str(port)) == (
+            1,
+            f"Cannot listen on 127.0.0.1:{port}: Address already in use. Choose another --port.\n",
+        )
+
+
+def test_a_folder_of_another_index_is_one_line(tmp_path):
+    with running("--dimension", "2", "--data", str(tmp_path)) as (process, _, _):
+        status, message = failing("--dimension", "2", "--port", "0", "--data", str(tmp_path))
+        assert (status, message.count("\n")) == (1, 1)
+        assert "database is locked" in message
+        process.terminate()
+        process.wait(10)
+    status, message = failing("--dimension", "3", "--port", "0", "--data", str(tmp_path))
+    assert status == 1
+    assert message == (
+        f"{tmp_path} cannot be used: it holds a dense index, 2 dimensions, cosine, "
+        "not a dense index, 3 dimensions, cosine. Choose another folder.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "dimension must be between 1 and 20000, not None."),
+        (("--dimension", "3", "--vector-type", "sparse"), "A sparse index has no dimension."),
+        (("--dimension", "3", "--metric", "taxicab"), "invalid choice: 'taxicab'"),
+        (("--dimension", "3", "--fault", "429"), "'429' is no fault with its rate; write it as in 429:0.05."),
+    ],
+)
+def test_impossible_options(arguments, message):
+    status, text = failing(*arguments)
+    assert status == 2
+    assert message in text

@@ -1,0 +1,231 @@
+"""Each fault, as a client sees it and as the store sees it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import httpx
+import pytest
+
+from airflow_pinecone_upsert.emulator import EmulatedIndex, Fault
+
+UPSERT = "/vectors/upsert"
+BODY = {"vectors": [{"id": name, "values": [1] * 8} for name in "abc"]}
+
+
+@pytest.fixture
+def index(pinecone_index):
+    return pinecone_index
+
+
+@pytest.fixture
+def http(index, connect):
+    return connect(index)
+
+
+def test_status(index, http):
+    index.faults.next(Fault.status(429, message="slow down", headers={"Retry-After": "0"}))
+    answer = http.post(UPSERT, json=BODY)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "0")
+    assert answer.json() == {"code": 8, "message": "slow down", "details": []}
+    assert answer.headers["x-pinecone-request-id"]
+    assert index.vectors() == {}
+    assert http.post(UPSERT, json=BODY).status_code == 200
+
+
+def test_body(index, http):
+    index.faults.next(Fault.body(502, b"<html>", "text/html", headers={"Server": "proxy"}))
+    answer = http.post(UPSERT, json=BODY)
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (
+        502,
+        b"<html>",
+        "text/html; charset=utf-8",
+    )
+    assert answer.headers["server"] == "proxy"
+
+
+def test_reset_leaves_nothing_behind(index, http):
+    index.faults.next(Fault.reset())
+    with pytest.raises(httpx.ReadError):
+        http.post(UPSERT, json=BODY)
+    assert index.vectors() == {}
+    assert http.post(UPSERT, json=BODY).status_code == 200
+
+
+def test_lost_ack_leaves_the_write_behind(index, http):
+    index.faults.next(Fault.lost_ack())
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
+        http.post(UPSERT, json=BODY)
+    assert set(index.vectors()) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("confirmed", [0, 2, 5])
+def test_short_count(index, http, confirmed):
+    index.faults.next(Fault.short_count(confirmed))
+    assert http.get("/vectors/list").status_code == 200  # Only an upsert uses it up.
+    assert http.post(UPSERT, json=BODY).json() == {"upsertedCount": min(confirmed, 3)}
+    assert "".join(index.vectors()) == "abc"[:confirmed]
+
+
+def test_stall_outlasts_a_client_and_does_not_hold_up_others(index, http, connect):
+    index.faults.next(Fault.stall(60))
+    with pytest.raises(httpx.ReadTimeout):
+        http.post(UPSERT, json=BODY, timeout=0.05)
+    assert http.post(UPSERT, json=BODY).status_code == 200
+
+
+def test_stall_then_does_what_was_asked(index, http):
+    index.faults.next(Fault.stall(0.01))
+    assert http.post(UPSERT, json=BODY).json() == {"upsertedCount": 3}
+
+
+def test_a_large_body_is_read_before_the_connection_is_cut(index, http):
+    body = {"vectors": [{"id": "a", "values": [1] * 8, "metadata": {"x": "y" * 3_000_000}}]}
+    for fault, error in ((Fault.reset(), httpx.ReadError), (Fault.lost_ack(), httpx.RemoteProtocolError)):
+        index.faults.next(fault)
+        with pytest.raises(error):
+            http.post(UPSERT, json=body)
+
+
+def test_the_script_is_played_in_order_and_by_path(index, http):
+    index.faults.next(Fault.status(503), times=2, path=UPSERT)
+    index.faults.next(Fault.status(500), path="/vectors/list")
+    index.faults.next(Fault.status(429))
+    assert index.faults.pending == 4
+    assert http.get("/vectors/list").status_code == 500
+    assert [http.post(UPSERT, json=BODY).status_code for _ in range(4)] == [503, 503, 429, 200]
+    assert index.faults.pending == 0
+
+
+def test_clear(index, http):
+    index.faults.next(Fault.status(503), times=9)
+    index.faults.clear()
+    assert http.post(UPSERT, json=BODY).status_code == 200
+
+
+def test_a_fault_happens_at_least_once(index):
+    with pytest.raises(ValueError, match="at least 1"):
+        index.faults.next(Fault.reset(), times=0)
+
+
+def test_many_clients_share_one_script(index, http):
+    index.faults.next(Fault.status(503), times=10)
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda _: http.post(UPSERT, json=BODY).status_code, range(40)))
+    assert sorted(statuses) == [200] * 30 + [503] * 10
+
+
+def luck(index, http, count):
+    """Tell what became of as many upserts, by the log of the index."""
+    before = len(index.requests)
+    for _ in range(count):
+        with suppress(httpx.TransportError):
+            http.post(UPSERT, json=BODY, timeout=0.5)
+    return [request.status for request in index.requests[before:]]
+
+
+def test_faults_at_random_come_at_their_rates_and_the_same_for_the_same_seed(index, http):
+    index.faults.at_random("429:0.2, 503:0.1,reset:0.1,lost_ack:0.1", seed=7)
+    first = luck(index, http, 300)
+    counts = Counter(first)
+    # By the binomial distribution, 5 standard deviations away; with this seed it is always the same numbers.
+    assert 25 <= counts[429] <= 95
+    assert 5 <= counts[503] <= 55
+    assert 25 <= counts[None] <= 95  # reset
+    index.faults.at_random("429:0.2, 503:0.1,reset:0.1,lost_ack:0.1", seed=7)
+    assert luck(index, http, 300) == first
+    index.faults.at_random("429:0.2, 503:0.1,reset:0.1,lost_ack:0.1", seed=8)
+    assert luck(index, http, 300) != first
+
+
+@pytest.mark.parametrize(
+    ("spec", "written"), [("reset:1", False), ("lost_ack:1", True), ("stall:1", False), ("404:1", False)]
+)
+def test_each_kind_at_random(index, http, spec, written):
+    index.faults.at_random(spec)
+    luck(index, http, 1)
+    assert bool(index.vectors()) is written
+    assert [request.path for request in index.requests] == [UPSERT] * len(index.requests)
+
+
+def test_only_upserts_are_hit_at_random_and_the_script_comes_first(index, http):
+    index.faults.at_random("503:1")
+    index.faults.next(Fault.status(429))
+    assert index.faults.pending == 1
+    assert [http.post(UPSERT, json=BODY).status_code for _ in range(2)] == [429, 503]
+    assert http.get("/vectors/list").status_code == 200
+    index.faults.clear()
+    assert http.post(UPSERT, json=BODY).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "'' is no fault with its rate; write it as in 429:0.05."),
+        ("429", "'429' is no fault with its rate"),
+        ("429:much", "'429:much' is no fault with its rate"),
+        ("429:0.1,", "'' is no fault with its rate"),
+        ("429:1.5", "The rate of '429:1.5' must lie between 0 and 1."),
+        ("429:nan", "must lie between 0 and 1"),
+        ("reset:-0.1", "must lie between 0 and 1"),
+        ("200:0.1", "'200' is no kind of fault; choose a status from 400 to 599, reset, lost_ack, stall."),
+        ("rset:0.1", "'rset' is no kind of fault"),
+        ("429:0.1,429:0.2", "names a kind of fault twice"),
+        ("429:0.6,503:0.6", "are 1.2 together; 1 is every request"),
+    ],
+)
+def test_a_spec_that_cannot_be_read_is_shown(index, spec, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        index.faults.at_random(spec)
+
+
+@pytest.mark.parametrize("fault", [None, Fault.status(503)])
+@pytest.mark.parametrize("record_requests", [True, False])
+def test_a_client_that_leaves_in_the_middle_is_no_error(caplog, fault, record_requests):
+    with EmulatedIndex(8, record_requests=record_requests) as index:
+        if fault is not None:
+            index.faults.next(fault)
+        host, port = index.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"POST /vectors/upsert HTTP/1.1\r\nHost: x\r\nApi-Key: k\r\nContent-Length: 100\r\n\r\n{")
+        index.faults.clear()
+        assert httpx.post(index.url + UPSERT, json=BODY, headers={"Api-Key": "k"}).status_code == 200
+        assert len(index.requests) == int(record_requests)
+    assert caplog.text == ""
+
+
+def test_closing_lets_requests_finish_within_its_grace(caplog):
+    with EmulatedIndex(8, grace_s=30) as index, ThreadPoolExecutor(1) as pool:
+        index.faults.next(Fault.stall(0.2))
+        answer = pool.submit(httpx.post, index.url + UPSERT, json=BODY, headers={"Api-Key": "k"})
+        while index.faults.pending:
+            time.sleep(0.001)
+        index.close()
+        assert answer.result().json() == {"upsertedCount": 3}
+    assert caplog.text == ""
+
+
+def test_closing_does_not_wait_for_a_stall(caplog):
+    with EmulatedIndex(8, record_requests=True) as index:
+        index.faults.next(Fault.stall(3600))
+        failures = []
+
+        def call():
+            try:
+                httpx.post(index.url + UPSERT, json=BODY, headers={"Api-Key": "k"}, timeout=30)
+            except httpx.TransportError as exc:
+                failures.append(exc)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        while index.faults.pending:
+            time.sleep(0.001)
+    caller.join()
+    assert len(failures) == 1
+    assert caplog.text == ""

@@ -1,0 +1,431 @@
+"""Every rule that Pinecone sets for a record is checked before anything of that record's chunk is sent."""
+
+import pickle
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_pinecone_upsert.emulator import Fault
+from airflow_pinecone_upsert.exceptions import RecordError, SourceError
+
+NAN = float("nan")
+INF = float("inf")
+GOOD = {"id": "good", "values": [1.0, 2.0]}
+BAD_ROW = 1
+
+ID = "An id has 1 to 512 ASCII characters, none of them NUL. Change it at its source."
+MEND = "Mend the embedding or drop the record."
+FINITE = f"Components are numbers between ±3.4e38. {MEND}"
+INDICES = "Indices are distinct whole numbers from 0 to 4,294,967,295."
+
+
+class Case(NamedTuple):
+    """A record that breaks a rule, and what the error says of it."""
+
+    record: dict[str, Any]
+    field: str
+    reason: str
+    remedy: str
+    value: str | None
+
+
+def case(name, field, reason, remedy, value, **record):
+    return pytest.param(Case({"id": "bad", "values": [1.0, 2.0], **record}, field, reason, remedy, value), id=name)
+
+
+def vector(name, reason, remedy, value, values):
+    return case(name, "values", reason, remedy, value, values=values)
+
+
+def sparse(name, field, reason, remedy, value, indices, values):  # noqa: PLR0917
+    return case(name, field, reason, remedy, value, sparse_values={"indices": indices, "values": values})
+
+
+def metadata(name, reason, remedy, value, key="key"):
+    return case(name, f"metadata.{key}", reason, remedy, repr(value), metadata={key: value})
+
+
+RULES = [
+    case("empty id", "id", "the id is empty", ID, "''", id=""),
+    case("long id", "id", "the id has 513 characters", ID, f"'{'x' * 78}…", id="x" * 513),
+    case("id not ASCII", "id", "the id is not ASCII", ID, "'né'", id="né"),
+    case("NUL in id", "id", "the id holds a NUL", ID, r"'a\x00'", id="a\0"),
+    vector(
+        "wrong dimension",
+        "the vector must have 2 components",
+        "The index has 2 dimensions. Embed with the model that it was made for.",
+        "3",
+        [1.0, 2.0, 3.0],
+    ),
+    vector("NaN", "component 1 is not a finite float32", FINITE, "nan", [1.0, NAN]),
+    vector("infinite", "component 0 is not a finite float32", FINITE, "-inf", [-INF, 1.0]),
+    vector("beyond float32", "component 1 is not a finite float32", FINITE, "1e+39", [1.0, 1e39]),
+    vector("no vector", "the vector is missing", MEND, "None", None),
+    vector("empty vector", "the vector is empty", MEND, "[]", []),
+    *(
+        vector(
+            name,
+            "a dense vector must have at least one component that is not zero (after rounding to float32)",
+            MEND,
+            shown,
+            values,
+        )
+        for name, shown, values in [("zeros", "[0.0, -0.0]", [0.0, -0.0]), ("tiny", "[0.0, 0.0]", [1e-46, 0.0])]
+    ),
+    sparse(
+        "sparse lengths differ",
+        "sparse_values",
+        "indices and values differ in length",
+        "Mend the sparse vector or leave it null.",
+        "'2 indices, 1 values'",
+        [1, 2],
+        [0.5],
+    ),
+    sparse(
+        "sparse empty",
+        "sparse_values",
+        "a sparse vector has at least one entry",
+        "Mend the sparse vector or leave it null.",
+        "'0 indices, 0 values'",
+        [],
+        [],
+    ),
+    sparse(
+        "sparse too long",
+        "sparse_values",
+        "a sparse vector has at most 2,048 entries",
+        "Keep the entries of the largest weight.",
+        "'2049 indices, 2049 values'",
+        list(range(2_049)),
+        [0.5] * 2_049,
+    ),
+    sparse("index twice", "sparse_values.indices", "an index stands twice", INDICES, "7", [7, 8, 7], [0.1, 0.2, 0.3]),
+    sparse("index negative", "sparse_values.indices", "an index is not a uint32", INDICES, "-1", [3, -1], [0.1, 0.2]),
+    sparse(
+        "index too high", "sparse_values.indices", "an index is not a uint32", INDICES, "4294967296", [2**32], [0.1]
+    ),
+    sparse(
+        "sparse NaN", "sparse_values.values", "component 1 is not a finite float32", FINITE, "nan", [1, 2], [1.0, NAN]
+    ),
+    case(
+        "metadata too long",
+        "metadata",
+        "the metadata are 40,961 bytes of JSON, the limit is 40,960",
+        "Shorten or drop the longest key, 'text'; keep long text elsewhere.",
+        None,
+        metadata={"text": "x" * (40_961 - len('{"text":"","n":1}')), "n": 1},
+    ),
+    metadata("nested", "a nested object is not allowed", "Flatten it into keys of its own.", {"deep": 1}),
+    metadata("NaN in metadata", "a number must be finite", "Leave the key out or set a number.", NAN),
+    metadata(
+        "inexact integer",
+        "Pinecone stores numbers as float64, which cannot hold this integer exactly",
+        "Store it as a string.",
+        2**53 + 1,
+    ),
+    case(
+        "list of numbers",
+        "metadata.key",
+        "a list may hold strings only",
+        "Turn its elements into strings.",
+        "2",
+        metadata={"key": [2, 3]},
+    ),
+    case(
+        "dollar",
+        "metadata.$key",
+        "a key is a string that does not start with '$'",
+        "Rename the key.",
+        "'$key'",
+        metadata={"$key": 1},
+    ),
+]
+
+
+def as_table(*records):
+    columns = {
+        "id": pa.array([record.get("id") for record in records], pa.string()),
+        "values": pa.array([record["values"] for record in records], pa.list_(pa.float64())),
+    }
+    for name in ("sparse_values", "metadata"):
+        if any(name in record for record in records):
+            columns[name] = pa.array([record.get(name) for record in records])
+    return pa.table(columns)
+
+
+def check(error, case, origin):
+    """The error names the place, the rule, the value and the remedy: in its text, and for programs."""
+    known_id = None if case.field == "id" else "bad"
+    assert (error.origin, error.row, error.record_id, error.field) == (origin, BAD_ROW, known_id, case.field)
+    assert (error.reason, error.remedy, error.value) == (case.reason, case.remedy, case.value)
+    shown_id = f", id {known_id!r}" if known_id else ""
+    found = f" (found {case.value})" if case.value else ""
+    assert str(error) == (
+        f"{origin}, row 1 (counted from 0){shown_id}, {case.field}: {case.reason}{found}. {case.remedy}"
+    )
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert (str(copy), vars(copy)) == (str(error), vars(error))
+
+
+@pytest.mark.parametrize("case", RULES)
+def test_a_broken_rule_in_xcom_is_refused_before_anything_is_sent(index, run, upserts, case):
+    with pytest.raises(RecordError) as caught:
+        run(index, [GOOD, case.record])
+    check(caught.value, case, "XCom")
+    assert not upserts(index)
+
+
+@pytest.mark.parametrize("case", RULES)
+def test_a_broken_rule_in_parquet_is_refused_before_anything_is_sent(index, run, upserts, write, case):
+    path = write(as_table(GOOD, case.record))
+    with pytest.raises(RecordError) as caught:
+        run(index, path)
+    check(caught.value, case, str(path))
+    assert not upserts(index)
+
+
+# What the two ways in say differently ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("record", [{"values": [1.0, 2.0]}, {"id": None, "values": [1.0, 2.0]}])
+def test_a_missing_id(index, run, write, record):
+    with pytest.raises(RecordError, match=r"^XCom, row 1 \(counted from 0\), id: the id is missing.* Give each record"):
+        run(index, [GOOD, record])
+    with pytest.raises(RecordError, match=r"records.parquet, row 1 .*, id: the id is missing \(found None\)\. Give"):
+        run(index, write(as_table(GOOD, record)))
+
+
+def test_a_component_that_is_null(index, run, write):
+    record = {"id": "bad", "values": [1.0, None]}
+    with pytest.raises(RecordError, match="id 'bad', values: a component is null"):
+        run(index, write(as_table(GOOD, record)))
+    with pytest.raises(RecordError, match=r"id 'bad', values: element 1 is None .*not a number"):
+        run(index, [GOOD, record])
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("broken", [None, NAN, INF])
+def test_a_broken_component_is_found_in_every_float_type(*, index, run, write, kind, broken):
+    flat = pa.array([1, 2, 3, broken], pa.float32(), from_pandas=False).cast(kind)
+    path = write({"id": ["a", "b"], "values": pa.FixedSizeListArray.from_arrays(flat, 2)})
+    with pytest.raises(RecordError) as caught:
+        run(index, path)
+    assert (caught.value.row, caught.value.record_id, caught.value.field) == (1, "b", "values")
+
+
+def test_too_many_components_for_any_index(index, run):
+    index.faults.next(Fault.status(403), path="/describe_index_stats")  # so that the dimension is not known
+    with pytest.raises(RecordError, match=r"a vector has at most 20,000 components \(found 20001\)"):
+        run(index, [{"id": "a", "values": np.ones(20_001)}])
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "reason"),
+    [
+        ('{"year": ', "metadata", "not valid JSON"),
+        ("", "metadata", "not valid JSON"),
+        ('{"n": NaN}', "metadata", "not valid JSON"),
+        ("[1]", "metadata", "the JSON is not an object"),
+        ('"text"', "metadata", "the JSON is not an object"),
+        ('{"n": 9007199254740993}', "metadata.n", "cannot hold this integer exactly"),
+        ('{"n": 18446744073709551617}', "metadata.n", "cannot hold this integer exactly"),
+        ('{"n": -18446744073709551617}', "metadata.n", "cannot hold this integer exactly"),
+        ('{"n": [1]}', "metadata.n", "a list may hold strings only"),
+        ('{"n": {"deep": 1}}', "metadata.n", "a nested object is not allowed"),
+        ('{"$n": 1}', "metadata.$n", "a key is a string that does not start with '$'"),
+        (f'{{"n": 1{"0" * 400}}}', "metadata", "not valid JSON"),
+    ],
+)
+def test_a_broken_rule_inside_json_text(*, index, run, write, text, field, reason):
+    path = write({"id": ["good", "bad"], "values": [[1.0, 2.0]] * 2, "metadata": [None, text]})
+    with pytest.raises(RecordError) as caught:
+        run(index, path)
+    assert (caught.value.row, caught.value.record_id, caught.value.field) == (1, "bad", field)
+    assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        10**5_000,
+        np.datetime64("NaT"),
+        np.timedelta64(1, "ns"),
+        b"bytes",
+        object,
+        1j,
+        {"a", "set"},
+        "a lone surrogate \ud800",
+        ["\ud800"],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_python_value_that_is_no_metadata(index, run, value):
+    with pytest.raises(RecordError, match=r"row 0 .*, id 'a', metadata"):
+        run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"key": value}}])
+
+
+def test_a_key_twice_in_a_map(index, run):
+    column = pa.array([[("k", "a"), ("k", "b")]], pa.map_(pa.string(), pa.string()))
+    with pytest.raises(RecordError, match="metadata: the map holds a key twice"):
+        run(index, pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}))
+
+
+def test_metadata_of_exactly_the_limit_are_taken(index, run):
+    text = "é" * ((40_960 - len('{"t":""}')) // 2)  # the limit counts bytes, not characters
+    run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"t": text}}])
+    assert index.vectors()["a"].metadata == {"t": text}
+    with pytest.raises(RecordError, match="40,962 bytes"):
+        run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"t": f"{text}é"}}])
+
+
+def test_a_record_that_fits_into_no_request(index, run, upserts):
+    record = {"id": "a", "values": [1.0, 2.0], "metadata": {"text": "x" * 1_000}}
+    with pytest.raises(RecordError) as caught:
+        run(index, [GOOD, record], max_request_bytes=1_000, namespace="ns")
+    assert caught.value.field == "record"
+    assert caught.value.reason == "the record must have at most 969 bytes of JSON to fit into a request"
+    assert caught.value.value == str(len(b'{"id":"a","values":[1.0,2.0],"metadata":{"text":""}}') + 1_000)
+    assert "Raise max_request_bytes" in caught.value.remedy
+    assert not upserts(index)
+
+
+def test_the_error_says_how_many_more_records_of_the_chunk_are_broken(index, run):
+    with pytest.raises(RecordError, match=r"row 1 .* 2 more of the 4 records that were read with it break a rule, too"):
+        run(index, [GOOD, *({"id": f"bad{n}", "values": [0.0, 0.0]} for n in range(3))])
+
+
+def test_the_first_broken_rule_of_a_record_is_the_one_that_is_told(index, run):
+    with pytest.raises(RecordError, match="id: the id is empty"):
+        run(index, [{"id": "", "values": [], "sparse_values": {"indices": [], "values": []}}])
+
+
+def test_chunks_before_the_broken_one_are_sent_and_counted(index, run, rows):
+    with pytest.raises(RecordError) as caught:
+        run(index, [*rows(2_000), {"id": "bad", "values": []}])
+    assert caught.value.row == 2_000
+    assert caught.value.report["upsertedCount"] == len(index.vectors()) == 2_000
+
+
+# Dense, sparse and hybrid ------------------------------------------------------------------------
+
+
+def test_a_sparse_index_takes_no_dense_values(sparse_index, run):
+    record = {"id": "a", "values": [1.0], "sparse_values": {"indices": [1], "values": [0.5]}}
+    with pytest.raises(RecordError, match="values: the index holds sparse vectors only"):
+        run(sparse_index, [record])
+
+
+def test_a_sparse_index_wants_sparse_values(sparse_index, run):
+    with pytest.raises(RecordError, match="sparse_values: the index holds sparse vectors, and there is none"):
+        run(sparse_index, [{"id": "a"}])
+
+
+def test_a_dense_index_wants_dense_values(index, run):
+    with pytest.raises(RecordError, match="values: the vector is missing"):
+        run(index, [{"id": "a", "sparse_values": {"indices": [1], "values": [0.5]}}])
+
+
+# Columns as a whole ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "missing", "parameter"),
+    [
+        ({}, "id", "id_column"),
+        ({"id_column": "key", "values_column": "embedding"}, "embedding", "values_column"),
+        ({"id_column": "key", "values_column": "vec", "sparse_values_column": "sp"}, "sp", "sparse_values_column"),
+        ({"id_column": "key", "values_column": "vec", "metadata_column": "meta"}, "meta", "metadata_column"),
+        ({"id_column": "key", "values_column": "vec", "metadata_columns": ["year"]}, "year", "metadata_columns"),
+    ],
+)
+def test_a_missing_column_names_those_that_exist_and_the_parameter(*, index, run, write, options, missing, parameter):
+    path = write({"key": ["a"], "vec": [[1.0, 2.0]], "other": [1]})
+    with pytest.raises(SourceError) as caught:
+        run(index, path, **options)
+    assert str(caught.value) == (
+        f"{path} has no column {missing!r}. Its columns: 'key', 'vec', 'other'. Set {parameter} to one of them."
+    )
+
+
+def test_a_dense_index_wants_a_column_of_dense_values(index, run, write):
+    path = write({"id": ["a"], "sparse_values": [{"indices": [1], "values": [0.5]}]})
+    with pytest.raises(SourceError, match=r"no column 'values'.* Set values_column"):
+        run(index, path)
+
+
+def tensor_column():
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([[1, 2]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("part", "column"),
+    [
+        ("id", pa.array([1.5])),
+        ("id", pa.array([b"bytes"])),
+        ("id", pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16], pa.binary(16)))),
+        ("id", pa.array([["a"]])),
+        ("values", pa.array(["[1, 2]"])),
+        ("values", pa.array([1.0])),
+        ("values", pa.array([["1", "2"]])),
+        ("values", pa.array([[[1.0, 2.0]]])),
+        ("values", pa.array([[True, False]])),
+        ("values", pa.array([[1, 2]], pa.list_(pa.decimal128(5, 2)))),
+        ("values", pa.array([[1.0, 2.0]], pa.list_view(pa.float32()))),
+        ("sparse_values", pa.array([[1.0]])),
+        ("sparse_values", pa.array([{"indices": [1]}])),
+        ("sparse_values", pa.array([{"indices": [1.5], "values": [0.5]}])),
+        ("metadata", pa.array([1])),
+        ("metadata", pa.array([["a"]])),
+    ],
+    ids=lambda value: str(getattr(value, "type", value)),
+)
+def test_a_column_of_a_wrong_type_is_named_with_its_type(*, index, run, upserts, part, column):
+    columns = {"id": pa.array(["a"]), "values": pa.array([[1.0, 2.0]]), part: column}
+    with pytest.raises(SourceError, match=f"XCom: column '{part}' is of type .* set {part}_column to another column"):
+        run(index, pa.table(columns))
+    assert not upserts(index)
+
+
+def test_a_tensor_column_holds_vectors(index, run):
+    run(index, pa.table({"id": ["a"], "values": tensor_column()}))
+    assert index.vectors()["a"].values.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["sparse_values", "metadata"])
+def test_a_column_of_nulls_is_as_if_it_were_absent(index, run, write, name):
+    run(index, write({"id": ["a"], "values": [[1.0, 2.0]], name: pa.nulls(1)}))
+    assert index.vectors()["a"].metadata is None
+
+
+@pytest.mark.parametrize("name", ["id", "values"])
+def test_a_required_column_of_nulls_is_a_missing_value(index, run, write, name):
+    with pytest.raises(RecordError, match=f"{name}: the .* is missing"):
+        run(index, write({"id": ["a"], "values": [[1.0, 2.0]], name: pa.nulls(1)}))
+
+
+def test_a_column_name_twice(index, run, write):
+    table = pa.table([pa.array(["a"]), pa.array([[1.0, 2.0]]), pa.array(["b"])], names=["id", "values", "id"])
+    with pytest.raises(SourceError, match=r"records.parquet has 2 columns 'id'\. Rename"):
+        run(index, write(table))
+
+
+def test_a_key_twice_in_a_metadata_struct(index, run):
+    column = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["k", "k"])
+    with pytest.raises(SourceError, match=r"rows 0 to 0 .*: column 'metadata' cannot be read: .*duplicate"):
+        run(index, pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}))
+
+
+@pytest.mark.parametrize("part", ["id", "metadata"])
+def test_text_that_is_not_utf_8(index, run, write, part):
+    broken = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff"))
+    path = write({"id": pa.array(["a"]), "values": [[1.0, 2.0]], part: broken})
+    with pytest.raises(SourceError, match=f"records.parquet, rows 0 to 0 .*: column '{part}' cannot be read: .*utf-8"):
+        run(index, path)
+
+
+def test_a_year_beyond_pythons(index, run):
+    column = pa.array([{"at": 10**12}], pa.struct([("at", pa.timestamp("s"))]))
+    with pytest.raises(SourceError, match="column 'metadata' cannot be read"):
+        run(index, pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}))

@@ -1,0 +1,305 @@
+"""Records in memory: every form that people hand over, told apart and counted right."""
+
+# ruff: noqa: PD011 - the values of a record, not of a DataFrame
+
+import datetime as dt
+from collections import OrderedDict
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from airflow_pinecone_upsert.api.models import Record, SparseValues
+from airflow_pinecone_upsert.exceptions import RecordError, SourceError
+
+
+def table(*ids):
+    return pa.table({"id": list(ids), "values": pa.array([[1.0, 2.0]] * len(ids), pa.list_(pa.float32()))})
+
+
+VALUES = [0.5, -0.25]
+SPARSE = {"indices": [3, 1], "values": [0.5, 0.25]}
+META = {"title": "x", "year": 2024}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"id": "7", "values": VALUES, "metadata": META},
+        {"id": 7, "values": np.array(VALUES), "metadata": META},
+        {"id": np.int64(7), "values": np.array(VALUES, np.float16), "metadata": META},
+        {"id": "7", "values": tuple(VALUES), "metadata": META},
+        {"id": "7", "values": [np.float32(value) for value in VALUES], "metadata": META},
+        {"id": "7", "values": pd.Series(VALUES, index=["x", "y"]), "metadata": META},
+        ("7", VALUES, META),
+        ["7", VALUES, META],
+        (7, np.array(VALUES), META),
+        Record(id="7", values=VALUES, metadata=META),
+    ],
+    ids=lambda record: f"{type(record).__name__}",
+)
+def test_a_record_may_come_in_many_forms(index, run, record):
+    assert run(index, [record]).upserted_count == 1
+    assert index.vectors()["7"].values.tolist() == VALUES
+    assert index.vectors()["7"].metadata == META
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"id": "a", "values": VALUES, "sparse_values": SPARSE},
+        {"id": "a", "values": VALUES, "sparseValues": SPARSE},
+        {"id": "a", "values": VALUES, "sparse_values": {key: np.array(value) for key, value in SPARSE.items()}},
+        Record(id="a", values=VALUES, sparse_values=SparseValues(**SPARSE)),
+    ],
+)
+def test_sparse_values_have_two_spellings(index, run, record):
+    run(index, [record, {"id": "b", "values": VALUES}])
+    found = index.vectors()["a"]
+    assert (found.sparse_indices.tolist(), found.sparse_values.tolist()) == (SPARSE["indices"], SPARSE["values"])
+    assert index.vectors()["b"].sparse_indices is None
+
+
+def test_metadata_values_of_python(index, run):
+    metadata = {
+        "none": None,
+        "flag": np.bool_(True),
+        "number": np.float32(0.5),
+        "day": dt.date(2024, 2, 29),
+        "time": pd.Timestamp("2024-02-29T12:00:00.000000001Z"),
+        "numpy time": np.datetime64("2024-02-29T12:00:00.000000001", "ns"),
+        "tags": np.array(["a", "b"]),
+        "tuple": ("c",),
+        "empty": [],
+    }
+    run(index, [("a", VALUES, metadata)])
+    assert index.vectors()["a"].metadata == {
+        "flag": True,
+        "number": 0.5,
+        "day": "2024-02-29",
+        "time": "2024-02-29T12:00:00.000000001+00:00",
+        "numpy time": "2024-02-29T12:00:00.000000001",
+        "tags": ["a", "b"],
+        "tuple": ["c"],
+        "empty": [],
+    }
+
+
+def test_a_record_by_itself_is_a_list_of_one(index, run):
+    assert run(index, {"id": "a", "values": VALUES}).upserted_count == 1
+
+
+def test_what_mapped_tasks_return_is_one_list(index, run, rows, upserts):
+    mixture = [rows(2), [], pa.table(table("t")), (row for row in rows(2, start=2)), [[("deep", VALUES)]]]
+    assert run(index, mixture).upserted_count == 6
+    assert [request.ids for request in upserts(index)] == [("r0", "r1", "t", "r2", "r3", "deep")]
+
+
+def test_a_generator_is_read_as_it_is_sent(index, run, upserts):
+    pulled_before_requests = []
+
+    def records():
+        for n in range(10_000):
+            pulled_before_requests.append((n, len(upserts(index))))
+            yield {"id": str(n), "values": VALUES}
+
+    report = run(index, records(), max_concurrency=1)
+    assert report.upserted_count == len(index.vectors()) == 10_000
+    first_pulled_later = next(n for n, sent in pulled_before_requests if sent)
+    assert first_pulled_later == 2_000  # the next chunk
+
+
+def test_rows_are_counted_through_all_parts(index, run, rows):
+    parts = [rows(3), table("a", "b"), pd.DataFrame(rows(2, start=10)), [("c", VALUES)], [{"id": "", "values": VALUES}]]
+    with pytest.raises(RecordError, match=r"^XCom, row 8 "):
+        run(index, parts)
+
+
+def test_rows_are_counted_through_all_chunks_of_a_table(index, run):
+    ids = [*map(str, range(4_999)), ""]
+    with pytest.raises(RecordError, match=r"^XCom, row 4999 "):
+        run(index, table(*ids))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "XCom holds None .* Did the task return a value"),
+        ([None], "XCom holds None .* Did the task return a value"),
+        ("s3://bucket", "XCom holds 's3://bucket' .str. where records are expected: dicts with id and values"),
+        (["s3://bucket"], "id 's3://bucket'|row 0"),
+        (7, r"XCom holds 7 \(int\)"),
+        ([[0.1, 0.2]], r"XCom holds 0.1 \(float\)"),
+        (np.ones((2, 2)), r"XCom holds 1.0 \(float64\)"),
+        (np.array(1), r"XCom holds \[1\] \(ndarray\)"),
+        (b"bytes", r"\(bytes\)"),
+        (object(), r"\(object\)"),
+        (pa.chunked_array([[1, 2]]), "ChunkedArray cannot be read as a table"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else type(part).__name__,
+)
+def test_what_is_no_record_is_refused_with_a_hint(*, index, run, upserts, value, message):
+    with pytest.raises((SourceError, RecordError), match=message):
+        run(index, value)
+    assert not upserts(index)
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "reason"),
+    [
+        ({"id": "a", "vector": VALUES}, "vector", "Extra inputs are not permitted"),
+        ({"id": "a", "values": VALUES, "meta": {}}, "meta", "Extra inputs"),
+        ({"id": "a", "values": "0.1 0.2"}, "values", "expected a list of numbers, got str"),
+        ({"id": "a", "values": [["x"]]}, "values", "expected a flat list of numbers, got 2 dimensions"),
+        ({"id": "a", "values": [[1.0], [1.0, 2.0]]}, "values", "different lengths"),
+        ({"id": "a", "values": ["1", "2"]}, "values", "element 0 is '1' (str), not a number"),
+        ({"id": "a", "values": [0.5, None]}, "values", "element 1 is None (NoneType), not a number"),
+        ({"id": "a", "values": [np.timedelta64(1, "ns")]}, "values", "element 0 is of type timedelta64, not a number"),
+        ({"id": "a", "values": [np.timedelta64(1, "us")]}, "values", "element 0 is of type timedelta64, not a number"),
+        ({"id": "a", "values": np.array([1], "m8[s]")}, "values", "element 0 is of type timedelta64, not a number"),
+        ({"id": "a", "values": {"x": 1}}, "values", "got 0 dimensions"),
+        ({"id": "a", "values": VALUES, "metadata": "text"}, "metadata", "valid dictionary"),
+        ({"id": "a", "values": VALUES, "metadata": {1: "x"}}, "metadata.1", "a key is a string"),
+        ({"id": "a", "values": VALUES, "sparse_values": {"indices": [1]}}, "sparse_values.values", "is missing"),
+        (
+            {"id": "a", "values": VALUES, "sparse_values": {"indices": [1.5], "values": [1]}},
+            "sparse_values.indices",
+            "element 0 is 1.5, not a whole number",
+        ),
+        (("a", VALUES, META, "x"), "record", "a tuple of 4"),
+    ],
+)
+def test_a_record_of_a_wrong_shape_is_told_with_its_id(*, index, run, record, field, reason):
+    with pytest.raises(RecordError) as caught:
+        run(index, [("good", VALUES), record])
+    assert (caught.value.row, caught.value.record_id, caught.value.field) == (1, "a", field)
+    assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize("record_id", [True, 1.5, None, "\ud800", ["a"], np.timedelta64(1, "us")], ids=repr)
+def test_an_id_that_is_none(index, run, record_id):
+    with pytest.raises(RecordError, match=r"row 0 \(counted from 0\), id: .* Give each record an id"):
+        run(index, [{"id": record_id, "values": VALUES}])
+
+
+# Tables in memory -------------------------------------------------------------------------------
+
+
+class Stream:
+    """What another library offers of its tables: Arrow's C stream, readable as often as it is asked for."""
+
+    def __init__(self, whole):
+        self._whole = whole
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self._whole.__arrow_c_stream__(requested_schema)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda whole: whole,
+        lambda whole: whole.to_batches()[0],
+        lambda whole: whole.to_reader(),
+        lambda whole: [whole.slice(0, 1), whole.slice(1).to_reader(), whole.slice(0, 0)],
+        lambda whole: pa.concat_tables([whole.slice(0, 1), whole.slice(1)]),
+        Stream,
+        lambda whole: whole.to_pandas(),
+    ],
+    ids=["Table", "RecordBatch", "RecordBatchReader", "list of them", "chunked Table", "C stream", "DataFrame"],
+)
+def test_tables_of_every_kind(index, run, make):
+    assert run(index, make(table("a", "b"))).upserted_count == 2
+    assert list(index.vectors()) == ["a", "b"]
+
+
+def test_chunked_columns_with_dictionaries_of_their_own(index, run):
+    one, two = (pa.table({"id": pa.array([i]).dictionary_encode(), "values": [VALUES]}) for i in "ab")
+    run(index, pa.concat_tables([one, two]))
+    assert list(index.vectors()) == ["a", "b"]
+
+
+def test_columns_of_a_table_that_are_not_needed_do_not_matter(index, run):
+    run(index, table("a").append_column("other", pa.array([None], pa.list_view(pa.string_view()))))
+    assert list(index.vectors()) == ["a"]
+
+
+# pandas -----------------------------------------------------------------------------------------
+
+
+def frame(**columns):
+    count = len(next(iter(columns.values())))
+    return pd.DataFrame({"id": [f"r{n}" for n in range(count)], "values": [np.array(VALUES)] * count, **columns})
+
+
+def test_metadata_dicts_in_a_data_frame_may_differ_in_every_way(index, run):
+    metadata = [
+        {"n": 1},
+        {"n": "text", "tags": ["a"]},
+        None,
+        {"n": True},
+        float("nan"),
+        pd.NA,
+        {},
+        '{"n": 2}',
+        OrderedDict(n=3),
+        MappingProxyType({"n": 4}),
+    ]
+    run(index, frame(metadata=metadata))
+    found = index.vectors()
+    assert [found[f"r{n}"].metadata for n in range(len(metadata))] == [
+        {"n": 1},
+        {"n": "text", "tags": ["a"]},
+        None,
+        {"n": True},
+        None,
+        None,
+        None,
+        {"n": 2},
+        {"n": 3},
+        {"n": 4},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "field"), [({"n": [1]}, "metadata.n"), (5, "metadata"), ("[1]", "metadata"), ([{"n": 1}], "metadata")]
+)
+def test_metadata_in_a_data_frame_are_checked(*, index, run, value, field):
+    with pytest.raises(RecordError) as caught:
+        run(index, frame(metadata=[{"n": 1}, value]))
+    assert (caught.value.row, caught.value.record_id, caught.value.field) == (1, "r1", field)
+
+
+def test_nan_in_plain_metadata_columns_is_pandas_way_to_say_nothing(index, run):
+    found = frame(year=[2024, None], title=["x", float("nan")], day=[pd.Timestamp("2024-02-29"), pd.NaT])
+    run(index, found, metadata_columns=["year", "title", "day"])
+    assert index.vectors()["r0"].metadata == {"year": 2024, "title": "x", "day": "2024-02-29T00:00:00"}
+    assert index.vectors()["r1"].metadata is None
+
+
+def test_a_named_index_holds_the_ids(index, run):
+    run(index, frame(n=[1, 2]).set_index("id"))
+    assert list(index.vectors()) == ["r0", "r1"]
+
+
+def test_other_columns_of_a_data_frame_may_hold_anything(index, run):
+    run(index, frame(other=[object(), 1]))
+    assert list(index.vectors()) == ["r0", "r1"]
+
+
+def test_a_column_of_mixed_types_is_named(index, run):
+    with pytest.raises(SourceError, match=r"The DataFrame cannot be read: .*year.* Give each column"):
+        run(index, frame(year=[1, "x"]), metadata_columns=["year"])
+
+
+def test_a_column_name_twice_in_a_data_frame(index, run):
+    found = frame(n=[1])
+    with pytest.raises(SourceError, match="The DataFrame cannot be read: Duplicate column names"):
+        run(index, found.set_axis(["id", "values", "id"], axis=1))
+
+
+def test_a_missing_column_of_a_data_frame_names_all_that_exist(index, run):
+    with pytest.raises(SourceError, match=r"XCom has no column 'id'. Its columns: 'values', 'key', 'n'. Set id_column"):
+        run(index, frame(n=[1]).rename(columns={"id": "key"})[["key", "values", "n"]])

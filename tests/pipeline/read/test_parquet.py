@@ -1,0 +1,227 @@
+"""Parquet files: which ones a path means, and how they are read."""
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from airflow_pinecone_upsert.exceptions import RecordError, SourceError
+from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.options import Columns
+from airflow_pinecone_upsert.pipeline.read.files import find_parquet_files
+from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
+
+SHAPE = IndexShape(dimension=2)
+
+
+def table(*ids):
+    return pa.table({"id": list(ids), "values": pa.array([[1.0, 2.0]] * len(ids), pa.list_(pa.float32()))})
+
+
+def files(path):
+    return [Path(file.path).name for file in find_parquet_files(LocalFileSystem(), str(path))]
+
+
+def chunks(source, shape=SHAPE):
+    return list(source.chunks(shape))
+
+
+def test_a_folder_stands_for_its_parquet_files_in_the_order_of_their_names(index, run, write, tmp_path, upserts):
+    write(table("c"), "folder/2.parquet")
+    write(table("a", "b"), "folder/1.parquet")
+    write(table("not read"), "folder/deeper/0.parquet")
+    (tmp_path / "folder/_SUCCESS").touch()
+    assert run(index, tmp_path / "folder").upserted_count == 3
+    assert [request.ids for request in upserts(index)] == [("a", "b", "c")]
+
+
+def test_a_pattern_stands_for_the_files_that_match(write, tmp_path):
+    for name in ("b.parquet", "a.parquet", "a.txt", "sub/c.parquet"):
+        write(table("x"), name)
+    assert files(tmp_path / "*.parquet") == ["a.parquet", "b.parquet"]
+    assert files(tmp_path / "**/*.parquet") == ["a.parquet", "b.parquet", "c.parquet"]
+    assert files(tmp_path / "[a]*") == ["a.parquet", "a.txt"]
+
+
+def test_a_folder_that_spark_named_like_a_file_stands_for_the_files_in_it(write, tmp_path):
+    write(table("x"), "all/one.parquet")
+    write(table("x"), "all/two.parquet/part-0.parquet")
+    write(table("x"), "all/two.parquet/part-1.parquet")
+    expected = ["one.parquet", "part-0.parquet", "part-1.parquet"]
+    assert files(tmp_path / "all") == files(tmp_path / "all/*.parquet") == files(tmp_path / "all/**") == expected
+
+
+def test_a_folder_or_file_whose_name_looks_like_a_pattern_is_taken_by_its_name(write, tmp_path):
+    write(table("wanted"), "run[1]/a.parquet")
+    write(table("not wanted"), "run1/b.parquet")
+    assert files(tmp_path / "run[1]") == files(tmp_path / "run[1]/a.parquet") == ["a.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("missing.parquet", "missing.parquet does not exist. Check the path and that the upstream task wrote it"),
+        ("*.csv", r"No file matches .*\*.csv. Check the pattern"),
+        ("empty", r"The folder .*empty holds no \*.parquet file. .*empty/\*\*/\*.parquet"),
+    ],
+)
+def test_nothing_to_read_is_an_error_that_says_what_to_check(*, index, run, tmp_path, path, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=message):
+        run(index, tmp_path / path)
+    assert not index.requests
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text("id,values\n"),
+        lambda path: path.write_bytes(b""),
+        lambda path: os.truncate(path, path.stat().st_size // 2),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"the only id", b"x")),
+    ],
+    ids=["not Parquet", "no bytes", "truncated", "bytes lost"],
+)
+def test_a_file_that_cannot_be_read_is_named(index, run, write, upserts, damage):
+    path = write(table("the only id"), compression="none", use_dictionary=False)
+    damage(path)
+    with pytest.raises(SourceError, match=r"records.parquet cannot be read as Parquet: .* or write it anew"):
+        run(index, path)
+    assert not upserts(index)
+
+
+def test_a_file_of_no_records_is_a_report_of_nothing_and_a_warning(index, run, write, upserts, caplog):
+    report = run(index, write(table("a").slice(0, 0)))
+    assert (report.upserted_count, report.request_count) == (0, 0)
+    assert not upserts(index)
+    assert "records.parquet holds no records: nothing was upserted" in caplog.text
+
+
+def test_an_empty_file_among_others_is_no_problem(index, run, write, tmp_path):
+    write(table(), "all/1.parquet")
+    write(table("a"), "all/2.parquet")
+    assert run(index, tmp_path / "all").upserted_count == 1
+
+
+@pytest.mark.parametrize("row_group_size", [1, 7, 100_000])
+def test_chunks_are_bounded_whatever_the_row_groups_are(write, row_group_size):
+    count = 5_000
+    columns = {"id": range(count), "values": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(count * 1_000)), 1_000)}
+    path = write({**columns, "id": pa.array(range(count))}, row_group_size=row_group_size)
+    source = ParquetSource(find_parquet_files(LocalFileSystem(), str(path)), Columns())
+    found = chunks(source, IndexShape(dimension=1_000))
+    assert max(len(chunk.records) for chunk in found) == 500  # 2 MB of float32
+    assert [chunk.first_row for chunk in found] == list(np.cumsum([0, *(len(chunk.records) for chunk in found)])[:-1])
+    assert sum(len(chunk.records) for chunk in found) == count
+
+
+class CountingFileSystem(LocalFileSystem):
+    """Counts the bytes that are read."""
+
+    cachable = False
+    bytes_read = 0
+
+    def open(self, *args, **options):
+        handle = super().open(*args, **options)
+        read = handle.read
+
+        def counted(*size):
+            found = read(*size)
+            self.bytes_read += len(found)
+            return found
+
+        handle.read = counted
+        return handle
+
+
+def test_a_large_row_group_is_read_by_pages_and_not_as_a_whole(write):
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.random.default_rng(0).random(5_000_000, np.float32)), 1_000)
+    path = write({"id": pa.array(range(5_000)), "values": vectors}, compression="none", use_dictionary=False)
+    fs = CountingFileSystem()
+    for chunk in ParquetSource(find_parquet_files(fs, str(path)), Columns()).chunks(IndexShape(dimension=1_000)):
+        assert len(chunk.records) == 500
+        read_in_advance = fs.bytes_read - (chunk.first_row + 500) * 4_000
+        assert read_in_advance < 0.2 * path.stat().st_size
+
+
+class RemoteFileSystem(DirFileSystem):
+    """Lies on another machine for all that anyone can tell, and notes which threads read."""
+
+    protocol = "remote"
+    cachable = False
+
+    def __init__(self, folder):
+        super().__init__(str(folder), LocalFileSystem())
+        self.readers = set()
+
+    def open(self, *args, **options):
+        self.readers.add(threading.current_thread())
+        return super().open(*args, **options)
+
+
+def test_files_on_another_machine_are_read_beside_what_is_done_with_their_records(write, tmp_path):
+    write(table("a", "b"), "all/1.parquet")
+    write(table("c"), "all/2.parquet")
+    fs = RemoteFileSystem(tmp_path)
+    found = [
+        chunk.records["id"].to_pylist() for chunk in chunks(ParquetSource(find_parquet_files(fs, "all"), Columns()))
+    ]
+    assert found == [["a", "b"], ["c"]]
+    assert len(fs.readers) == 1
+    assert threading.current_thread() not in fs.readers
+
+
+def test_only_the_columns_that_are_needed_are_read(write):
+    path = write(table("a").append_column("blob", pa.array([b"x"])))
+    [chunk] = chunks(ParquetSource(find_parquet_files(LocalFileSystem(), str(path)), Columns()))
+    assert chunk.records.schema.names == ["id", "values"]
+
+
+def test_rows_are_counted_in_each_file_by_itself(index, run, write, tmp_path):
+    write(table(*map(str, range(10))), "all/1.parquet")
+    write(table("a", "b", ""), "all/2.parquet", row_group_size=1)
+    with pytest.raises(RecordError, match=r"all/2.parquet, row 2 .*id: the id is empty"):
+        run(index, tmp_path / "all")
+
+
+def test_with_the_same_id_in_two_files_the_later_one_stays(index, run, write, tmp_path):
+    write({"id": ["a"], "values": [[1.0, 1.0]]}, "all/1.parquet")
+    write({"id": ["a"], "values": [[2.0, 2.0]]}, "all/2.parquet")
+    assert run(index, tmp_path / "all").upserted_count == 2
+    assert index.vectors()["a"].values.tolist() == [2, 2]
+
+
+def test_columns_have_the_names_that_the_user_gives(index, run, write):
+    path = write(
+        {
+            "key": ["a"],
+            "dense": [[1.0, 2.0]],
+            "lexical": [{"indices": [1], "values": [0.5]}],
+            "info": ['{"n": 1}'],
+            "metadata": ["not read"],
+        }
+    )
+    run(
+        index,
+        path,
+        id_column="key",
+        values_column="dense",
+        sparse_values_column="lexical",
+        metadata_column="info",
+    )
+    found = index.vectors()["a"]
+    assert (found.values.tolist(), found.sparse_indices.tolist(), found.metadata) == ([1, 2], [1], {"n": 1})
+
+
+def test_a_file_that_vanishes_is_named(index, run, write, tmp_path):
+    columns = Columns()
+    source = ParquetSource(find_parquet_files(LocalFileSystem(), str(write(table("a"), "gone/a.parquet"))), columns)
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(SourceError, match=r"gone/a.parquet cannot be read"):
+        chunks(source)

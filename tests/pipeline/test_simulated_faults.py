@@ -1,0 +1,475 @@
+"""
+Whatever goes wrong, every record is accounted for: the whole of what decides, under seeded schedules of every fault.
+
+A schedule is a source and a few tries. Each try meets faults, may be asked to stop and may die at any step; the last one
+meets nothing, so it must succeed, or name the records that nobody can take. What a try did is read from its journal and
+held against what must always be true.
+
+``SIMULATION_SEED=17 python -m pytest tests/pipeline/test_simulated_faults.py`` repeats one schedule alone.
+"""
+
+import logging
+import os
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from random import Random
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import orjson
+import pytest
+
+from airflow_pinecone_upsert import exceptions
+from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
+from airflow_pinecone_upsert.pipeline.cancellation import GRACE_S, POLL_INTERVAL_S
+from airflow_pinecone_upsert.pipeline.options import UpsertOptions
+from airflow_pinecone_upsert.pipeline.report import UpsertReport
+from airflow_pinecone_upsert.pipeline.run import upsert
+from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
+from tests.pipeline.simulation import (
+    FAULTS,
+    FINAL_FAULTS,
+    TOO_LARGE,
+    Broke,
+    Death,
+    Entry,
+    Landed,
+    Process,
+    Read,
+    Record,
+    Saved,
+    Started,
+    StopAsked,
+    Weather,
+    World,
+    Wrote,
+    number_of,
+)
+
+SEED = os.environ.get("SIMULATION_SEED")
+AT_ONCE = 50
+A_MOMENT_S = 0.001
+
+
+# Schedules --------------------------------------------------------------------------------------
+
+
+class Try(NamedTuple):
+    """One start of the task. The options may be others at each."""
+
+    options: UpsertOptions
+    weather: Weather
+    chunk_rows: int
+    version: int | None
+    dies_at: int | None = None
+    stops_at: int | None = None
+
+
+class Schedule(NamedTuple):
+    """Everything that is decided before the first try, but for the server's dice."""
+
+    records: list[Record]
+    has_repeated_ids: bool
+    tries: list[Try]
+    is_durable: bool
+    rejects_path: str | None
+
+
+def schedule_of(random: Random) -> Schedule:
+    has_repeated_ids = random.random() < 0.3
+    records = _records(random, has_repeated_ids)
+    version = random.choice([None, *[0] * 9])
+    tries = []
+    for _ in range(random.randrange(6)):
+        version = version + 1 if version is not None and random.random() < 0.05 else version
+        tries.append(_try(random, records, version))
+    calm = _try(random, records, version)._replace(weather=Weather(), dies_at=None, stops_at=None)
+    return Schedule(
+        records,
+        has_repeated_ids,
+        [*tries, calm],
+        is_durable=random.random() < 0.9,
+        rejects_path=random.choice([None, "rejects", "mend-these.parquet"]),
+    )
+
+
+def _records(random: Random, has_repeated_ids: bool) -> list[Record]:
+    pool = random.choice([3, 20, 60])
+    invalid_rate, refused_rate = random.choice([0, 0, 0.05, 0.5]), random.choice([0, 0, 0.03, 0.2])
+    records: list[Record] = []
+    for file in range(random.randint(1, 4)):
+        for row in range(random.choice([0, 1, 5, 20, 40])):
+            number = len(records)
+            record = Record(
+                number,
+                f"part-{file}.parquet",
+                row,
+                str(random.randrange(pool)) if has_repeated_ids else f"r{number}",
+                [float(number + 1), _float32(random)],
+            )
+            if random.random() < refused_rate:
+                record = record._replace(refused_with=random.choice([(400, "no"), (413, ""), (400, TOO_LARGE)]))
+            records.append(_broken(record, random) if random.random() < invalid_rate else record)
+    return records
+
+
+def _float32(random: Random) -> float:
+    """Draw any finite float32: its bits, not its value, are what must arrive."""
+    exponent = random.randrange(255)
+    bits = random.getrandbits(1) << 31 | exponent << 23 | random.getrandbits(23)
+    return struct.unpack("f", struct.pack("I", bits))[0]
+
+
+def _broken(record: Record, random: Random) -> Record:
+    broken = random.choice(
+        [{"id": None}, {"id": "é"}, {"values": [float("nan"), 1.0]}, {"values": [1.0]}, {"values": [0.0, 0.0]}]
+    )
+    return record._replace(**broken, is_valid=False)
+
+
+def _try(random: Random, records: list[Record], version: int | None) -> Try:
+    window = random.randint(1, 8)
+    rejectable = sum(not record.is_acceptable for record in records)
+    options = UpsertOptions(
+        batch_size=random.choice([1, 2, 3, 7, 20, 1_000]),
+        max_request_bytes=random.choice([1_000, 2_000_000]),
+        max_concurrency=window,
+        max_requests_per_second=random.choice([None, 100, 5]),
+        max_bytes_per_second=random.choice([None, 50_000, 2_000]),
+        max_rejects=random.choice([None, None, None, None, rejectable, rejectable // 2]),
+    )
+    steps = random.choice([10, 60, 200, 500])
+    return Try(
+        options,
+        _weather(random),
+        chunk_rows=random.choice([2, 10, 10, 50]),
+        version=version,
+        dies_at=random.randrange(1, steps) if random.random() < 0.4 else None,
+        stops_at=random.randrange(1, steps) if random.random() < 0.3 else None,
+    )
+
+
+def _weather(random: Random) -> Weather:
+    return Weather(
+        latency_s=random.choice([0.001, 0.2, 1.0]),
+        fault_rate=random.choice([0, 0.1, 0.1, 0.3, 0.8]),
+        faults=random.sample(sorted(FAULTS), random.randint(1, len(FAULTS))),
+        final_rate=random.choice([0, 0, 0, 0.02, 0.1]),
+        final_faults=random.choice([["short"], random.sample(sorted(FINAL_FAULTS), 3)]),
+        slow_start_s=random.choice([0, 0, 0, 20.0]),
+        max_records=random.choice([1_000, 1_000, 1, 5]),
+        max_body_bytes=random.choice([2_000_000, 2_000_000, 333]),
+        store_failures=random.choice([0, 0, 0.5]),
+        folder_failures=random.choice([0, 0, 0, 0.2]),
+        source_breaks_at=random.randrange(10) if random.random() < 0.1 else None,
+        reading_s=random.choice([0, 0, 0.5]),
+        is_down=random.random() < 0.03,
+    )
+
+
+# What must always be true -----------------------------------------------------------------------
+
+
+class Coverage(NamedTuple):
+    """What a checkpoint says: which records need not be sent again, and which were set aside."""
+
+    confirmed: frozenset[int] = frozenset()
+    aside: frozenset[int] = frozenset()
+    counts: Mapping[str, float] = Counter()
+    paths: tuple[str, ...] = ()
+
+
+def coverage(value: Mapping[str, Any] | None, records: list[Record], process: Process) -> Coverage:
+    """Read a checkpoint as the next try will."""
+    if value is None:
+        return Coverage()
+    before = set(range(process.number_at(*value["place"])))
+    beyond: set[int] = set()
+    for origin, first, end in value["confirmedBeyond"]:
+        beyond |= set(range(process.number_at(origin, first), process.number_at(origin, end)))
+    acceptable = {record.number for record in records if record.is_acceptable}
+    assert not any(records[number].refused_with for number in beyond - before if records[number].is_valid)
+    return Coverage(
+        frozenset((before | beyond) & acceptable),
+        frozenset(before - acceptable),
+        value["counts"],
+        tuple(value["rejectsPaths"]),
+    )
+
+
+class Books:
+    """What one try did, entry by entry, held against what must be true at each moment."""
+
+    def __init__(self, world: World, process: Process, schedule: Schedule, one: Try, kept: Coverage) -> None:
+        self._world = world
+        self._process = process
+        self._records = schedule.records
+        self._has_folder = schedule.rejects_path is not None
+        self._try = one
+        self._kept = kept
+        self._files = dict(world.files)
+        self._in_flight: list[tuple[int, ...]] = []
+        self._open: list[tuple[int, ...]] = []  # batches, as they were first sent, that are not settled
+        self._known: set[int] = set()  # what was sent
+        self._repeated: set[tuple[int, ...]] = set()  # and sent again, whole or in part
+        self._sent: Counter[tuple[int, ...]] = Counter()
+        self._held_until_s = 0.0
+        self._started_after_stop = 0
+        self._stop_by_s: float | None = None
+        self.confirmed: set[int] = set()
+        self.counted = 0
+        self.requests = 0
+        self.body_bytes = 0
+        self.throttled = 0
+        self.retries = 0
+        self.invalid: set[int] = set()
+        self.refused: set[int] = set()
+        self.reasons: set[type[exceptions.PineconeUpsertError]] = set()
+        self.saved: Coverage | None = None  # last
+        self._wholly_saved = True
+
+    def enter(self, entry: Entry) -> None:
+        match entry:
+            case Started():
+                self._start(entry)
+            case Landed():
+                self._land(entry)
+            case Read(numbers):
+                self.invalid |= {number for number in numbers if not self._records[number].is_valid}
+                if self._stop_by_s is not None:
+                    self._stop_by_s += self._try.weather.reading_s
+            case Wrote(path, rows):
+                assert rows >= self._files.get(path, frozenset()), "a file of rejects lost some"
+                self._files[path] = rows
+            case Saved(value):
+                self._save(value)
+            case StopAsked(at_s):
+                self._stop_by_s = at_s + GRACE_S + 3 * POLL_INTERVAL_S
+                self.reasons.add(exceptions.IncompleteUpsertError)
+            case Broke(error):
+                self._wholly_saved = self._wholly_saved and error not in (None, exceptions.SetupError)
+                if error is not None:
+                    self.reasons.add(error)
+
+    def _start(self, entry: Started) -> None:
+        assert all(self._records[number].is_valid for number in entry.numbers)
+        assert self.confirmed.isdisjoint(entry.numbers), "what is confirmed is sent again"
+        assert self._kept.confirmed.isdisjoint(entry.numbers), "what an earlier try confirmed is sent again"
+        assert entry.at_s >= self._held_until_s - A_MOMENT_S, "the server asked for a longer wait"
+        ids = Counter(self._records[number].id for sent in [*self._in_flight, entry.numbers] for number in sent)
+        assert max(ids.values()) == 1, "an id is in flight twice"
+        self._check_window(entry)
+        self._sent[entry.numbers] += 1
+        assert self._sent[entry.numbers] <= MAX_ATTEMPTS
+        self._started_after_stop += self._stop_by_s is not None
+        assert self._started_after_stop <= self._try.options.max_concurrency
+
+    def _check_window(self, entry: Started) -> None:
+        window = self._try.options.max_concurrency
+        self._in_flight.append(entry.numbers)
+        assert len(self._in_flight) <= window
+        if not self._known.isdisjoint(entry.numbers):
+            self._repeated.add(entry.numbers)
+        else:
+            self._known |= set(entry.numbers)
+            self._open = [batch for batch in self._open if not self.confirmed | self.refused >= set(batch)]
+            self._open.append(entry.numbers)
+            assert len(self._open) <= window, "a batch is started while as many others wait for another try"
+
+    def _land(self, entry: Landed) -> None:
+        self._in_flight.remove(entry.numbers)
+        self.requests += 1
+        self.retries += entry.numbers in self._repeated
+        self.body_bytes += entry.body_bytes
+        result = entry.result
+        if isinstance(result, int):
+            sent = len(entry.numbers)
+            self.counted += result if result <= sent else 0
+            if result == sent:
+                self.confirmed |= set(entry.numbers)
+            else:
+                self.reasons.add(exceptions.IncompleteUpsertError)
+        elif isinstance(result, exceptions.TransientError):
+            if isinstance(result, exceptions.RateLimitError):
+                self.throttled += 1
+                asked_s = (result.answer and result.answer.retry_after_s) or 0.0
+                self._held_until_s = max(self._held_until_s, entry.at_s + min(asked_s, MAX_RETRY_AFTER_S))
+            if self._sent[entry.numbers] == MAX_ATTEMPTS:
+                self.reasons.add(exceptions.IncompleteUpsertError)
+        elif isinstance(result, exceptions.SetupError):
+            self.reasons.add(type(result))
+        elif len(entry.numbers) == 1:
+            self.refused |= set(entry.numbers)
+
+    def _save(self, value: Mapping[str, Any]) -> None:
+        saved = self.saved = coverage(value, self._records, self._process)
+        assert saved.confirmed <= self._kept.confirmed | self.confirmed, "the checkpoint is ahead of what is confirmed"
+        assert saved.confirmed >= self._kept.confirmed, "the checkpoint has gone back"
+        assert saved.aside <= self._kept.aside | self.invalid | self.refused, "the checkpoint is ahead"
+        assert saved.counts["upserted"] == len(saved.confirmed)
+        assert saved.counts["rejected"] == len(saved.aside)
+        self._check_requests(saved.counts)
+        if self._has_folder:
+            assert self._numbers_in(saved.paths) >= saved.aside, "rejects are not written before the checkpoint"
+
+    def _check_requests(self, counts: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})) -> None:
+        found = {
+            "requests": self.requests,
+            "requestBytes": self.body_bytes,
+            "retries": self.retries,
+            "throttled": self.throttled,
+        }
+        for name, here in found.items():
+            assert counts[names.get(name, name)] == self._kept.counts[name] + here, name
+
+    def _numbers_in(self, paths) -> set[int]:
+        return {self._process.number_at(*row) for path in paths for row in self._files[path]}
+
+    def close(self, end: UpsertReport | exceptions.PineconeUpsertError | None) -> None:
+        """Check how the try ended: with a report, with an error, or, for None, by death."""
+        self._check_stored()
+        if end is None:
+            return
+        if self._stop_by_s is None:
+            assert not self._in_flight, "what is in flight is not waited for"
+        else:
+            assert self._world.clock_s <= self._stop_by_s, "it was asked to stop and took its time"
+        output = end.as_output() if isinstance(end, UpsertReport) else end.report
+        upserted_earlier = len(self._kept.confirmed)
+        assert output["resumedCount"] == upserted_earlier
+        assert output["upsertedCount"] == upserted_earlier + self.counted
+        self._check_requests(
+            output, {"requests": "requestCount", "retries": "retryCount", "throttled": "throttledCount"}
+        )
+        least = len(self._kept.aside | self.invalid)
+        assert least <= output["rejectedCount"] <= len(self._kept.aside | self.invalid | self.refused)
+        if self._has_folder and exceptions.SetupError not in self.reasons:
+            assert self._numbers_in(output["rejectsPaths"]) >= self.invalid, "rejects are forgotten"
+        if isinstance(end, UpsertReport):
+            self._check_success(end)
+        else:
+            self._check_failure(end)
+
+    def _check_stored(self) -> None:
+        """Unless ids repeat, all that is confirmed is stored, bit for bit."""
+        if not self._world.has_repeated_ids:
+            for number in self._kept.confirmed | self.confirmed:
+                self._check_stored_as(self._records[number])
+
+    def _check_stored_as(self, record: Record) -> None:
+        stored = self._world.stored[record.id]
+        assert number_of(stored) == record.number
+        assert struct.pack("2f", *stored["values"]) == struct.pack("2f", *record.values)
+
+    def _check_success(self, report: UpsertReport) -> None:
+        acceptable = {record.id: record for record in self._records if record.is_acceptable}
+        for record in acceptable.values():
+            self._check_stored_as(record)  # the last one of its id
+        assert set(self._world.stored) == set(acceptable)
+        rejected = {record.number for record in self._records if not record.is_acceptable}
+        assert report.upserted_count == len(self._records) - len(rejected)
+        assert report.rejected_count == len(rejected)
+        limit = self._try.options.max_rejects
+        assert limit is None or len(rejected) <= limit
+        if self._has_folder:
+            assert self._numbers_in(report.rejects_paths) == rejected
+        assert "checkpoint" not in self._world.state
+
+    def _check_failure(self, error: exceptions.PineconeUpsertError) -> None:
+        limit = self._try.options.max_rejects
+        if limit is not None and len(self._kept.aside) > limit:
+            self.reasons = {exceptions.SetupError}
+        elif limit is not None and len(self._kept.aside | self.invalid | self.refused) > limit:
+            self.reasons.add(exceptions.RecordError)
+        assert isinstance(error, tuple(self.reasons)), f"{error!r} for no reason, or another one"
+        if self.saved is not None and self._wholly_saved:
+            assert self.saved.confirmed == self._kept.confirmed | self.confirmed, "the checkpoint is behind"
+
+
+# All of it --------------------------------------------------------------------------------------
+
+
+def run_try(world: World, process: Process, schedule: Schedule, one: Try) -> UpsertReport | Exception | None:
+    """Run the real thing in a simulated process. Only the package's own errors may come out; None is death."""
+    try:
+        return upsert(
+            process,
+            process,
+            one.options,
+            rejects_folder=None if schedule.rejects_path is None else RejectsFolder(process, schedule.rejects_path),
+            state=process if schedule.is_durable else None,
+            stop=process.stop,
+            random=world.random.random,
+            lanes=process,
+        )
+    except exceptions.PineconeUpsertError as exc:
+        return exc
+    except Death:
+        return None
+
+
+def run_schedule(seed: int) -> None:
+    schedule = schedule_of(Random(seed))  # noqa: S311 - a seeded simulation
+    world = World(schedule.records, Random(-seed), schedule.has_repeated_ids)  # noqa: S311 - the same
+    end = None
+    kept_version: int | None = None
+    for one in schedule.tries:
+        process = Process(
+            world,
+            one.weather,
+            chunk_rows=one.chunk_rows,
+            version=one.version,
+            dies_at=one.dies_at,
+            stops_at=one.stops_at,
+        )
+        is_kept = schedule.is_durable and one.version == kept_version and "checkpoint" in world.state
+        value = orjson.loads(world.state["checkpoint"]) if is_kept else None
+        books = Books(world, process, schedule, one, coverage(value, schedule.records, process))
+        end = run_try(world, process, schedule, one)
+        for entry in process.journal:
+            books.enter(entry)
+        if world.has_repeated_ids or isinstance(end, UpsertReport):
+            world.settle()
+        books.close(end)
+        if isinstance(end, UpsertReport):
+            return
+        if books.saved is not None:
+            kept_version = one.version
+    assert isinstance(end, (exceptions.RecordError, exceptions.SetupError)), "nothing was wrong with the last try"
+
+
+def _blocks(first: int, end: int) -> list[range]:
+    if SEED:
+        return [range(int(SEED), int(SEED) + 1)]
+    return [range(start, start + AT_ONCE) for start in range(first, end, AT_ONCE)]
+
+
+def run_block(seeds: range) -> None:
+    for seed in seeds:
+        try:
+            run_schedule(seed)
+        except Exception as exc:
+            raise AssertionError(
+                f"Schedule {seed} fails. Alone: SIMULATION_SEED={seed} python -m pytest tests/pipeline/test_simulated_faults.py"
+            ) from exc
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Do not write a million lines, unless somebody looks at one schedule."""
+    if not SEED:
+        logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("seeds", _blocks(0, 1_000), ids=str)
+def test_whatever_goes_wrong_every_record_is_accounted_for(seeds):
+    run_block(seeds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", _blocks(1_000, 20_000), ids=str)
+def test_whatever_goes_wrong_every_record_is_accounted_for_in_many_more_schedules(seeds):
+    run_block(seeds)
