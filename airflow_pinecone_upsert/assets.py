@@ -46,7 +46,7 @@ def normalize_uri(uri: SplitResult) -> SplitResult:
     :raises ValueError: It names no namespace of an index.
     """
     if "@" in uri.netloc:  # not quoted: it may hold a key
-        raise ValueError(f"A {SCHEME}:// URI holds user information. The API key belongs into the Airflow connection.")
+        raise ValueError(f"A {SCHEME}:// URI contains user information. The API key belongs in the Airflow connection.")
     namespace = uri.path.removeprefix("/")
     if not uri.hostname or "/" in namespace or uri.query or uri.fragment:
         raise ValueError(f"{uri.geturl()!r} is not {SCHEME}://<index host>/<namespace>, with / in a namespace as %2F.")

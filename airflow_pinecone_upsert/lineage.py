@@ -54,7 +54,9 @@ def emit_event(operator: BaseOperator, context: Context, output: dict[str, Any])
     try:
         _add_event(operator.outlets, context, output, outlet_alias(operator))
     except Exception:
-        log.warning("No asset event tells of this upsert, which is complete.", exc_info=True)
+        log.warning(
+            "The asset event of this upsert could not be emitted; the upsert itself is complete.", exc_info=True
+        )
 
 
 def _add_event(outlets: Iterable[Any], context: Context, output: dict[str, Any], alias: AssetAlias) -> None:
@@ -79,7 +81,7 @@ def tell_hook_lineage(hook: BaseHook, index_host: str, namespace: str) -> None:
         asset = pinecone_asset(index_host, namespace)
         get_hook_lineage_collector().add_output_asset(context=hook, uri=asset.uri)
     except Exception:
-        log.warning("Lineage tools are not told of this upsert.", exc_info=True)
+        log.warning("This upsert could not be reported to hook lineage.", exc_info=True)
 
 
 @dataclass
@@ -120,7 +122,7 @@ def openlineage(trace: Trace | None) -> OperatorLineage[Any, Any]:
     try:
         return OperatorLineage(inputs=list(_inputs(trace.source)), outputs=[_output(trace)])
     except Exception:
-        log.warning("OpenLineage is not told of this upsert.", exc_info=True)
+        log.warning("This upsert could not be reported to OpenLineage.", exc_info=True)
         return OperatorLineage()
 
 

@@ -87,7 +87,7 @@ def _each(paths: Any, parameter: str) -> Iterator[ObjectStoragePath]:
             yield from _each(path, parameter)
     else:
         raise SourceError(
-            f"{parameter} holds {preview(paths)} ({type(paths).__name__}), which is no path. Name a file or a folder."
+            f"{parameter} holds {preview(paths)} ({type(paths).__name__}), which is not a path. Name a file or a folder."
         )
 
 

@@ -111,7 +111,7 @@ def index_url(host: str) -> str:
     """
     text = host.strip()
     if "@" in text:  # not quoted: it may hold a password
-        raise SetupError("The index host holds user information. Put the API key into the connection's password.")
+        raise SetupError("The index host contains user information. Put the API key into the connection's password.")
     try:
         url = httpx.URL(text if "://" in text else f"https://{text}")
     except (httpx.InvalidURL, UnicodeError) as exc:
@@ -119,7 +119,7 @@ def index_url(host: str) -> str:
     if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.query or url.fragment:
         raise SetupError(f"Index host {host!r} is not a host. Copy it from the Pinecone console, without a path.")
     if url.scheme == "http" and not _is_loopback(url.host):
-        raise SetupError(f"Index host {host!r} is plain http: the API key would travel in clear. Use https.")
+        raise SetupError(f"Index host {host!r} is plain http: the API key would be sent unencrypted. Use https.")
     return str(url).rstrip("/")
 
 
@@ -196,7 +196,7 @@ class _Http:
         self._key = settings.api_key.get_secret_value()
         if not re.fullmatch(r"[!-~]+", self._key):
             # h11 would refuse it too, but quotes it when it does.
-            raise SetupError("The API key holds white space or characters outside ASCII. Copy it anew.")
+            raise SetupError("The API key holds white space or characters outside ASCII. Copy it again.")
         _KEY_FILTER.hide(self._key)
         loopback = url.startswith("http://")
         try:
@@ -223,7 +223,7 @@ class _Http:
             )
         except (httpx.InvalidURL, ValueError) as exc:
             raise SetupError(
-                "The proxy is not a URL such as http://proxy.example.com:3128. Mend the extra of the Airflow connection, "
+                "The proxy is not a URL such as http://proxy.example.com:3128. Fix the extra of the Airflow connection, "
                 "or HTTPS_PROXY."
             ) from _without_frames(exc)
 
@@ -271,8 +271,8 @@ class _Http:
         except ValidationError as exc:
             said = self._masked(response)[:_MAX_SHOWN_BYTES].decode("utf-8", "replace")
             raise UnexpectedResponseError(
-                f"{self.url} answered {response.status_code} to {response.request.url.path}, but not what Pinecone "
-                f"answers: {said!r}. Is this host a Pinecone index?"
+                f"{self.url} answered {response.status_code} to {response.request.url.path}, but not with a Pinecone "
+                f"response: {said!r}. Is this host a Pinecone index?"
             ) from _without_frames(exc)
 
     def _masked(self, response: httpx.Response) -> bytes:
@@ -293,10 +293,12 @@ class _Http:
             )
         # UnicodeError: a name such as "a..b", which nobody refuses before the resolver.
         if isinstance(exc, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError)):
-            return SetupError(f"{self.url} cannot be asked ({what}). Check the index host, the proxy and the API key.")
+            return SetupError(
+                f"{self.url} cannot be requested ({what}). Check the index host, the proxy and the API key."
+            )
         if isinstance(said, socket.gaierror):
             return TransportError(
-                f"No answer from {self.url} ({what}): the name is unknown. Copy the index host anew from the Pinecone "
+                f"No answer from {self.url} ({what}): the name is unknown. Copy the index host again from the Pinecone "
                 "console; if it is right, the index is gone, or this machine needs a proxy or another DNS server."
             )
         return TransportError(f"No answer from {self.url} ({what}). Check the index host, DNS, proxy and firewall.")
@@ -320,7 +322,7 @@ def _retrying(call: Callable[[], _T], *, attempts: int, sleep: Callable[[float],
             if attempt == attempts:
                 raise
             wait_s = backoff_s(attempt, exc.answer.retry_after_s if exc.answer else None, random)
-            log.warning("Try %d of %d failed; again in %.1f s: %s", attempt, attempts, wait_s, exc)
+            log.warning("Attempt %d of %d failed; retrying in %.1f s: %s", attempt, attempts, wait_s, exc)
             sleep(wait_s)
     raise AssertionError  # pragma: no cover - count() does not end
 

@@ -112,7 +112,7 @@ _QUOTA: Final = "Raise the plan's quota or free some of it; waiting does not hel
 _NOT_AN_INDEX: Final = "Pinecone does not answer so: check that the index host is the index's own."
 
 
-_PASSING: Final = "The service, or a proxy before it, is out of order for the moment; try again later."
+_PASSING: Final = "The service, or a proxy in front of it, is temporarily unavailable; try again later."
 
 
 _SIZE: Final = f"Lower max_request_bytes (the documented limit is {MAX_REQUEST_BYTES:,} bytes)."
@@ -134,7 +134,7 @@ _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsert
     ((405,), (), NotFoundError, _NOT_AN_INDEX),
     ((408,), (), ServerError, _PASSING),
     (_SERVER, (), ServerError, _PASSING),
-    (_ANY, (), BadRequestError, "Mend the data or the parameters; the same request will be refused again."),
+    (_ANY, (), BadRequestError, "Fix the data or the parameters; the same request would be rejected again."),
 )
 
 

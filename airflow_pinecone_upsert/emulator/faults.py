@@ -325,9 +325,9 @@ def _rate(part: str) -> tuple[str, float]:
     try:
         rate = float(rate_text)
     except ValueError:
-        raise ValueError(f"{part!r} is no fault with its rate; write it as in 429:0.05.") from None
+        raise ValueError(f"{part!r} is not a fault with a rate; write it as in 429:0.05.") from None
     if not 0 <= rate <= 1:
-        raise ValueError(f"The rate of {part!r} must lie between 0 and 1.")
+        raise ValueError(f"The rate of {part!r} must be between 0 and 1.")
     return kind, rate
 
 
@@ -337,4 +337,4 @@ def _fault_of_kind(kind: str) -> Fault:
         return faults[kind]
     if kind.isdecimal() and int(kind) in range(400, 600):
         return Fault.status(int(kind))
-    raise ValueError(f"{kind!r} is no kind of fault; choose a status from 400 to 599, {', '.join(faults)}.")
+    raise ValueError(f"{kind!r} is not a kind of fault; choose a status from 400 to 599, {', '.join(faults)}.")

@@ -53,7 +53,7 @@ def _compile_entry(key: str, operand: object) -> Predicate:
         raise ApiError(f"{key} is not a valid operator")
     conditions = operand if isinstance(operand, dict) else {"$eq": operand}
     if not conditions:
-        raise ApiError(f"The filter on field '{key}' holds no operator")
+        raise ApiError(f"The filter on field '{key}' contains no operator")
     tests = [_compile_test(name, value) for name, value in conditions.items()]
     return lambda metadata: all(test(metadata.get(key)) for test in tests)
 

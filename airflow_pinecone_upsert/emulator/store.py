@@ -251,7 +251,7 @@ def _claim(connection: sqlite3.Connection, spec: IndexSpec) -> int:
     facts: dict[str, Any] = dict(connection.execute("SELECT name, value FROM facts"))
     if facts["index"] != wanted:
         held = IndexSpec(**orjson.loads(facts["index"])["spec"])
-        raise DataFolderError(f"it holds a {held}, not a {spec}")
+        raise DataFolderError(f"it contains a {held}, not a {spec}")
     return int(facts["lsn"])
 
 

@@ -50,7 +50,7 @@ EXTRA_FIELDS: Final = (
     ExtraField(
         "index_name",
         "Index name",
-        "In place of the index host: the host is looked up by this name. Leave the index host empty then.",
+        "Instead of the index host: the host is looked up by this name. Leave the index host empty.",
     ),
     ExtraField(
         "namespace",
@@ -69,13 +69,13 @@ EXTRA_FIELDS: Final = (
     ExtraField(
         "ca_bundle",
         "CA bundle",
-        "Path of a PEM file, on every worker, with the certificates to trust in place of the usual ones.",
+        "Path of a PEM file, on every worker, with the certificates to trust instead of the default ones.",
     ),
     ExtraField(
         "proxy",
         "Proxy",
-        "URL of an HTTP proxy, such as http://proxy.example.com:3128. It may hold a password, so it is not shown. "
-        "Empty: what HTTPS_PROXY and NO_PROXY say.",
+        "URL of an HTTP proxy, such as http://proxy.example.com:3128. It may contain a password, so it is not shown. "
+        "Empty: HTTPS_PROXY and NO_PROXY are used.",
         "password",
     ),
 )

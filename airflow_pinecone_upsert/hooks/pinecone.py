@@ -92,7 +92,7 @@ class PineconeHook(BaseHook):
 
         extra = self._connection.extra_dejson
         if not isinstance(extra, dict):
-            raise SetupError(f'{self._subject} has an extra that is no JSON object, such as {{"timeout_s": 30}}.')
+            raise SetupError(f'{self._subject} has an extra that is not a JSON object, such as {{"timeout_s": 30}}.')
         return {key: value for key, value in extra.items() if value not in (None, "")}
 
     @property
@@ -141,7 +141,7 @@ class PineconeHook(BaseHook):
             raise SetupError(f"{self._subject} has no password. Put the Pinecone API key there.")
         if key.get_secret_value() == _MASK:
             raise SetupError(
-                f"{self._subject} has Airflow's mask {_MASK} in place of the API key. Enter the key anew. If this came "
+                f"{self._subject} has Airflow's mask {_MASK} instead of the API key. Enter the key again. If this came "
                 "from Test in the UI of an Airflow 3.1: some of its releases pass the mask on; use a task instead."
             )
         names = [name for name in ClientSettings.model_fields if name in self._extra]
@@ -258,7 +258,7 @@ class PineconeHook(BaseHook):
             stats = client.describe_index_stats()
         shape = f"dimension {stats.dimension}" if stats.dimension else "sparse vectors"
         records = f"{stats.total_vector_count:,} record{'' if stats.total_vector_count == 1 else 's'}"
-        return f"Reached {client.host}: {records}, {shape}, metric {stats.metric or 'not told'}."
+        return f"Reached {client.host}: {records}, {shape}, metric {stats.metric or 'unknown'}."
 
     def _without_key(self, message: str) -> str:
         """Mask the key, which a message quotes where it was put into another field by mistake."""

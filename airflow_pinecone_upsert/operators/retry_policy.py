@@ -33,7 +33,7 @@ def retry_policy_argument(chosen: RetryPolicy | None) -> dict[str, Any]:
     """
     if ExceptionRetryPolicy is None:
         return {}
-    reason = "No retry can mend this: the set-up or the data have to change first."
+    reason = "A retry cannot fix this: the setup or the data must change first."
     rule = RetryRule(exception=list(FINAL_ERRORS), action=RetryAction.FAIL, reason=reason)
     return {"retry_policy": chosen or ExceptionRetryPolicy(rules=[rule])}
 

@@ -54,7 +54,7 @@ class PineconeUpsertOperator(BaseOperator):
     :param max_concurrency: Requests in flight, at the most.
     :param max_requests_per_second: Upper bound for this task; None lifts it.
     :param max_bytes_per_second: Upper bound for this task; None lifts it.
-    :param max_rejects: Invalid records that are set aside, over all tries, before the task fails; None for any number.
+    :param max_rejects: Invalid records that are rejected, over all tries, before the task fails; None for any number.
     :param rejects_path: Where these are written as Parquet, with the reason of each: a folder, or a name that ends in
         ``.parquet``; local or in object storage. No file is written over. (templated)
     :param durable: A retry goes on behind the last confirmed row, and so does a failed task that is cleared. Needs
@@ -210,7 +210,7 @@ class PineconeUpsertOperator(BaseOperator):
             return None
         store: StateStore | None = context.get("task_state_store")
         if store is None:
-            log.info("This Airflow keeps no task state (3.3 does): a retry will start at the first row.")
+            log.info("This Airflow has no task state store (3.3 has one): a retry starts at the first row.")
         return store
 
     def _source(self, columns: Columns, stop: CancellationToken) -> RecordSource:

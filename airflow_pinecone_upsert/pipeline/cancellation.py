@@ -30,4 +30,4 @@ class CancellationToken:
         :raises IncompleteUpsertError: It is.
         """
         if self.asked:
-            raise IncompleteUpsertError("The run was told to stop. Running it again is safe.")
+            raise IncompleteUpsertError("The upsert was cancelled. Running it again is safe.")

@@ -68,7 +68,7 @@ class UpsertOptions(Columns):
     :param max_concurrency: Requests in flight, at the most.
     :param max_requests_per_second: Upper bound of the request rate; None lifts it.
     :param max_bytes_per_second: Upper bound of the rate of body bytes; None lifts it.
-    :param max_rejects: Records that may be set aside, over all tries; None for any number.
+    :param max_rejects: Records that may be rejected, over all tries; None for any number.
     """
 
     namespace: str = ""

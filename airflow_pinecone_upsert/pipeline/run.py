@@ -102,7 +102,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
         until_here = report()
         exc.report = until_here.as_output()
         log.error(  # noqa: TRY400
-            "Stopped. The server has confirmed %s records until here.%s",
+            "Upsert stopped. The server has confirmed %s records so far.%s",
             f"{until_here.upserted_count:,}",
             _set_aside(until_here),
         )
@@ -113,7 +113,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     if done.rejected_count:
         log.warning("Not every record was upserted.%s", _set_aside(done))
     elif done.upserted_count == 0:
-        log.warning("%s holds no records: nothing was upserted.", source)
+        log.warning("%s contains no records: nothing was upserted.", source)
     log.info("Done: %s", done.as_output())
     return done
 
@@ -205,7 +205,7 @@ def _index_shape(client: IndexClient, stop: CancellationToken) -> IndexShape:
             raise
         log.warning("The key may not read the index's dimension; vectors are not checked against it. %s", exc)
         return IndexShape()
-    log.info("%s holds %s records of dimension %s.", client.host, f"{stats.total_vector_count:,}", stats.dimension)
+    log.info("%s contains %s records of dimension %s.", client.host, f"{stats.total_vector_count:,}", stats.dimension)
     return IndexShape(dimension=stats.dimension or None, sparse=stats.vector_type == "sparse")
 
 

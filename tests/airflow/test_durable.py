@@ -148,7 +148,7 @@ def test_what_is_not_as_before_starts_at_the_first_row_and_says_why(
         run.dag_file.write_text(run.dag_file.read_text().replace(change, other[change]))
     assert run.try_once() == "success"
     assert len(ids_of(sent(pinecone_index, before))) == RECORDS
-    assert f"Not as at the earlier try: {what}. Starting at the first row." in run.said
+    assert f"Changed since the earlier try: {what}. Starting at the first row." in run.said
     assert (run.output()["upsertedCount"], run.output()["resumedCount"]) == (RECORDS, 0)
 
 
@@ -205,4 +205,4 @@ def test_an_airflow_without_a_store_starts_at_the_first_row_and_says_so_once(
         output = operator.execute({})
         assert (output["upsertedCount"], output["resumedCount"]) == (RECORDS, 0)
         assert len(sent(pinecone_index)) == tries * 10
-        assert caplog.text.count("keeps no task state") == 1
+        assert caplog.text.count("has no task state store") == 1

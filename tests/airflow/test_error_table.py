@@ -246,7 +246,7 @@ def _(stage):
     stage.run(parquet_paths=stage.write(values=["[1, 2]", "[1, 2]"]))
 
 
-@row("The XCom holds no records")
+@row("The XCom contains no records")
 def _(stage):
     stage.run(vectors="a.parquet")
 

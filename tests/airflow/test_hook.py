@@ -116,7 +116,7 @@ def test_empty_fields_of_the_form_are_as_good_as_absent(connect):
 
 def test_plain_http_to_another_machine_is_refused(connect):
     connect(host="http://index.example.com", password="key")
-    with pytest.raises(SetupError, match="in clear"):
+    with pytest.raises(SetupError, match="unencrypted"):
         PineconeHook().get_conn()
 
 
@@ -134,7 +134,7 @@ READS_ANY_EXTRA = pytest.mark.skipif(
 @pytest.mark.parametrize("extra", ["[1]", '"text"', "5"])
 def test_an_extra_that_is_no_object_is_a_setup_error(connect, extra):
     connect(host="https://a.pinecone.io", password="key", extra=extra)
-    with pytest.raises(SetupError, match="has an extra that is no JSON object"):
+    with pytest.raises(SetupError, match="has an extra that is not a JSON object"):
         PineconeHook().get_conn()
 
 
@@ -228,20 +228,20 @@ LONG_NAME = ".".join(["a" * 60] * 5)
         ({"password": "wrong"}, ["answered 401", "Invalid API Key", "the password of the Airflow connection"]),
         ({"password": None}, ["This connection has no password", "Put the Pinecone API key there"]),
         ({"password": " "}, ["This connection has no password"]),
-        ({"password": "***"}, ["Airflow's mask", "Enter the key anew"]),
-        ({"password": "two words"}, ["The API key holds white space", "Copy it anew"]),
+        ({"password": "***"}, ["Airflow's mask", "Enter the key again"]),
+        ({"password": "two words"}, ["The API key holds white space", "Copy it again"]),
         ({"host": ""}, ["This connection names no index (its host is empty)", "index's own host", "index_name"]),
         ({"host": "api.pinecone.io"}, ["'api.pinecone.io' is the control plane's", "index's own host", "index_name"]),
         ({"host": "https://app.pinecone.io/organizations/x"}, ["is not a host", "without a path"]),
-        ({"host": "http://index.example.com"}, ["in clear", "Use https"]),
-        ({"host": "a..b"}, ["https://a..b cannot be asked", "Check the index host"]),
-        ({"host": LONG_NAME}, ["the name is unknown", "Copy the index host anew"]),
+        ({"host": "http://index.example.com"}, ["unencrypted", "Use https"]),
+        ({"host": "a..b"}, ["https://a..b cannot be requested", "Check the index host"]),
+        ({"host": LONG_NAME}, ["the name is unknown", "Copy the index host again"]),
         ({"host": "127.0.0.1:1"}, ["Connection refused", "Check the index host, DNS, proxy and firewall"]),
         ({"extra": {"timeout_s": "soon"}}, ["This connection has an extra that is invalid: timeout_s"]),
         ({"extra": {"timeout_s": -1}}, ["timeout_s", "greater than 0"]),
         ({"extra": {"api_version": "April 2025"}}, ["api_version"]),
         ({"extra": {"ca_bundle": "/no/such/file"}}, ["CA bundle '/no/such/file' cannot be read"]),
-        pytest.param({"extra": "[1]"}, ["no JSON object"], marks=READS_ANY_EXTRA),
+        pytest.param({"extra": "[1]"}, ["not a JSON object"], marks=READS_ANY_EXTRA),
     ],
 )
 def test_connection_test_says_what_is_wrong(pinecone_index_factory, press_test, connection, says):
@@ -267,7 +267,7 @@ def test_connection_test_of_a_certificate_that_is_not_trusted(tls_server, certif
     assert "Set ca_bundle" in message
     extra = {"ca_bundle": str(certificate / "ca.pem")}
     worked, message = press_test(host=tls_server.url, password="key", extra=extra)
-    assert (worked, message) == (True, f"Reached {tls_server.url}: 0 records, dimension 3, metric not told.")
+    assert (worked, message) == (True, f"Reached {tls_server.url}: 0 records, dimension 3, metric unknown.")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_connection_test_of_a_certificate_that_is_not_trusted(tls_server, certif
         ),
         (Fault.status(404), ["answered 404", "Check the index host"]),
         (Fault.body(405, b"<html>"), ["answered 405", "check that the index host is the index's own"]),
-        (Fault.body(200, b"<html>"), ["not what Pinecone answers", "Is this host a Pinecone index?"]),
+        (Fault.body(200, b"<html>"), ["not with a Pinecone response", "Is this host a Pinecone index?"]),
         (Fault.status(307), ["answered 307", "Set the index's own host"]),
         (Fault.status(429, headers={"Retry-After": "60"}), ["answered 429"]),
         (Fault.status(503, "upstream connect error"), ["answered 503", "upstream connect error", "try again later"]),

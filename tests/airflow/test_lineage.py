@@ -100,7 +100,7 @@ def test_an_event_that_cannot_be_does_not_fail_the_task(run_dag, pinecone_index,
     assert run.state == "success"
     assert set(pinecone_index.vectors("#" * 512)) == {"a"}
     assert events_of(run) == []
-    assert "No asset event tells of this upsert, which is complete." in caplog.text
+    assert "The asset event of this upsert could not be emitted; the upsert itself is complete." in caplog.text
 
 
 def test_another_asset_with_the_same_uri_does_no_harm(run_dag, pinecone_index, asset_of):

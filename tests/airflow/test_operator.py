@@ -225,7 +225,7 @@ def test_nothing_to_upsert_is_a_success_with_a_warning(run_dag, pinecone_index, 
     run = run_dag(HEAD + '\n    PineconeUpsertOperator(task_id="upsert", vectors=[])')
     assert run.state == "success"
     assert run.output("upsert")["upsertedCount"] == 0
-    assert "XCom holds no records: nothing was upserted." in caplog.text
+    assert "XCom contains no records: nothing was upserted." in caplog.text
 
 
 def test_a_wrong_parameter_is_named_with_its_value(run_dag, capsys):

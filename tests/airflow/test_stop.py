@@ -122,7 +122,7 @@ def test_what_is_in_flight_settles_and_nothing_more_is_started(task_processes, p
     run.start()
     wait_until(lambda: not pinecone_index.faults.pending)
     stop(run)
-    assert "The run was told to stop" in run.log_file.read_text()
+    assert "The upsert was cancelled" in run.log_file.read_text()
     assert [request.record_count for request in upserts(pinecone_index)] == [10] * 8
     assert run.store["checkpoint"]["counts"]["upserted"] == 80
     assert rejected_ids(folder) == {"r3"}
@@ -210,7 +210,7 @@ def test_on_kill_from_another_thread(pinecone_index, folder, monkeypatch):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(IncompleteUpsertError, match="told to stop"):
+    with pytest.raises(IncompleteUpsertError, match="was cancelled"):
         operator.execute({"task_state_store": store})
     killer.join()
     assert store["checkpoint"]["counts"]["upserted"] == RECORDS - 70

@@ -157,7 +157,7 @@ def test_a_storage_that_does_not_answer_may_be_tried_again(monkeypatch, moment):
     if moment == "listing":
         server.stop()
     try:
-        with pytest.raises(StorageError, match=r"/a.parquet cannot be read just now: .+ Check that the storage"):
+        with pytest.raises(StorageError, match=r"/a.parquet cannot be read at the moment: .+ Check that the storage"):
             read()
     finally:
         server.stop()
@@ -221,5 +221,5 @@ def test_a_bucket_of_rejects_that_is_not_there_is_named(bucket, pinecone_index, 
         task_id="upsert", vectors=[("bad", [0.0] * 8)], max_rejects=1, rejects_path="s3://aws_default@no-such-bucket/x"
     )
     final = (SetupError, AirflowFailException)  # the latter before Airflow 3.3
-    with pytest.raises(final, match=r"set aside cannot be written to s3://no-such-bucket/x: .*Mend rejects_path"):
+    with pytest.raises(final, match=r"Rejected records cannot be written to s3://no-such-bucket/x: .*Fix rejects_path"):
         operator.execute({})

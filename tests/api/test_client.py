@@ -297,13 +297,13 @@ def test_a_closed_port_is_a_passing_failure(index, connect):
 
 def test_a_name_that_nobody_knows_is_a_passing_failure_that_says_so(connect):
     """A resolver may be out of order for a moment. No query leaves this machine: the name is too long for one."""
-    with pytest.raises(exceptions.TransportError, match=r"the name is unknown\. Copy the index host anew"):
+    with pytest.raises(exceptions.TransportError, match=r"the name is unknown\. Copy the index host again"):
         connect(f"https://{'.'.join(['a' * 60] * 5)}", attempts=1).describe_index_stats()
 
 
 @pytest.mark.parametrize("name", ["a..b.pinecone.io", f"{'a' * 64}.pinecone.io"])
 def test_a_name_that_none_can_have_is_a_setup_error(connect, name):
-    with pytest.raises(exceptions.SetupError, match=r"cannot be asked .*Check the index host"):
+    with pytest.raises(exceptions.SetupError, match=r"cannot be requested .*Check the index host"):
         connect(f"https://{name}", sleep=pytest.fail).describe_index_stats()
 
 
@@ -368,7 +368,7 @@ def test_a_host_is_completed_to_a_url(host, url):
         ("ftp://name.pinecone.io", "is not a host"),
         ("https://[::1", "is not a URL"),
         ("https://a\x00b", "is not a URL"),
-        ("http://name.pinecone.io", "plain http: the API key would travel in clear"),
+        ("http://name.pinecone.io", "plain http: the API key would be sent unencrypted"),
         ("http://10.0.0.1", "plain http"),
         ("http://0.0.0.0", "plain http"),
         ("http://localhost.example.com", "plain http"),
@@ -382,7 +382,7 @@ def test_a_host_that_must_not_see_the_key_is_refused(host, message):
 
 @pytest.mark.parametrize("host", [f"https://me:{SECRET}@name.pinecone.io", f"me:{SECRET}@name/path", f"{SECRET}@[::1"])
 def test_user_information_in_a_host_is_refused_and_not_quoted(host):
-    with pytest.raises(exceptions.SetupError, match="holds user information") as caught:
+    with pytest.raises(exceptions.SetupError, match="contains user information") as caught:
         index_url(host)
     assert SECRET not in str(caught.value)
 
@@ -535,7 +535,7 @@ def test_a_loopback_address_is_asked_without_a_proxy(serve, reply, index, connec
 
 @pytest.mark.parametrize("proxy", ["nonsense", "ftp://proxy.example", "http://[::1"])
 def test_a_proxy_that_is_none(proxy):
-    with pytest.raises(exceptions.SetupError, match=r"The proxy is not a URL such as http:.*Mend the extra"):
+    with pytest.raises(exceptions.SetupError, match=r"The proxy is not a URL such as http:.*Fix the extra"):
         IndexClient("https://name.pinecone.io", ClientSettings(api_key="key", proxy=proxy))
 
 

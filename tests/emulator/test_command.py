@@ -124,7 +124,7 @@ def test_a_folder_of_another_index_is_one_line(tmp_path):
     status, message = failing("--dimension", "3", "--port", "0", "--data", str(tmp_path))
     assert status == 1
     assert message == (
-        f"{tmp_path} cannot be used: it holds a dense index, 2 dimensions, cosine, "
+        f"{tmp_path} cannot be used: it contains a dense index, 2 dimensions, cosine, "
         "not a dense index, 3 dimensions, cosine. Choose another folder.\n"
     )
 
@@ -135,7 +135,7 @@ def test_a_folder_of_another_index_is_one_line(tmp_path):
         ((), "dimension must be between 1 and 20000, not None."),
         (("--dimension", "3", "--vector-type", "sparse"), "A sparse index has no dimension."),
         (("--dimension", "3", "--metric", "taxicab"), "invalid choice: 'taxicab'"),
-        (("--dimension", "3", "--fault", "429"), "'429' is no fault with its rate; write it as in 429:0.05."),
+        (("--dimension", "3", "--fault", "429"), "'429' is not a fault with a rate; write it as in 429:0.05."),
     ],
 )
 def test_impossible_options(arguments, message):

@@ -51,7 +51,7 @@ def test_the_documented_language(expression, wanted):
         ({"genre": {"$regex": "d.*"}}, "$regex is not a valid operator"),
         ({"genre": {"nested": 1}}, "nested is not a valid operator"),
         ({"$not": [{}]}, "$not is not a valid operator"),
-        ({"genre": {}}, "The filter on field 'genre' holds no operator"),
+        ({"genre": {}}, "The filter on field 'genre' contains no operator"),
         ({"genre": None}, "The $eq operator takes strings, numbers and booleans, got None"),
         ({"genre": ["a"]}, "The $eq operator takes strings, numbers and booleans, got ['a']"),
         ({"genre": {"$in": "a"}}, "The $in operator must be followed by a list, got 'a'"),

@@ -161,7 +161,7 @@ def test_a_folder_belongs_to_one_kind_of_index(tmp_path):
     with EmulatedIndex(2, data=tmp_path):
         pass
     for options in ({"dimension": 3}, {"dimension": 2, "metric": "euclidean"}, {"vector_type": "sparse"}):
-        with pytest.raises(DataFolderError, match="holds a dense index, 2 dimensions, cosine, not a"):
+        with pytest.raises(DataFolderError, match="contains a dense index, 2 dimensions, cosine, not a"):
             EmulatedIndex(**options, data=tmp_path)
     with EmulatedIndex(2, data=tmp_path):
         pass

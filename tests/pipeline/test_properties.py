@@ -1,5 +1,5 @@
 """
-Whatever comes in, a run ends in one of two ways: every record is confirmed or set aside, or an error names the place.
+Whatever comes in, a run ends in one of two ways: every record is confirmed or rejected, or an error names the place.
 
 Never another exception, never a number that the server did not say.
 """

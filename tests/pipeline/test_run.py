@@ -145,8 +145,8 @@ def test_a_warning_names_the_rows_of_the_request(index, run, rows, caplog):
     faulty(index, Fault.status(503))
     faulty(index, Fault.body(413, b""))
     run(index, rows(5))
-    assert "again in 0.0 s: [XCom, rows 0 to 4] http" in caplog.text
-    assert "sending halves: [XCom, rows 0 to 4] http" in caplog.text
+    assert "retrying in 0.0 s: [XCom, rows 0 to 4] http" in caplog.text
+    assert "splitting it: [XCom, rows 0 to 4] http" in caplog.text
 
 
 def test_throttled_requests_are_counted(index, run, rows):
@@ -203,7 +203,7 @@ def test_every_way_to_say_too_large_splits(index, run, rows, upserts, fault):
 def test_a_record_that_is_too_large_by_itself_fails(index, run, rows):
     faulty(index, Fault.body(413, b""), times=3)
     with pytest.raises(
-        exceptions.RecordError, match=r"XCom, row 0 .*, id 'r0', record: the server refuses .* 413"
+        exceptions.RecordError, match=r"XCom, row 0 .*, id 'r0', record: the server rejects .* 413"
     ) as caught:
         run(index, rows(3), max_concurrency=1)
     assert caught.value.report["upsertedCount"] == len(index.vectors()) == 0
@@ -260,9 +260,9 @@ def test_a_redirect_is_not_followed(index, run, rows, upserts):
         (Fault.short_count(0), 0, "The server confirmed 0 of 5 records"),
         (Fault.body(200, b'{"upsertedCount":99}', "application/json"), 0, "The server confirmed 99 of 5 records"),
         (Fault.body(200, b"{}", "application/json"), 0, "The server confirmed 0 of 5 records"),
-        (Fault.body(200, b'{"upsertedCount":-5}', "application/json"), 0, "not what Pinecone answers"),
+        (Fault.body(200, b'{"upsertedCount":-5}', "application/json"), 0, "not with a Pinecone response"),
         (Fault.body(200, b"<html>Sign in</html>", "text/html"), 0, "<html>Sign in</html>"),
-        (Fault.body(204, b""), 0, "not what Pinecone answers"),
+        (Fault.body(204, b""), 0, "not with a Pinecone response"),
     ],
     ids=repr,
 )
@@ -335,7 +335,7 @@ def test_a_retry_that_tolerates_less_than_is_set_aside_already_fails_before_it_s
         run(max_rejects=1)
     sent = len(upserts(index))
     with pytest.raises(
-        exceptions.SetupError, match="1 records were set aside by earlier tries: more than max_rejects, 0,"
+        exceptions.SetupError, match="1 records were rejected by earlier tries: more than max_rejects, 0,"
     ):
         run(max_rejects=0)
     assert len(upserts(index)) == sent == 3

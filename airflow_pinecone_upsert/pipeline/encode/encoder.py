@@ -44,7 +44,7 @@ _ROUNDED_TWICE: Final = np.uint32(0x15AE43FD)
 It is the only one: all 2**31 float32 of one sign were written by orjson 3.13 and read in this way.
 """
 
-_MEND_VECTOR: Final = "Mend the embedding or drop the record."
+_MEND_VECTOR: Final = "Fix the embedding or drop the record."
 
 
 class EncodedRecords(NamedTuple):
@@ -160,7 +160,7 @@ class _Encoder:
             chunk = self._chunk
             raise SourceError(
                 f"{chunk.origin}, rows {chunk.first_row} to {chunk.first_row + len(chunk.records) - 1} (counted from "
-                f"0): column {chunk.names[part]!r} cannot be read: {exc}. Mend its values or convert the column."
+                f"0): column {chunk.names[part]!r} cannot be read: {exc}. Fix its values or convert the column."
             ) from exc
 
     def _note(
@@ -201,7 +201,7 @@ class _Encoder:
         not_ascii = rows[~as_numpy(pc.string_is_ascii(text))]
         self._note(not_ascii, name, "the id is not ASCII", remedy, ids.__getitem__)
         with_nul = rows[as_numpy(pc.match_substring(text, "\0"))]
-        self._note(with_nul, name, "the id holds a NUL", remedy, ids.__getitem__)
+        self._note(with_nul, name, "the id contains a NUL", remedy, ids.__getitem__)
         return [one or "" for one in ids]
 
     # Dense vectors -------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ class _Encoder:
             self._note(np.flatnonzero(present & rows), name, reason, remedy, value)
 
         sizes = [f"{a} indices, {b} values" for a, b in zip(counts, values.lengths, strict=True)]
-        mend = "Mend the sparse vector or leave it null."
+        mend = "Fix the sparse vector or leave it null."
         note(counts != values.lengths, "indices and values differ in length", mend, sizes.__getitem__)
         note(counts == 0, "a sparse vector has at least one entry", mend, sizes.__getitem__)
         too_many = f"a sparse vector has at most {MAX_SPARSE_VALUES:,} entries"
@@ -296,7 +296,7 @@ class _Encoder:
         self._note(rows, name, "an index is not a uint32", mend, lambda row: flat[first[row]])
         split = lists.split(np.ascontiguousarray(flat, dtype=np.int64))
         twice = [o for o, row in enumerate(split) if row is not None and len(np.unique(row)) < len(row)]
-        self._note(np.array(twice, np.int64), name, "an index stands twice", mend, lambda row: _repeated(split[row]))
+        self._note(np.array(twice, np.int64), name, "an index occurs twice", mend, lambda row: _repeated(split[row]))
         return split
 
     # The whole record ----------------------------------------------------------------------------

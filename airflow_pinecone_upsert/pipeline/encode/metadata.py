@@ -59,7 +59,7 @@ def metadata_json(metadata: Mapping[Any, Any], field: str) -> bytes | Violation 
     try:
         encoded = orjson.dumps(plain)
     except TypeError as exc:  # lone surrogates
-        return Violation(field, f"not valid Unicode ({exc})", "Mend the text's encoding.")
+        return Violation(field, f"not valid Unicode ({exc})", "Fix the text's encoding.")
     return too_long(plain, len(encoded), field) or encoded
 
 
@@ -75,7 +75,7 @@ def too_long(plain: Mapping[str, Any], size: int, field: str) -> Violation | Non
         return None
     reason = f"the metadata are {size:,} bytes of JSON, the limit is {MAX_METADATA_BYTES:,}"
     longest = max(plain, key=lambda key: len(orjson.dumps(plain[key])))
-    return Violation(field, reason, f"Shorten or drop the longest key, {preview(longest)}; keep long text elsewhere.")
+    return Violation(field, reason, f"Shorten or drop the longest key, {preview(longest)}; store long text elsewhere.")
 
 
 def _plain_metadata(metadata: Mapping[Any, Any], field: str) -> _Row:
@@ -324,7 +324,7 @@ def _map_pairs(column: pa.MapArray) -> list[list[tuple[Any, Any]] | None]:
 def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str) -> _Row:
     row = dict(pairs)
     if len(row) < len(pairs):
-        return Violation(field, "the map holds a key twice", "Keep one of them.", preview(pairs))
+        return Violation(field, "the map contains a key twice", "Keep one of them.", preview(pairs))
     return _plain_metadata(row, field)
 
 

@@ -53,7 +53,9 @@ def check_footer(parquet: pq.ParquetFile, columns: Sequence[str], origin: str) -
                 raise _damaged(origin, f"{where}: {leaf.num_values:,} values for {group.num_rows:,} rows")
             claimed = max(leaf.total_uncompressed_size, leaf.num_values * _BYTES_PER_VALUE)
             if claimed > max(_MAX_BYTES, _MAX_BYTES_PER_ROW * group.num_rows):
-                raise _damaged(origin, f"{where}: {claimed:,} bytes in {group.num_rows:,} rows, more than records hold")
+                raise _damaged(
+                    origin, f"{where}: {claimed:,} bytes in {group.num_rows:,} rows, more than valid records need"
+                )
 
 
 def rows_of_groups(footer: pq.FileMetaData) -> Iterator[tuple[int, range]]:
@@ -86,7 +88,7 @@ def locate_corruption(parquet: pq.ParquetFile, columns: Sequence[str], rows: ran
 
 
 def _damaged(origin: str, what: str) -> SourceError:
-    return SourceError(f"{origin} is damaged: {what}. Write the file anew.")
+    return SourceError(f"{origin} is corrupt: {what}. Write the file again.")
 
 
 def _parts(parquet: pq.ParquetFile, columns: Sequence[str]) -> Iterator[_Part]:

@@ -70,7 +70,7 @@ def _asking_storage(url: str) -> Iterator[None]:
         ) from exc
     except Exception as exc:  # the libraries of the storages have no class in common
         raise StorageError(
-            f"{url} cannot be read just now: {str(exc) or type(exc).__name__}. Check that the storage can be reached."
+            f"{url} cannot be read at the moment: {str(exc) or type(exc).__name__}. Check that the storage can be reached."
         ) from exc
 
 

@@ -264,7 +264,7 @@ def _problem(error: Mapping[str, Any]) -> Violation:
         reason = f"the {place} is missing"
     elif "[key]" in error["loc"]:
         reason = "a key is a string"
-    unknown = "Use id, values, sparse_values and metadata; what else you want to keep belongs into metadata."
+    unknown = "Use id, values, sparse_values and metadata; anything else belongs in metadata."
     value = None if error["type"] == "missing" else preview(error["input"])
     return Violation(place, reason, _REMEDIES.get(str(parts[0]) if parts else "", unknown), value)
 

@@ -140,18 +140,18 @@ class ParquetSource:
                 place = (
                     locate_corruption(parquet, selection.column_names, range(row, row + size)) if file.is_local else ""
                 )
-                raise _unreadable(file, f", {place or f'behind row {row}'}", exc) from exc
+                raise _unreadable(file, f", {place or f'after row {row}'}", exc) from exc
             if row < parquet.metadata.num_rows:
                 raise SourceError(
-                    f"{file.url} is damaged: it ends behind row {row:,} of {parquet.metadata.num_rows:,}. "
-                    "Write the file anew."
+                    f"{file.url} is corrupt: it ends after row {row:,} of {parquet.metadata.num_rows:,}. "
+                    "Write the file again."
                 )
 
 
 def _unreadable(file: FileRef, place: str, exc: Exception) -> SourceError:
     told = str(exc).strip().removesuffix(".") or type(exc).__name__
     return SourceError(
-        f"{file.url}{place} cannot be read as Parquet: {told}. Check that it can be read from here, or write it anew."
+        f"{file.url}{place} cannot be read as Parquet: {told}. Check that it can be read from here, or write it again."
     )
 
 

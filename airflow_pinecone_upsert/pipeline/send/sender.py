@@ -206,13 +206,13 @@ class Sender:
         match decide(error, attempt=job.attempt, records=len(job.batch), random=self._random):
             case Retry(after_s):
                 log.warning(
-                    "Try %d of a request failed; again in %.1f s: [%s] %s", job.attempt, after_s, job.batch.place, error
+                    "Attempt %d failed; retrying in %.1f s: [%s] %s", job.attempt, after_s, job.batch.place, error
                 )
                 due_s = self._lanes.now() + after_s
                 self._waiting.append(_Job(job.batch, job.attempt + 1, repeated=True, not_before_s=due_s, error=error))
             case Split():
                 log.warning(
-                    "The server refuses a request of %d records; sending halves: [%s] %s",
+                    "The server rejected a request of %d records; splitting it: [%s] %s",
                     len(job.batch),
                     job.batch.place,
                     error,

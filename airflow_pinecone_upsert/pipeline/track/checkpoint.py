@@ -77,7 +77,7 @@ class Checkpoint:
         try:
             kept = self._store.get(_KEY)
         except Exception as exc:  # noqa: BLE001 - to start at the first row is safe
-            log.warning("The checkpoint cannot be asked for: %s. Starting at the first row.", exc)
+            log.warning("The checkpoint could not be loaded: %s. Starting at the first row.", exc)
             return None
         if not kept:
             return None
@@ -93,7 +93,7 @@ class Checkpoint:
             log.warning("The checkpoint of an earlier try cannot be read: starting at the first row.")
             return None
         if changed:
-            log.warning("Not as at the earlier try: %s. Starting at the first row.", ", ".join(changed))
+            log.warning("Changed since the earlier try: %s. Starting at the first row.", ", ".join(changed))
             return None
         return found
 
@@ -123,7 +123,7 @@ class Checkpoint:
         try:
             self._store.set(key, value)
         except Exception as exc:  # noqa: BLE001 - it costs the next try some work, and this one nothing
-            log.warning("The %s could not be kept: %s", key, exc)
+            log.warning("The %s could not be saved: %s", key, exc)
 
 
 def _digest(value: Any) -> str:

@@ -46,7 +46,7 @@ class Progress(NamedTuple):
 
     def __str__(self) -> str:
         """Write the line for the log."""
-        aside = f", {self.rejected:,} set aside" if self.rejected else ""
+        aside = f", {self.rejected:,} rejected" if self.rejected else ""
         done = "" if self.share is None else f", {self.share:.0%} done"
         eta = "" if self.eta_s is None else f", about {_duration(self.eta_s)} to go"
         return (

@@ -1,5 +1,5 @@
 """
-A record that is set aside, as a line of a file that a person mends and the operator reads again.
+A record that is rejected, as a line of a file that a person mends and the operator reads again.
 
 What always holds: what is valid of a record stands in its column in exactly the form in which it would have been sent;
 what fits no column stands in ``record``; nothing of a record is rounded, cut or left out.

@@ -76,8 +76,8 @@ class Rejects:
         if self._limit is not None and count > self._limit:
             written = f" and written to {', '.join(paths)}" if paths else ""
             raise SetupError(
-                f"{count:,} records were set aside by earlier tries{written}: more than max_rejects, {self._limit:,}, "
-                "allows. Mend them at their source, or raise max_rejects."
+                f"{count:,} records were rejected by earlier tries{written}: more than max_rejects, {self._limit:,}, "
+                "allows. Fix them at their source, or raise max_rejects."
             )
 
     @property
@@ -108,8 +108,8 @@ class Rejects:
         answer = error.answer
         said = f"{answer.status} “{answer.message}”" if answer else str(error)
         refused = RecordError(
-            f"the server refuses this record, also by itself: {said}",
-            remedy="Mend it at its source.",
+            f"the server rejects this record, even on its own: {said}",
+            remedy="Fix it at its source.",
             origin=origin,
             row=row,
             record_id=record_id,
@@ -141,7 +141,7 @@ class Rejects:
     def _one_too_many(self, errors: Sequence[RecordError], among: int) -> RecordError:
         error = errors[0]
         if self._limit:
-            error.remedy += f" {self._limit:,} records are set aside, as many as max_rejects allows."
+            error.remedy += f" {self._limit:,} records are rejected, as many as max_rejects allows."
         if len(errors) > 1:
             error.remedy += f" {len(errors) - 1} more of the {among} records that were read with it break a rule, too."
         return error
@@ -182,8 +182,8 @@ class _Files:
                 _write(self._folder.fs, self._path, content)
         except Exception as exc:  # what a storage raises has no common class
             raise SetupError(
-                f"Records that were set aside cannot be written to {url_of(self._folder.fs, self._folder.path)}: "
-                f"{type(exc).__name__}: {exc}. Mend rejects_path, or its connection."
+                f"Rejected records cannot be written to {url_of(self._folder.fs, self._folder.path)}: "
+                f"{type(exc).__name__}: {exc}. Fix rejects_path, or its connection."
             ) from exc
         self._unwritten = 0
         if self._size > _FILE_BYTES:

@@ -118,14 +118,14 @@ class RunTracker:
         """
         Keep the watermark and tell of progress, every few seconds.
 
-        :raises SetupError: Records that were set aside cannot be written.
+        :raises SetupError: Rejected records cannot be written.
         """
         if now - self._last.at_s >= SAVE_INTERVAL_S:
             log.info("%s.", self.keep(now, in_flight))
 
     def keep(self, now: float, in_flight: int = 0) -> Progress:
         """
-        Write what was set aside, then keep the watermark, and show how far it is.
+        Write what was rejected, then keep the watermark, and show how far it is.
 
         :raises SetupError: It cannot be written; the watermark stays where it was.
         """

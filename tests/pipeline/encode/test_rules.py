@@ -16,7 +16,7 @@ GOOD = {"id": "good", "values": [1.0, 2.0]}
 BAD_ROW = 1
 
 ID = "An id has 1 to 512 ASCII characters, none of them NUL. Change it at its source."
-MEND = "Mend the embedding or drop the record."
+MEND = "Fix the embedding or drop the record."
 FINITE = f"Components are numbers between ±3.4e38. {MEND}"
 INDICES = "Indices are distinct whole numbers from 0 to 4,294,967,295."
 
@@ -51,7 +51,7 @@ RULES = [
     case("empty id", "id", "the id is empty", ID, "''", id=""),
     case("long id", "id", "the id has 513 characters", ID, f"'{'x' * 78}…", id="x" * 513),
     case("id not ASCII", "id", "the id is not ASCII", ID, "'né'", id="né"),
-    case("NUL in id", "id", "the id holds a NUL", ID, r"'a\x00'", id="a\0"),
+    case("NUL in id", "id", "the id contains a NUL", ID, r"'a\x00'", id="a\0"),
     vector(
         "wrong dimension",
         "the vector must have 2 components",
@@ -78,7 +78,7 @@ RULES = [
         "sparse lengths differ",
         "sparse_values",
         "indices and values differ in length",
-        "Mend the sparse vector or leave it null.",
+        "Fix the sparse vector or leave it null.",
         "'2 indices, 1 values'",
         [1, 2],
         [0.5],
@@ -87,7 +87,7 @@ RULES = [
         "sparse empty",
         "sparse_values",
         "a sparse vector has at least one entry",
-        "Mend the sparse vector or leave it null.",
+        "Fix the sparse vector or leave it null.",
         "'0 indices, 0 values'",
         [],
         [],
@@ -101,7 +101,7 @@ RULES = [
         list(range(2_049)),
         [0.5] * 2_049,
     ),
-    sparse("index twice", "sparse_values.indices", "an index stands twice", INDICES, "7", [7, 8, 7], [0.1, 0.2, 0.3]),
+    sparse("index twice", "sparse_values.indices", "an index occurs twice", INDICES, "7", [7, 8, 7], [0.1, 0.2, 0.3]),
     sparse("index negative", "sparse_values.indices", "an index is not a uint32", INDICES, "-1", [3, -1], [0.1, 0.2]),
     sparse(
         "index too high", "sparse_values.indices", "an index is not a uint32", INDICES, "4294967296", [2**32], [0.1]
@@ -113,7 +113,7 @@ RULES = [
         "metadata too long",
         "metadata",
         "the metadata are 40,961 bytes of JSON, the limit is 40,960",
-        "Shorten or drop the longest key, 'text'; keep long text elsewhere.",
+        "Shorten or drop the longest key, 'text'; store long text elsewhere.",
         None,
         metadata={"text": "x" * (40_961 - len('{"text":"","n":1}')), "n": 1},
     ),
@@ -268,7 +268,7 @@ def test_a_python_value_that_is_no_metadata(index, run, value):
 
 def test_a_key_twice_in_a_map(index, run):
     column = pa.array([[("k", "a"), ("k", "b")]], pa.map_(pa.string(), pa.string()))
-    with pytest.raises(RecordError, match="metadata: the map holds a key twice"):
+    with pytest.raises(RecordError, match="metadata: the map contains a key twice"):
         run(index, pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}))
 
 

@@ -99,7 +99,7 @@ def test_the_row_group_and_the_column_are_named(run, index, write, upserts):
     path = write(table, row_group_size=10, compression="none", use_dictionary=False, write_page_checksum=True)
     content = path.read_bytes()
     path.write_bytes(content.replace(b"077", b"777", 1))
-    with pytest.raises(SourceError, match=r"records.parquet, row group 7, column 'id' cannot be read .*CRC.* anew"):
+    with pytest.raises(SourceError, match=r"records.parquet, row group 7, column 'id' cannot be read .*CRC.* again"):
         run(index, path)
     assert not upserts(index)
 
@@ -108,7 +108,7 @@ def test_a_page_that_unpacks_to_more_than_records_hold_is_refused_unread(run, in
     table = pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": ["x" * 260_000_000]})
     path = write(table, compression="zstd", use_dictionary=False, write_statistics=False)
     assert path.stat().st_size < 1_000_000
-    with pytest.raises(SourceError, match=r"damaged: row group 0, column 'metadata': 260,\d+,\d+ bytes in 1 rows"):
+    with pytest.raises(SourceError, match=r"corrupt: row group 0, column 'metadata': 260,\d+,\d+ bytes in 1 rows"):
         run(index, path)
     assert not upserts(index)
 
@@ -121,5 +121,5 @@ def test_a_footer_that_counts_fewer_rows_than_its_row_groups_is_refused(run, ind
     zigzag = b"\x16\xc8\x01"  # field 3 of the footer: 100 rows
     at = content.index(zigzag, start)
     path.write_bytes(content[:at] + b"\x16\xc6\x01" + content[at + 3 :])
-    with pytest.raises(SourceError, match="damaged: its footer counts 99 rows, and 100 in its row groups"):
+    with pytest.raises(SourceError, match="corrupt: its footer counts 99 rows, and 100 in its row groups"):
         run(index, path)

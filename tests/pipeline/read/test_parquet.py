@@ -91,7 +91,7 @@ def test_nothing_to_read_is_an_error_that_says_what_to_check(*, index, run, tmp_
 def test_a_file_that_cannot_be_read_is_named(index, run, write, upserts, damage):
     path = write(table("the only id"), compression="none", use_dictionary=False)
     damage(path)
-    with pytest.raises(SourceError, match=r"records.parquet cannot be read as Parquet: .* or write it anew"):
+    with pytest.raises(SourceError, match=r"records.parquet cannot be read as Parquet: .* or write it again"):
         run(index, path)
     assert not upserts(index)
 
@@ -100,7 +100,7 @@ def test_a_file_of_no_records_is_a_report_of_nothing_and_a_warning(index, run, w
     report = run(index, write(table("a").slice(0, 0)))
     assert (report.upserted_count, report.request_count) == (0, 0)
     assert not upserts(index)
-    assert "records.parquet holds no records: nothing was upserted" in caplog.text
+    assert "records.parquet contains no records: nothing was upserted" in caplog.text
 
 
 def test_an_empty_file_among_others_is_no_problem(index, run, write, tmp_path):

@@ -114,7 +114,7 @@ def test_nothing_is_started_once_the_run_is_to_stop_while_it_reads():
         yield third
 
     sender = Sender(source(), lanes, pace=unhurried(), max_unsettled=4, random=lambda: 0.5, stop=stop)
-    with pytest.raises(exceptions.IncompleteUpsertError, match="told to stop"):
+    with pytest.raises(exceptions.IncompleteUpsertError, match="was cancelled"):
         list(sender.run())
     assert confirmed(sender.wind_down()) == 2
     assert [ids for _, ids in lanes.started] == [["a"], ["b"]]

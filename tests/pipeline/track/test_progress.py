@@ -44,4 +44,4 @@ def test_what_nobody_knows_or_nobody_misses_is_not_told():
     assert str(Progress(1_234, 1_000.4, 12_345_678, 8, 3, 0, None, None)) == (
         "1,234 records confirmed, 1,000 records/s, 12.3 MB/s, 8 in flight, 3 throttled"
     )
-    assert ", 2 set aside, " in str(Progress(1, 1, 1, 1, 1, 2, None, None))
+    assert ", 2 rejected, " in str(Progress(1, 1, 1, 1, 1, 2, None, None))

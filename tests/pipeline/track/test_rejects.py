@@ -76,7 +76,7 @@ def zeros(*ids):
 
 def test_by_default_the_first_invalid_record_fails_before_anything_of_its_chunk_is_sent(index, upsert_all, upserts):
     with pytest.raises(
-        exceptions.RecordError, match=r"XCom, row 1 .*, id 'bad', values: .* \(found \[0.0, 0.0\]\)\. Mend"
+        exceptions.RecordError, match=r"XCom, row 1 .*, id 'bad', values: .* \(found \[0.0, 0.0\]\)\. Fix"
     ):
         upsert_all([GOOD, *zeros("bad")], max_rejects=0)
     assert not upserts(index)
@@ -105,7 +105,7 @@ def test_one_more_than_tolerated_fails_and_the_message_counts(upsert_all, rows, 
     message = str(caught.value)
     assert message.startswith("XCom, row 2004 (counted from 0), id 'c', values: a dense vector must have")
     assert message.endswith(
-        "Mend the embedding or drop the record. 2 records are set aside, as many as max_rejects allows. "
+        "Fix the embedding or drop the record. 2 records are rejected, as many as max_rejects allows. "
         "1 more of the 6 records that were read with it break a rule, too."
     )
     output = caught.value.report
@@ -436,7 +436,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_half_file(killed):
 
 def test_a_full_disk_leaves_nothing_and_is_told(killed):
     folder, told = killed
-    assert "set aside cannot be written to" in told[-1]
+    assert "Rejected records cannot be written to" in told[-1]
     assert "File too large" in told[-1]
     assert not files(folder / "full")
 
@@ -445,7 +445,7 @@ def test_a_full_disk_leaves_nothing_and_is_told(killed):
 def test_a_path_that_cannot_be_written_fails_and_says_so(upsert_all, tmp_path, records):
     (tmp_path / "file").touch()
     with pytest.raises(
-        exceptions.SetupError, match=r"set aside cannot be written to .*file/rejects: .*Mend rejects_path"
+        exceptions.SetupError, match=r"Rejected records cannot be written to .*file/rejects: .*Fix rejects_path"
     ):
         upsert_all(records, RejectsFolder(LOCAL, str(tmp_path / "file/rejects")))
     assert files(tmp_path) == ["file"]
@@ -464,7 +464,7 @@ class OutOfOrder(fsspec.AbstractFileSystem):
 
 def test_whatever_a_storage_raises_is_told(upsert_all):
     with pytest.raises(
-        exceptions.SetupError, match="set aside cannot be written to outoforder://bucket: LookupError: no credentials"
+        exceptions.SetupError, match="Rejected records cannot be written to outoforder://bucket: LookupError: no credentials"
     ):
         upsert_all(zeros("bad"), RejectsFolder(OutOfOrder(), "bucket"))
 
@@ -510,7 +510,7 @@ def test_the_record_that_the_server_refuses_is_named_where_none_is_tolerated(
     with pytest.raises(exceptions.RecordError) as caught:
         upsert_all(records, folder, index=index, max_rejects=0)
     assert str(caught.value).startswith(
-        "XCom, row 41 (counted from 0), id 'r41', record: the server refuses this record, also by itself: "
+        "XCom, row 41 (counted from 0), id 'r41', record: the server rejects this record, even on its own: "
         "400 “Index configuration does not support sparse values"
     )
     assert caught.value.answer.status == 400

@@ -80,9 +80,9 @@ def test_a_store_that_fails_costs_nothing_but_the_checkpoint(index, numbered, tr
     assert try_once(numbered(40), BrokenStore()).upserted_count == 40
     assert len(index.vectors()) == 40
     for said in (
-        "The checkpoint cannot be asked for: the database is down. Starting at the first row.",
-        "The checkpoint could not be kept: the database is down",
-        "The progress could not be kept: the database is down",
+        "The checkpoint could not be loaded: the database is down. Starting at the first row.",
+        "The checkpoint could not be saved: the database is down",
+        "The progress could not be saved: the database is down",
         "The checkpoint could not be deleted; delete it before you clear this task: the database is down",
     ):
         assert said in caplog.messages
