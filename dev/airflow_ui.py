@@ -1,7 +1,7 @@
 """
-Airflow's web UI with the example DAGs, the local index and a ready connection: `make airflow`.
+Airflow's web UI with the example DAGs, an emulated index and a connection to it: `make airflow`.
 
-Everything lies in a temporary folder and ends with Ctrl-C.
+All files are in a temporary folder, which is deleted after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from airflow_pinecone_upsert.emulator.server import EmulatedIndex
 PORT = int(os.environ.get("PORT", "8080"))
 URL = f"http://127.0.0.1:{PORT}"
 START_WITHIN_S = 300
-TO_TRY = {"upsert_parquet", "react_to_upsert"}
+EXPECTED_DAGS = {"upsert_parquet", "react_to_upsert"}
 
 
 def ui_environment(home: Path, embeddings: Path) -> dict[str, str]:
-    """Return what the web UI needs beyond a run: its port, and no password on this machine."""
+    """Return the environment of the web UI: that of a DAG run, its port, and access without a password."""
     return airflow_environment(home, embeddings) | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # standalone starts `airflow` by name
         "AIRFLOW__API__HOST": "127.0.0.1",
@@ -39,26 +39,26 @@ def ui_environment(home: Path, embeddings: Path) -> dict[str, str]:
 
 
 def command(*arguments: str) -> list[str]:
-    """Return the command line of Airflow's own command."""
+    """Return the command line of an `airflow` command."""
     return [sys.executable, "-m", "airflow", *arguments]
 
 
 def run(*arguments: str) -> None:
-    """Run Airflow's own command to its end."""
+    """Run an `airflow` command."""
     subprocess.run(command(*arguments), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def is_up() -> bool:
-    """Tell whether the scheduler runs and the DAGs to try can be triggered: a healthy one has not read them yet."""
+    """Return whether the scheduler is healthy and the DAGs are listed. They are parsed some time after it is healthy."""
     with httpx.Client(base_url=URL, trust_env=False) as api:
         if api.get("/api/v2/monitor/health").json()["scheduler"]["status"] != "healthy":
             return False
         api.headers["Authorization"] = f"Bearer {api.get('/auth/token').json()['access_token']}"
-        return {dag["dag_id"] for dag in api.get("/api/v2/dags").json()["dags"]} >= TO_TRY
+        return {dag["dag_id"] for dag in api.get("/api/v2/dags").json()["dags"]} >= EXPECTED_DAGS
 
 
 def wait_until_up(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when Airflow is up."""
+    """Wait until Airflow is up."""
     deadline = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -67,11 +67,11 @@ def wait_until_up(process: subprocess.Popen[bytes], log: Path) -> None:
         except (httpx.TransportError, ValueError, KeyError):
             pass
         time.sleep(1)
-    raise SystemExit(f"FAILED: Airflow did not come up on {URL}.\n{log.read_text()[-3_000:]}")
+    raise SystemExit(f"FAILED: Airflow did not start on {URL}.\n{log.read_text()[-3_000:]}")
 
 
 def main(home: Path) -> None:
-    """Set up, start, say where to look, and wait."""
+    """Set up Airflow, start it, print the URLs, and wait."""
     embeddings = home / "embeddings"
     step("Embedding the paragraphs of Python's documentation")
     embed_documentation(embeddings)
@@ -90,9 +90,9 @@ def main(home: Path) -> None:
             wait_until_up(process, log)
             say(f"Airflow      {URL}  (trigger the DAG upsert_parquet; react_to_upsert follows)")
             say(f"Connection   {URL}/connections  (pinecone_default)")
-            say(f"Local index  {index.url}")
+            say(f"Emulator     {index.url}")
             say(f"Log          {log}")
-            say("Ctrl-C ends it.")
+            say("Press Ctrl-C to stop.")
             process.wait()
         finally:
             os.killpg(process.pid, signal.SIGTERM)
@@ -101,7 +101,7 @@ def main(home: Path) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs
     with tempfile.TemporaryDirectory(prefix="airflow-pinecone-upsert-") as folder:
         try:
             main(Path(folder))

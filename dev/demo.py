@@ -1,8 +1,8 @@
 """
-The main job on real text, on this machine alone: `make demo`.
+The whole pipeline on real text, without a network: `make demo`.
 
-Embeds the paragraphs of Python's own documentation, writes them as Parquet, starts the local index, runs the DAG
-`upsert_parquet` in a real Airflow, and answers questions from the index.
+Embeds the paragraphs of Python's own documentation, writes them as Parquet, starts the emulator, runs the DAG
+`upsert_parquet` in a real Airflow, and searches the index.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUESTIONS = (
 
 
 def paragraphs() -> list[tuple[str, str, str]]:
-    """Cut the documentation's topics into paragraphs, each text once: (id, topic, text)."""
+    """Split the documentation into paragraphs without duplicates: (id, topic, text)."""
     found: dict[str, tuple[str, str, str]] = {}
     for topic, text in sorted(topics.items()):
         for number, paragraph in enumerate(text.split("\n\n")):
@@ -44,15 +44,15 @@ def paragraphs() -> list[tuple[str, str, str]]:
 
 
 def load_model() -> Any:
-    """Load the embedding model that its package brings along: 256 dimensions, no download."""
-    import wordllama  # it sets up logging for everybody
+    """Load the embedding model that is part of its package: 256 dimensions, no download."""
+    import wordllama  # it configures the root logger
 
     logging.basicConfig(level=logging.WARNING, force=True)
     return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
 
 
 def write_parquet(folder: Path, records: list[tuple[str, str, str]], vectors: Any) -> None:
-    """Write the records into several files, as an embedding job would."""
+    """Write the records to several files, as an embedding job would."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -70,7 +70,7 @@ def write_parquet(folder: Path, records: list[tuple[str, str, str]], vectors: An
 
 
 def airflow_environment(home: Path, embeddings: Path) -> dict[str, str]:
-    """Say to Airflow where everything is. It reads this when it is first imported."""
+    """Return Airflow's configuration. Airflow reads it when it is first imported."""
     return {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLE_DAGS),
@@ -80,19 +80,19 @@ def airflow_environment(home: Path, embeddings: Path) -> dict[str, str]:
 
 
 def run_dag(name: str) -> dict[str, Any]:
-    """Run an example DAG in this process, on a fresh SQLite database; return the output of its task `upsert`."""
+    """Run an example DAG in this process, on a new SQLite database; return the output of its task `upsert`."""
     from airflow.utils.db import initdb
 
     with contextlib.redirect_stdout(io.StringIO()):
         initdb()
     run = runpy.run_path(str(EXAMPLE_DAGS / f"{name}.py"))["dag"].test()
     if run.state != "success":
-        raise SystemExit(f"\nFAILED: the DAG run ended as {run.state}; its log is above.")
+        raise SystemExit(f"\nFAILED: the DAG run ended in the state {run.state}; its log is above.")
     return run.get_task_instance("upsert").xcom_pull(task_ids="upsert")
 
 
 def embed_documentation(folder: Path) -> tuple[int, Any]:
-    """Write the embedded paragraphs as Parquet; return how many they are, and the model."""
+    """Embed the paragraphs and write them as Parquet; return their number and the model."""
     records = paragraphs()
     model = load_model()
     folder.mkdir()
@@ -102,19 +102,19 @@ def embed_documentation(folder: Path) -> tuple[int, Any]:
 
 
 def demo(home: Path) -> None:
-    """Embed, upsert and ask, and say so."""
+    """Embed, upsert and search."""
     embeddings = home / "embeddings"
     step("Embedding the paragraphs of Python's documentation (wordllama, 256 dimensions, offline)")
     count, model = embed_documentation(embeddings)
 
-    step("Starting the local index, which speaks Pinecone's API")
+    step("Starting the emulator, which implements Pinecone's API")
     with EmulatedIndex(dimension=DIMENSION) as index:
         say(index.url)
         os.environ.update(airflow_environment(home, embeddings))
         os.environ.update(
             AIRFLOW_CONN_PINECONE_DEFAULT=index.connection_json(),
             AIRFLOW__LOGGING__LOGGING_LEVEL="WARNING",
-            # Airflow warns that no DAG waits for the event of this run, and of what its own dependencies deprecate.
+            # Airflow warns that no DAG is scheduled on the asset of this run, and about deprecations in its dependencies.
             AIRFLOW__LOGGING__NAMESPACE_LEVELS="airflow.assets=ERROR py.warnings=ERROR",
         )
 
@@ -126,35 +126,35 @@ def demo(home: Path) -> None:
         step("The task's output")
         say(json.dumps(output, indent=2).replace("\n", "\n  "))
 
-        step("Asking the index")
+        step("Searching the index")
         for question in QUESTIONS:
-            ask(question, model.embed([question])[0], output["namespace"])
+            search(question, model.embed([question])[0], output["namespace"])
     print(f"\nDone: {output['upsertedCount']:,} records upserted, each one confirmed by the index.")
 
 
-def ask(question: str, vector: Any, namespace: str) -> None:
-    """Print the best hits for a question."""
+def search(question: str, vector: Any, namespace: str) -> None:
+    """Print the best matches for a question."""
     from airflow_pinecone_upsert import PineconeHook
 
-    hits = PineconeHook().query(vector=vector, top_k=3, include_metadata=True, namespace=namespace)
-    if not hits:
+    matches = PineconeHook().query(vector=vector, top_k=3, include_metadata=True, namespace=namespace)
+    if not matches:
         raise SystemExit("\nFAILED: the index found nothing.")
     print(f"\n  {question}")
-    for hit in hits:
-        print(f"    {hit.score:.3f}  {hit.id:<20} {hit.metadata['text'][:80]}…")
+    for match in matches:
+        print(f"    {match.score:.3f}  {match.id:<20} {match.metadata['text'][:80]}…")
 
 
-def step(what: str) -> None:
-    """Announce what comes next."""
-    print(f"\n{next(STEPS)}. {what}", flush=True)
+def step(text: str) -> None:
+    """Print the heading of the next step."""
+    print(f"\n{next(STEPS)}. {text}", flush=True)
 
 
-def say(what: str) -> None:
-    """Print a result."""
-    print(f"  {what}", flush=True)
+def say(text: str) -> None:
+    """Print a result of the current step."""
+    print(f"  {text}", flush=True)
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")  # Airflow's own
+    warnings.simplefilter("ignore")  # those of Airflow itself
     with tempfile.TemporaryDirectory(prefix="airflow-pinecone-upsert-") as folder:
         demo(Path(folder))

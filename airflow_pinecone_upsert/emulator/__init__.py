@@ -1,7 +1,8 @@
 """
-A Pinecone-compatible index on one machine, for tests, demos and work without a network.
+A Pinecone emulator: an index on this machine, for tests, demos and offline work.
 
-It speaks the data plane of API version 2025-04 over real HTTP, with the real service's limits and error bodies::
+It implements the data plane of API version 2025-04 over real HTTP, with the limits and error bodies of the real
+service::
 
     python -m airflow_pinecone_upsert.emulator --port 5080 --dimension 256
 
@@ -10,8 +11,11 @@ It speaks the data plane of API version 2025-04 over real HTTP, with the real se
     with EmulatedIndex(dimension=256) as index:
         print(index.url)
 
-What always holds: an answered write is visible to every read that starts after the answer; nothing here imports
-Airflow or Arrow; importing this package imports no server, the names below are loaded when they are first used.
+Invariants:
+
+* A write is visible to every read that starts after the response to the write.
+* The emulator imports neither Airflow nor Arrow, and nothing of this package outside of the emulator.
+* Importing this package is cheap: each public name is loaded on first use.
 """
 
 from __future__ import annotations
@@ -29,11 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EmulatedIndex", "Fault", "Faults", "IndexSpec", "RequestRecord", "Store", "StoredRecord", "create_app"]
 
-_HOME: Final = {
+_MODULES: Final = {
+    "EmulatedIndex": "server",
     "Fault": "faults",
     "Faults": "faults",
     "IndexSpec": "records",
-    "EmulatedIndex": "server",
     "RequestRecord": "request_log",
     "Store": "store",
     "StoredRecord": "records",
@@ -42,6 +46,6 @@ _HOME: Final = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,8 +1,11 @@
 """
-``python -m airflow_pinecone_upsert.emulator``: a local index on a port, until it is interrupted.
+The command ``python -m airflow_pinecone_upsert.emulator``: serves an emulated index until it is interrupted.
 
-What always holds: the line with the URL is printed once the port answers; SIGINT and SIGTERM let requests under way
-finish; the exit status is 0 after a signal, 1 when the index cannot start, 2 when the options are wrong.
+Invariants:
+
+* The line with the URL is printed when the port accepts requests.
+* After SIGINT or SIGTERM, requests in progress may finish.
+* The exit status is 0 after a signal, 1 if the index cannot start, and 2 if an option is invalid.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from airflow_pinecone_upsert.api import limits
+from airflow_pinecone_upsert.emulator import limits
 from airflow_pinecone_upsert.emulator.records import METRICS, VECTOR_TYPES
 from airflow_pinecone_upsert.emulator.server import EmulatedIndex
 from airflow_pinecone_upsert.emulator.store import DataFolderError
@@ -26,9 +29,9 @@ _GRACE_S: Final = 5.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Run an index until SIGINT or SIGTERM.
+    Serve an index until SIGINT or SIGTERM.
 
-    :param arguments: The command line without the program; by default that of the process.
+    :param arguments: The command line without the program name; by default ``sys.argv[1:]``.
     :return: The exit status.
     """
     parser = _parser()
@@ -61,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = os.strerror(exc.errno) if exc.errno else str(exc)
         return _fail(f"Cannot listen on {options.host}:{options.port}: {reason}. Choose another --port.")
     try:
-        print(f"{index.name}: {index.store.spec}, listening on {index.url}", flush=True)  # noqa: T201 - what a command is for
+        print(f"{index.name}: {index.store.spec}, listening on {index.url}", flush=True)  # noqa: T201 - the output of a command
         stop.wait()
     finally:
         index.close()
@@ -71,30 +74,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_pinecone_upsert.emulator",
-        description="A Pinecone-compatible index on this machine.",
+        description="Serve a Pinecone-compatible index on this machine, for tests and offline work.",
     )
-    parser.add_argument("--port", type=int, default=5080, help="0 for any free port (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=5080, help="port to listen on; 0 for any free port (default: %(default)s)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--dimension", type=int, help="components of a vector; none for a sparse index")
-    parser.add_argument("--metric", choices=METRICS, help="default: cosine, or dotproduct for a sparse index")
-    parser.add_argument("--vector-type", choices=VECTOR_TYPES, default="dense", help="default: %(default)s")
+    parser.add_argument(
+        "--dimension", type=int, metavar="N", help="dimension of a dense index; omit it for a sparse index"
+    )
+    parser.add_argument(
+        "--metric", choices=METRICS, help="similarity metric (default: cosine, or dotproduct for a sparse index)"
+    )
+    parser.add_argument(
+        "--vector-type", choices=VECTOR_TYPES, default="dense", help="type of the vectors (default: %(default)s)"
+    )
     parser.add_argument("--name", default="local", help="name of the index (default: %(default)s)")
-    parser.add_argument("--api-key", metavar="KEY", help="the key to demand; without it any key is taken")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="keep the records here; without it, in memory")
+    parser.add_argument("--api-key", metavar="KEY", help="API key that clients must send (default: any non-empty key)")
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="folder to store the records in (default: in memory)"
+    )
     parser.add_argument(
         "--max-request-bytes",
         type=int,
         metavar="N",
         default=limits.MAX_DECODED_REQUEST_BYTES,
-        help="the longest JSON body to take (default: %(default)s)",
+        help="size of the largest JSON body to accept (default: %(default)s)",
     )
     parser.add_argument(
         "--fault",
-        metavar="KIND:RATE,…",
-        help="let upserts go wrong at random: 429:0.05,reset:0.02 fails one in 20 with status 429 and resets one in 50; "
-        "a kind is a status from 400 to 599, reset, lost_ack or stall (a minute)",
+        metavar="KIND:RATE,...",
+        help="make upserts fail at random: 429:0.05,reset:0.02 answers 5%% of them with status 429 and resets the "
+        "connection of 2%%. KIND is a status from 400 to 599, reset (nothing is written), lost_ack (everything is "
+        "written, but the connection closes without a response) or stall (the response comes after a minute)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="luck of --fault (default: %(default)s)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of --fault; the same seed repeats the same faults (default: %(default)s)",
+    )
     return parser
 
 

@@ -1,11 +1,15 @@
 """
-The HTTP shapes of Pinecone's data plane, 2025-04, over a store.
+The operations of Pinecone's data plane, API version 2025-04, on a store.
 
 https://github.com/pinecone-io/pinecone-api/tree/main/2025-04
 
-What always holds: every answer has ``x-pinecone-request-id``; every write has ``x-pinecone-request-lsn`` and every
-read ``x-pinecone-max-indexed-lsn``, and a read that says *n* contains write *n*; nothing is answered without a key;
-operations run one after another, each as a whole.
+Invariants:
+
+* Every response has the header ``x-pinecone-request-id``.
+* The response to a write has ``x-pinecone-request-lsn``, the response to a read ``x-pinecone-max-indexed-lsn``. A read
+  with LSN *n* includes write *n*.
+* Every operation requires an API key.
+* Operations are atomic and run one after another.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import base64
 import binascii
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 from starlette.applications import Starlette
@@ -25,8 +29,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
 
-from airflow_pinecone_upsert.api import limits
-from airflow_pinecone_upsert.emulator import rules
+from airflow_pinecone_upsert.emulator import limits, rules
 from airflow_pinecone_upsert.emulator.faults import Faults
 from airflow_pinecone_upsert.emulator.filters import compile_filter
 from airflow_pinecone_upsert.emulator.records import Row
@@ -36,17 +39,15 @@ from airflow_pinecone_upsert.emulator.search import Match, Query
 from airflow_pinecone_upsert.emulator.store import Store
 
 _Operation = Callable[[Request, bytes], Response]
-"""Takes a request and its body, and gives the answer."""
+"""Turns a request and its body into a response."""
 
-_T = TypeVar("_T")
-
-_UPSERT: Final = frozenset({"vectors", "namespace"})
-_STATS: Final = frozenset({"filter"})
-_QUERY: Final = frozenset(
+_UPSERT_FIELDS: Final = frozenset({"vectors", "namespace"})
+_STATS_FIELDS: Final = frozenset({"filter"})
+_QUERY_FIELDS: Final = frozenset(
     {"namespace", "topK", "filter", "includeValues", "includeMetadata", "vector", "sparseVector", "id"}
 )
-_UPDATE: Final = frozenset({"id", "values", "sparseValues", "setMetadata", "namespace"})
-_DELETE: Final = frozenset({"ids", "deleteAll", "filter", "namespace"})
+_UPDATE_FIELDS: Final = frozenset({"id", "values", "sparseValues", "setMetadata", "namespace"})
+_DELETE_FIELDS: Final = frozenset({"ids", "deleteAll", "filter", "namespace"})
 _USAGE: Final = {"readUnits": 1}
 
 
@@ -63,38 +64,38 @@ def create_app(  # noqa: PLR0913
     """
     Make the ASGI application of one index.
 
-    :param store: Its records.
-    :param name: Its name, for ``GET /indexes/{name}``.
-    :param document_schema: The fields of an index that holds documents and refuses vectors.
-    :param api_key: The key that clients must send; ``None`` takes any that is not empty.
-    :param max_request_bytes: The longest JSON body that is taken. The real limit is on the decoded size.
-    :param faults: Makes the application misbehave on demand.
-    :param log: Writes requests down.
+    :param store: The records of the index.
+    :param name: The name of the index, for ``GET /indexes/{name}``.
+    :param document_schema: The fields of an index of documents, which rejects vectors.
+    :param api_key: The API key that clients must send; ``None`` accepts any key that is not empty.
+    :param max_request_bytes: The size of the largest JSON body to accept. The real limit applies to the decoded size.
+    :param faults: Makes requests fail on demand.
+    :param log: Records the requests.
     :return: The application.
     """
-    app: ASGIApp = _routes(_Operations(store, name, document_schema), _Gate(api_key, max_request_bytes))
+    app: ASGIApp = _routes(_Operations(store, name, document_schema), _Endpoints(api_key, max_request_bytes))
     if faults is not None:
-        app = faults.around(app)
+        app = faults.wrap(app)
     if log is not None:
-        app = log.around(app)
+        app = log.wrap(app)
     return _with_request_ids(app)
 
 
-class _Gate:
-    """What every request passes before an operation sees it: the key and the size."""
+class _Endpoints:
+    """Makes endpoints that check the API key and the size of each request before they run the operation."""
 
     def __init__(self, api_key: str | None, max_request_bytes: int) -> None:
         self._api_key = api_key
         self._max_request_bytes = max_request_bytes
 
-    def endpoint(self, operation: _Operation) -> Callable[[Request], Awaitable[Response]]:
-        """Make a Starlette endpoint of an operation."""
+    def make(self, operation: _Operation) -> Callable[[Request], Awaitable[Response]]:
+        """Make the Starlette endpoint of an operation."""
 
         async def endpoint(request: Request) -> Response:
             self._check_key(request.headers.get("api-key", ""))
             body = await self._read(request)
-            # In the event loop, not in a thread: SQLite and the interpreter let one operation run at a time anyway, and
-            # threads that wait for each other made eight clients slower than one.
+            # In the event loop, not in a thread: SQLite and the interpreter run one operation at a time anyway. With
+            # threads, eight clients were slower than one, because the threads waited for each other.
             return operation(request, body)
 
         return endpoint
@@ -105,7 +106,7 @@ class _Gate:
             raise ApiError("Invalid API Key", status=401, code=None)
 
     async def _read(self, request: Request) -> bytes:
-        """Read the body to its end, also when it is too long: an answer to half a request is lost on most clients."""
+        """Read the whole body, even if it is too large: most clients lose a response that arrives while they send."""
         size = 0
         parts: list[bytes] = []
         async for part in request.stream():
@@ -119,7 +120,7 @@ class _Gate:
 
 
 class _Operations:
-    """The operations of one index, each named as in Pinecone's OpenAPI file."""
+    """The operations of one index, named as in Pinecone's OpenAPI file."""
 
     def __init__(self, store: Store, name: str, document_schema: Mapping[str, Any] | None) -> None:
         self._store = store
@@ -127,48 +128,42 @@ class _Operations:
         self._document_schema = document_schema
 
     def upsert_vectors(self, _: Request, body: bytes) -> Response:
-        self._refuse_where_documents_are_held()
-        message = Message.parse(body, _UPSERT)
-        namespace = rules.namespace_name(message.text("namespace"))
-        rows = rules.upsert_rows(message, self._store.spec)
-        return _written(self._store.upsert(namespace, rows), {"upsertedCount": len(rows)})
+        message, namespace = self._parse_write(body, _UPSERT_FIELDS)
+        rows = rules.parse_upsert(message, self._store.spec)
+        return _write_response(self._store.upsert(namespace, rows), {"upsertedCount": len(rows)})
 
     def update_vector(self, _: Request, body: bytes) -> Response:
-        self._refuse_where_documents_are_held()
-        message = Message.parse(body, _UPDATE)
-        namespace = rules.namespace_name(message.text("namespace"))
+        message, namespace = self._parse_write(body, _UPDATE_FIELDS)
         record_id = message.text("id")
         if not record_id:
             raise ApiError("Vector ID must not be empty")
-        lsn = self._store.change(namespace, record_id, rules.update_of(message, self._store.spec))
-        return _written(lsn, {})
+        lsn = self._store.update(namespace, record_id, rules.parse_update(message, self._store.spec))
+        return _write_response(lsn, {})
 
     def delete_vectors(self, _: Request, body: bytes) -> Response:
-        self._refuse_where_documents_are_held()
-        message = Message.parse(body, _DELETE)
-        namespace = rules.namespace_name(message.text("namespace"))
-        ids, everything, wanted = message.texts("ids"), message.flag("deleteAll"), message.mapping("filter")
-        if sum(map(bool, (ids, everything, wanted))) != 1:
+        message, namespace = self._parse_write(body, _DELETE_FIELDS)
+        ids, delete_all, expression = message.texts("ids"), message.flag("deleteAll"), message.mapping("filter")
+        if sum(map(bool, (ids, delete_all, expression))) != 1:
             raise ApiError("Exactly one of ids, deleteAll and filter must be given")
         if len(ids) > limits.MAX_IDS_PER_DELETE:
             raise ApiError(f"At most {limits.MAX_IDS_PER_DELETE} ids can be deleted at once, but got {len(ids)}")
-        if everything:
+        if delete_all:
             return self._delete_namespace(namespace)
-        if wanted:
-            return _written(self._store.delete_matching(namespace, compile_filter(wanted)), {})
-        return _written(self._store.delete(namespace, ids), {})
+        if expression:
+            return _write_response(self._store.delete_matching(namespace, compile_filter(expression)), {})
+        return _write_response(self._store.delete(namespace, ids), {})
 
     def fetch_vectors(self, request: Request, _: bytes) -> Response:
-        namespace = rules.namespace_name(request.query_params.get("namespace", ""))
+        namespace = rules.normalize_namespace(request.query_params.get("namespace", ""))
         ids = request.query_params.getlist("ids")
         if not ids:
             raise ApiError("Must provide at least one id to fetch")
         lsn = self._store.lsn
         vectors = {row.id: _record(row) for row in self._store.fetch(namespace, ids)}
-        return _as_of(lsn, {"vectors": vectors, "namespace": namespace, "usage": _USAGE})
+        return _read_response(lsn, {"vectors": vectors, "namespace": namespace, "usage": _USAGE})
 
     def list_vectors(self, request: Request, _: bytes) -> Response:
-        namespace = rules.namespace_name(request.query_params.get("namespace", ""))
+        namespace = rules.normalize_namespace(request.query_params.get("namespace", ""))
         limit = _page_limit(request.query_params)
         lsn = self._store.lsn
         ids = self._store.ids(
@@ -178,22 +173,22 @@ class _Operations:
             limit=limit + 1,
         )
         vectors = [{"id": record_id} for record_id in ids[:limit]]
-        page = _page(ids, limit, last=str)
-        return _as_of(lsn, {"vectors": vectors, **page, "namespace": namespace, "usage": _USAGE})
+        page = _pagination(ids, limit)
+        return _read_response(lsn, {"vectors": vectors, **page, "namespace": namespace, "usage": _USAGE})
 
     def query_vectors(self, _: Request, body: bytes) -> Response:
-        message = Message.parse(body, _QUERY)
-        namespace = rules.namespace_name(message.text("namespace"))
+        message = Message.parse(body, _QUERY_FIELDS)
+        namespace = rules.normalize_namespace(message.text("namespace"))
         top_k = message.integer("topK")
         if not 1 <= top_k <= limits.MAX_TOP_K:
             raise ApiError(f"topK must be between 1 and {limits.MAX_TOP_K}, but got {top_k}")
-        wanted = message.mapping("filter")
-        predicate = compile_filter(wanted) if wanted else None
+        expression = message.mapping("filter")
+        predicate = compile_filter(expression) if expression else None
         include_values, include_metadata = message.flag("includeValues"), message.flag("includeMetadata")
         lsn = self._store.lsn
         vector = self._query_vector(namespace, message)
-        matches = [] if vector is None else self._store.search(namespace, Query(top_k, *vector, wanted=predicate))
-        return _as_of(
+        matches = [] if vector is None else self._store.search(namespace, Query(top_k, *vector, predicate))
+        return _read_response(
             lsn,
             {
                 "results": [],
@@ -204,14 +199,14 @@ class _Operations:
         )
 
     def describe_index_stats(self, _: Request, body: bytes) -> Response:
-        message = Message.parse(body or b"{}", _STATS)
+        message = Message.parse(body or b"{}", _STATS_FIELDS)
         if message.mapping("filter"):
             raise ApiError(
                 "Serverless and Starter indexes do not support describing index stats with metadata filtering"
             )
         spec, lsn = self._store.spec, self._store.lsn
         counts = self._store.counts()
-        return _as_of(
+        return _read_response(
             lsn,
             {
                 "namespaces": {name: {"vectorCount": count} for name, count in counts.items()},
@@ -227,37 +222,37 @@ class _Operations:
         limit = _page_limit(request.query_params)
         after = _page_start(request.query_params)
         lsn = self._store.lsn
-        # Sorted by the name that is shown, which for the default namespace is not the one it is stored under.
+        # Sorted by the name in the response, which for the default namespace differs from the stored name.
         counts = sorted((name or rules.DEFAULT_NAMESPACE, count) for name, count in self._store.counts().items())
         counts = [(name, count) for name, count in counts if name > after]
-        page = _page(counts, limit, last=lambda entry: entry[0])
-        return _as_of(lsn, {"namespaces": [_namespace(*entry) for entry in counts[:limit]], **page})
+        page = _pagination([name for name, _ in counts], limit)
+        return _read_response(lsn, {"namespaces": [_namespace(*entry) for entry in counts[:limit]], **page})
 
     def describe_namespace(self, request: Request, _: bytes) -> Response:
-        namespace = rules.namespace_name(request.path_params["namespace"])
+        namespace = rules.normalize_namespace(request.path_params["namespace"])
         lsn = self._store.lsn
         count = self._store.counts().get(namespace)
         if count is None:
-            raise _no_such_namespace()
-        return _as_of(lsn, _namespace(namespace or rules.DEFAULT_NAMESPACE, count))
+            raise _unknown_namespace()
+        return _read_response(lsn, _namespace(namespace or rules.DEFAULT_NAMESPACE, count))
 
     def delete_namespace(self, request: Request, _: bytes) -> Response:
-        return self._delete_namespace(rules.namespace_name(request.path_params["namespace"]))
+        return self._delete_namespace(rules.normalize_namespace(request.path_params["namespace"]))
 
     def describe_index(self, request: Request, _: bytes) -> Response:
-        """Answer as the control plane, which on one machine is the same server."""
+        """Respond as the control plane. The emulator serves both planes."""
         name = request.path_params["name"]
         if name != self._name:
             error = {"code": "NOT_FOUND", "message": f"Resource {name} not found"}
             return _json({"error": error, "status": 404}, status=404)
-        tells_schema = request.headers.get("x-pinecone-api-version", "") >= limits.SCHEMA_API_VERSION
+        wants_schema = request.headers.get("x-pinecone-api-version", "") >= limits.SCHEMA_API_VERSION
         return _json(
             {
                 "name": name,
                 "host": str(request.base_url).rstrip("/"),
                 "status": {"ready": True, "state": "Ready"},
                 "deletion_protection": "disabled",
-                **(self._schema() if tells_schema else self._vector_type()),
+                **(self._schema() if wants_schema else self._vector_type()),
             }
         )
 
@@ -278,18 +273,21 @@ class _Operations:
             "spec": {"serverless": {"cloud": "local", "region": "local"}},
         }
 
-    def _refuse_where_documents_are_held(self) -> None:
+    def _parse_write(self, body: bytes, fields: frozenset[str]) -> tuple[Message, str]:
+        """Return the message of a write and its namespace."""
         if self._document_schema is not None:
             raise ApiError(rules.DOCUMENTS_ONLY)
+        message = Message.parse(body, fields)
+        return message, rules.normalize_namespace(message.text("namespace"))
 
     def _delete_namespace(self, namespace: str) -> Response:
         lsn = self._store.delete_namespace(namespace)
         if lsn is None:
-            raise _no_such_namespace()
-        return _written(lsn, {})
+            raise _unknown_namespace()
+        return _write_response(lsn, {})
 
     def _query_vector(self, namespace: str, message: Message) -> tuple[bytes | None, tuple[bytes, bytes] | None] | None:
-        """Give the vector to search for, which may be that of a record; ``None`` when there is no such record."""
+        """Return the vector of a query, which may be that of a stored record; ``None`` if the record does not exist."""
         spec = self._store.spec
         record_id = message.text("id")
         if not record_id:
@@ -305,7 +303,7 @@ class _Operations:
         return None
 
 
-def _routes(operations: _Operations, gate: _Gate) -> Starlette:
+def _routes(operations: _Operations, endpoints: _Endpoints) -> Starlette:
     table: list[tuple[str, str, _Operation]] = [
         ("POST", "/vectors/upsert", operations.upsert_vectors),
         ("POST", "/vectors/update", operations.update_vector),
@@ -320,24 +318,24 @@ def _routes(operations: _Operations, gate: _Gate) -> Starlette:
         ("GET", "/indexes/{name}", operations.describe_index),
     ]
     return Starlette(
-        routes=[Route(path, gate.endpoint(operation), methods=[method]) for method, path, operation in table],
-        exception_handlers={ApiError: _refusal, ClientDisconnect: _nobody_listens},
+        routes=[Route(path, endpoints.make(operation), methods=[method]) for method, path, operation in table],
+        exception_handlers={ApiError: _error_response, ClientDisconnect: _disconnected},
     )
 
 
-async def _refusal(_: Request, exc: Exception) -> Response:
-    assert isinstance(exc, ApiError)  # noqa: S101 - the type that Starlette was told
+async def _error_response(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, ApiError)  # noqa: S101 - it is registered for this type
     if exc.code is None:
         return PlainTextResponse(exc.message, exc.status)
     return _json({"code": exc.code, "message": exc.message, "details": []}, status=exc.status)
 
 
-async def _nobody_listens(_: Request, __: Exception) -> Response:
-    """Keep a client that left in the middle of its request out of the log of errors."""
+async def _disconnected(_: Request, __: Exception) -> Response:
+    """Handle a client that disconnected during its request, so that uvicorn does not log an error."""
     return Response(status_code=400)
 
 
-def _no_such_namespace() -> ApiError:
+def _unknown_namespace() -> ApiError:
     return ApiError("Namespace not found", status=404, code=rules.NOT_FOUND)
 
 
@@ -347,25 +345,25 @@ def _json(payload: object, *, status: int = 200, headers: Mapping[str, str] | No
     )
 
 
-def _written(lsn: int, payload: object) -> Response:
+def _write_response(lsn: int, payload: object) -> Response:
     return _json(payload, headers={"x-pinecone-request-lsn": str(lsn)})
 
 
-def _as_of(lsn: int, payload: object) -> Response:
+def _read_response(lsn: int, payload: object) -> Response:
     return _json(payload, headers={"x-pinecone-max-indexed-lsn": str(lsn)})
 
 
 def _record(row: Row, *, values: bool = True, metadata: bool = True) -> dict[str, Any]:
-    """Shape a record. ``values`` is always there, as SDK 7.3.0 demands it even of a sparse record."""
+    """Return the JSON form of a record. It always has ``values``, which SDK 7.3.0 requires even of a sparse record."""
     record = row.unpack()
-    shape: dict[str, Any] = {"id": row.id, "values": []}
+    json: dict[str, Any] = {"id": row.id, "values": []}
     if values and record.values is not None:
-        shape["values"] = record.values
+        json["values"] = record.values
     if values and record.sparse_values is not None:
-        shape["sparseValues"] = {"indices": record.sparse_indices, "values": record.sparse_values}
+        json["sparseValues"] = {"indices": record.sparse_indices, "values": record.sparse_values}
     if metadata and row.metadata is not None:
-        shape["metadata"] = orjson.Fragment(row.metadata)
-    return shape
+        json["metadata"] = orjson.Fragment(row.metadata)
+    return json
 
 
 def _match(match: Match, *, values: bool, metadata: bool) -> dict[str, Any]:
@@ -384,7 +382,7 @@ def _page_limit(parameters: Mapping[str, str]) -> int:
 
 
 def _page_start(parameters: Mapping[str, str]) -> str:
-    """Read a pagination token, which is opaque to clients: base64 of ``{"skip_past": …}``, as the real one is."""
+    """Parse a pagination token. It is opaque to clients: base64 of ``{"skip_past": …}``, as in the real service."""
     token = parameters.get("paginationToken", "")
     if not token:
         return ""
@@ -394,11 +392,11 @@ def _page_start(parameters: Mapping[str, str]) -> str:
         raise ApiError(f"Invalid pagination token: {token}") from exc
 
 
-def _page(entries: Sequence[_T], limit: int, *, last: Callable[[_T], str]) -> dict[str, Any]:
-    """Say where the next page starts, when ``entries`` holds more than one page."""
-    if len(entries) <= limit:
+def _pagination(names: Sequence[str], limit: int) -> dict[str, Any]:
+    """Return the token of the next page, if ``names`` contains more than one page."""
+    if len(names) <= limit:
         return {}
-    token = orjson.dumps({"skip_past": last(entries[limit - 1])})
+    token = orjson.dumps({"skip_past": names[limit - 1]})
     return {"pagination": {"next": base64.b64encode(token).decode()}}
 
 

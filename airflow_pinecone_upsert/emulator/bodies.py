@@ -1,4 +1,4 @@
-"""Reading the body of an ASGI request once and giving it on."""
+"""Reading the body of an ASGI request in a middleware, and passing it on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from starlette.types import Message, Receive
 
 async def read_body(receive: Receive) -> bytes:
     """
-    Read a body to its end.
+    Read the whole body of a request.
 
-    :param receive: The request's ASGI channel.
+    :param receive: The ASGI receive channel of the request.
     :return: The body.
-    :raises ClientDisconnect: The client left in the middle.
+    :raises ClientDisconnect: The client disconnected before the end of the body.
     """
     parts: list[bytes] = []
     while True:
@@ -26,19 +26,19 @@ async def read_body(receive: Receive) -> bytes:
 
 def replay(body: bytes, receive: Receive) -> Receive:
     """
-    Give a body that was read already as if it just arrived.
+    Make a receive channel that delivers a body which was already read.
 
-    :param body: The body, or another one in its place.
-    :param receive: The channel it came from, for whatever comes after it.
-    :return: The channel to hand on.
+    :param body: The body that was read, or a replacement.
+    :param receive: The original channel, for all later messages.
+    :return: The channel to pass to the application.
     """
-    given = False
+    delivered = False
 
     async def replayed() -> Message:
-        nonlocal given
-        if given:
+        nonlocal delivered
+        if delivered:
             return await receive()
-        given = True
+        delivered = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed

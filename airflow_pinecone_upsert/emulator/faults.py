@@ -1,18 +1,19 @@
 """
-Making the index misbehave on demand.
+Fault injection: requests that fail on demand.
 
-A test scripts what goes wrong; everything else is answered as usual::
+A test scripts faults for the next requests; all other requests succeed as usual::
 
     index.faults.next(Fault.status(429, headers={"Retry-After": "0"}), times=2, path="/vectors/upsert")
     index.faults.next(Fault.lost_ack())
 
-or gives each upsert a share of bad luck, the same one for the same seed::
+or makes upserts fail at random, in the same way for the same seed::
 
     index.faults.at_random("429:0.05,reset:0.02,lost_ack:0.01", seed=7)
 
-What always holds: a fault of the script is used up by exactly one request, in the order of the script, and comes before
-the dice; the body of a request is read to its end before anything happens to it, so a client never fails while it is
-still sending.
+Invariants:
+
+* A scripted fault applies to exactly one request, in the order of the script, and takes precedence over random faults.
+* The body of a request is read to its end before the fault applies, so a client never fails while it is still sending.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ _GRPC_UNKNOWN: Final = 2
 
 _UPSERT: Final = "/vectors/upsert"
 _STALL_S: Final = 60.0
-"""Of a stall at random: longer than clients wait."""
+"""How long a random stall lasts: longer than a client waits."""
 
 
-class HangUp(Exception):  # noqa: N818 - an order to the server, not an error
+class DropConnection(Exception):  # noqa: N818 - a command to the server, not an error
     """
-    End the connection without an answer. The server that runs the application must obey.
+    Close the connection without a response. The server that runs the application must handle it.
 
-    :param reset: Whether to send a TCP reset instead of an orderly end.
+    :param reset: Whether to send a TCP reset instead of closing the connection cleanly.
     """
 
     def __init__(self, *, reset: bool) -> None:
@@ -54,9 +55,9 @@ class HangUp(Exception):  # noqa: N818 - an order to the server, not an error
 
 class Fault(ABC):
     """
-    Something that goes wrong with one request. Made by the methods below.
+    A failure of one request. Create one with the static methods below.
 
-    :ivar path: The only path where it makes sense; ``None`` for any.
+    :ivar path: The only path that the fault can apply to; ``None`` for any path.
     """
 
     path: ClassVar[str | None] = None
@@ -64,22 +65,22 @@ class Fault(ABC):
     @abstractmethod
     async def play(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """
-        Answer a request wrongly.
+        Handle a request instead of the application.
 
-        :param app: What would answer it rightly.
+        :param app: The application, which handles the request correctly.
         :param scope: As in ASGI.
-        :param receive: As in ASGI; gives the whole body in one message.
+        :param receive: As in ASGI; it delivers the whole body in one message.
         :param send: As in ASGI.
         """
 
     @staticmethod
     def status(status: int, message: str = "injected fault", *, headers: Mapping[str, str] | None = None) -> Fault:
         """
-        Refuse with Pinecone's JSON error body. Nothing is written.
+        Respond with an error status and Pinecone's JSON error body. Nothing is written.
 
         :param status: The HTTP status.
         :param message: The message in the body.
-        :param headers: More headers, such as ``Retry-After``.
+        :param headers: Additional headers, such as ``Retry-After``.
         :return: The fault.
         """
         error = {"code": _GRPC_CODES.get(status, _GRPC_UNKNOWN), "message": message, "details": []}
@@ -94,12 +95,12 @@ class Fault(ABC):
         headers: Mapping[str, str] | None = None,
     ) -> Fault:
         """
-        Answer with these bytes. Nothing is written.
+        Respond with these bytes. Nothing is written.
 
         :param status: The HTTP status.
         :param content: The body.
-        :param content_type: Its type.
-        :param headers: More headers.
+        :param content_type: The content type of the body.
+        :param headers: Additional headers.
         :return: The fault.
         """
         return _CannedResponse(status, content, content_type, dict(headers or {}))
@@ -116,7 +117,7 @@ class Fault(ABC):
     @staticmethod
     def lost_ack() -> Fault:
         """
-        Write what was sent and close the connection without an answer.
+        Process the request and close the connection without a response.
 
         :return: The fault.
         """
@@ -125,9 +126,9 @@ class Fault(ABC):
     @staticmethod
     def stall(seconds: float) -> Fault:
         """
-        Wait, and then do what was asked, whether or not the client still listens.
+        Wait, and then process the request, even if the client has disconnected.
 
-        :param seconds: How long.
+        :param seconds: How long to wait.
         :return: The fault.
         """
         return _Stall(seconds)
@@ -135,95 +136,96 @@ class Fault(ABC):
     @staticmethod
     def short_count(confirmed: int) -> Fault:
         """
-        Write only the first records of an upsert and say so in ``upsertedCount``, with status 200.
+        Write only the first records of an upsert and report their number as ``upsertedCount``, with status 200.
 
-        :param confirmed: How many.
+        :param confirmed: The number of records to write.
         :return: The fault.
         """
         return _ShortCount(confirmed)
 
 
 @dataclass
-class _Scripted:
+class _ScriptedFault:
     fault: Fault
     path: str | None
     times: int
 
 
 @dataclass(frozen=True)
-class _Dice:
+class _RandomFaults:
     """
     Faults by rate.
 
-    :param rates: The share of requests that each one hits.
-    :param random: Its state is the only thing that changes.
+    :param rates: Each fault, with the share of requests that it applies to.
+    :param random: The source of randomness.
     """
 
     rates: Sequence[tuple[Fault, float]]
     random: random.Random
 
-    def throw(self) -> Fault | None:
-        thrown = self.random.random()
+    def draw(self) -> Fault | None:
+        drawn = self.random.random()
         for fault, rate in self.rates:
-            thrown -= rate
-            if thrown < 0:
+            drawn -= rate
+            if drawn < 0:
                 return fault
         return None
 
 
 class Faults:
-    """What is to go wrong: by script, and at random. Safe to share between threads."""
+    """The faults of an index: scripted and random ones. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._script: list[_Scripted] = []
-        self._dice: _Dice | None = None
+        self._script: list[_ScriptedFault] = []
+        self._random: _RandomFaults | None = None
 
     def next(self, fault: Fault, *, times: int = 1, path: str | None = None) -> None:
         """
-        Add to the end of the script.
+        Add a fault to the end of the script.
 
-        :param fault: What is to go wrong.
-        :param times: For how many requests.
-        :param path: For requests to this path only; others pass by and leave the fault to a later one.
+        :param fault: The fault.
+        :param times: The number of requests it applies to.
+        :param path: Apply it only to requests to this path.
         :raises ValueError: ``times`` is less than 1.
         """
         if times < 1:
             raise ValueError(f"times must be at least 1, not {times}.")
         with self._lock:
-            self._script.append(_Scripted(fault, path or fault.path, times))
+            self._script.append(_ScriptedFault(fault, path or fault.path, times))
 
     def at_random(self, spec: str, seed: int = 0) -> None:
         """
-        Let upserts go wrong at random, in place of what was said so before.
+        Make upserts fail at random. This replaces the previous random faults.
 
-        :param spec: The share of upserts that each kind of fault hits, such as ``429:0.05,reset:0.02``. A kind is an
-            HTTP status from 400 to 599, ``reset``, ``lost_ack`` or ``stall`` (a minute); see :class:`Fault`.
-        :param seed: The n-th upsert has the same luck each time.
-        :raises ValueError: The spec has another form, names a kind twice, or its rates are more than 1 together.
+        :param spec: The kinds of faults, each with the share of upserts that it applies to, such as
+            ``429:0.05,reset:0.02``. A kind is an HTTP status from 400 to 599, ``reset``, ``lost_ack`` or ``stall`` (a
+            minute); see :class:`Fault`.
+        :param seed: With the same seed, the n-th upsert gets the same fault.
+        :raises ValueError: The spec is malformed, contains a kind twice, or its rates add up to more than 1.
         """
-        dice = _Dice(_rates(spec), random.Random(seed))  # noqa: S311 - bad luck needs no secrecy
+        random_faults = _RandomFaults(_parse_spec(spec), random.Random(seed))  # noqa: S311 - not for cryptography
         with self._lock:
-            self._dice = dice
+            self._random = random_faults
 
     def clear(self) -> None:
-        """Let nothing more go wrong."""
+        """Remove all faults."""
         with self._lock:
             self._script.clear()
-            self._dice = None
+            self._random = None
 
     @property
     def pending(self) -> int:
-        """How many requests are still to go wrong by the script."""
+        """The number of requests that scripted faults still apply to."""
         with self._lock:
             return sum(scripted.times for scripted in self._script)
 
     def take(self, path: str) -> Fault | None:
         """
-        Take the next fault for a request out of the script, or throw the dice for it.
+        Take the next scripted fault for a request, or draw a random one.
 
-        :param path: The request's path.
-        :return: The fault; ``None`` when the request is to go well.
+        :param path: The path of the request.
+        :return: The fault; ``None`` if the request is to succeed.
         """
         with self._lock:
             for scripted in self._script:
@@ -232,14 +234,14 @@ class Faults:
                     if not scripted.times:
                         self._script.remove(scripted)
                     return scripted.fault
-            return self._dice.throw() if self._dice is not None and path == _UPSERT else None
+            return self._random.draw() if self._random is not None and path == _UPSERT else None
 
-    def around(self, app: ASGIApp) -> ASGIApp:
+    def wrap(self, app: ASGIApp) -> ASGIApp:
         """
-        Make an application misbehave by this script.
+        Apply the faults to an application.
 
         :param app: The application.
-        :return: The application that misbehaves.
+        :return: The application with the faults.
         """
 
         async def faulty(scope: Scope, receive: Receive, send: Send) -> None:
@@ -258,30 +260,30 @@ class Faults:
 
 @dataclass(frozen=True)
 class _CannedResponse(Fault):
-    answer_status: int
+    status_code: int
     content: bytes
     content_type: str
     headers: dict[str, str] = field(default_factory=dict)
 
     async def play(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        response = Response(self.content, self.answer_status, self.headers, self.content_type)
+        response = Response(self.content, self.status_code, self.headers, self.content_type)
         await response(scope, receive, send)
 
 
 @dataclass(frozen=True)
 class _Reset(Fault):
     async def play(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        raise HangUp(reset=True)
+        raise DropConnection(reset=True)
 
 
 @dataclass(frozen=True)
 class _LostAck(Fault):
     async def play(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        async def lose(message: Message) -> None:
+        async def discard(message: Message) -> None:
             pass
 
-        await app(scope, receive, lose)
-        raise HangUp(reset=False)
+        await app(scope, receive, discard)
+        raise DropConnection(reset=False)
 
 
 @dataclass(frozen=True)
@@ -302,25 +304,24 @@ class _ShortCount(Fault):
         request: dict[str, Any] = orjson.loads(await read_body(receive))
         request["vectors"] = request["vectors"][: self.confirmed]
         if not request["vectors"]:
-            # An upsert of nothing would be refused.
+            # The application rejects an upsert without records.
             await Response(b'{"upsertedCount":0}', media_type="application/json")(scope, receive, send)
             return
-        shorter = orjson.dumps(request)
-        # Starlette reads the body by its messages; the declared length stays that of what was sent.
-        await app(scope, replay(shorter, receive), send)
+        # Content-Length stays that of the original body; Starlette reads the body from its messages.
+        await app(scope, replay(orjson.dumps(request), receive), send)
 
 
-def _rates(spec: str) -> list[tuple[Fault, float]]:
-    """Read ``429:0.05,reset:0.02``."""
-    rates = dict(map(_rate, parts := spec.split(",")))
+def _parse_spec(spec: str) -> list[tuple[Fault, float]]:
+    """Parse ``429:0.05,reset:0.02``."""
+    rates = dict(map(_parse_rate, parts := spec.split(",")))
     if len(rates) < len(parts):
         raise ValueError(f"{spec!r} names a kind of fault twice.")
-    if (together := sum(rates.values())) > 1:
-        raise ValueError(f"The rates of {spec!r} are {together:g} together; 1 is every request.")
+    if (total := sum(rates.values())) > 1:
+        raise ValueError(f"The rates of {spec!r} add up to {total:g}; the maximum is 1, which is every request.")
     return [(_fault_of_kind(kind), rate) for kind, rate in rates.items()]
 
 
-def _rate(part: str) -> tuple[str, float]:
+def _parse_rate(part: str) -> tuple[str, float]:
     kind, _, rate_text = map(str.strip, part.partition(":"))
     try:
         rate = float(rate_text)

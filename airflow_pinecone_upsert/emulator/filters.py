@@ -1,10 +1,13 @@
 """
-Pinecone's language of metadata filters, compiled to a predicate.
+Pinecone's metadata filter expressions, compiled to predicates.
 
 https://docs.pinecone.io/guides/index-data/indexing-overview#metadata-filter-expressions
 
-What always holds: a compiled filter never fails on metadata; a string, a number and a boolean are never equal to one
-another; ``$ne`` and ``$nin`` are the negations of ``$eq`` and ``$in``, so they hold where the field is absent.
+Invariants:
+
+* A compiled filter never fails, with any metadata.
+* A string, a number and a boolean are never equal to one another.
+* ``$ne`` and ``$nin`` are the negations of ``$eq`` and ``$in``, so they match a record without the field.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ from typing import Any, Final
 from airflow_pinecone_upsert.emulator.rules import ApiError
 
 Predicate = Callable[[Mapping[str, Any]], bool]
-"""Whether a record with this metadata is wanted."""
+"""Whether a record with this metadata matches."""
 
 _Test = Callable[[Any], bool]
-"""Whether one field's value is wanted; ``None`` stands for an absent field, as metadata hold no null."""
+"""Whether the value of one field matches. ``None`` means that the field is absent, because metadata contain no null."""
 
 _COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {
     "$gt": operator.gt,
@@ -33,10 +36,10 @@ def compile_filter(expression: Mapping[str, Any]) -> Predicate:
     """
     Compile a filter.
 
-    :param expression: Such as ``{"genre": {"$in": ["comedy", "drama"]}, "year": {"$gte": 2020}}``. All entries of an
-        object must hold. An empty object holds for every record.
+    :param expression: Such as ``{"genre": {"$in": ["comedy", "drama"]}, "year": {"$gte": 2020}}``. A record matches an
+        object if it matches all entries; every record matches an empty object.
     :return: The predicate.
-    :raises Refused: An unknown operator, or an operand of the wrong type.
+    :raises ApiError: An operator is unknown, or an operand has the wrong type.
     """
     predicates = [_compile_entry(key, operand) for key, operand in expression.items()]
     return lambda metadata: all(predicate(metadata) for predicate in predicates)
@@ -78,21 +81,21 @@ def _compile_test(name: str, operand: Any) -> _Test:
 
 
 def _one_of(name: str, operands: list[Any], *, negated: bool) -> _Test:
-    """Test for a value that is one of ``operands``, or a list that holds one of them, or for any other one."""
+    """Test whether a value, or an item of a list, is one of ``operands``; if negated, whether none is."""
     for operand in operands:
         if not isinstance(operand, (str, int, float)):
             raise ApiError(f"The {name} operator takes strings, numbers and booleans, got {operand!r}")
-    wanted = frozenset(map(_typed, operands))
+    choices = frozenset(map(_typed, operands))
 
     def test(value: Any) -> bool:
-        held = value if isinstance(value, list) else [value]
-        return any(_typed(item) in wanted for item in held) is not negated
+        items = value if isinstance(value, list) else [value]
+        return any(_typed(item) in choices for item in items) is not negated
 
     return test
 
 
 def _typed(value: object) -> tuple[bool, object]:
-    """Keep ``True`` apart from 1, which Python takes for equal."""
+    """Distinguish ``True`` from 1, which are equal in Python."""
     return isinstance(value, bool), value
 
 

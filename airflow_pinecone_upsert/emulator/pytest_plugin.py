@@ -1,57 +1,71 @@
 """
-A pytest plugin: a local index as a fixture.
+A pytest plugin with emulated Pinecone indexes as fixtures.
 
-::
+The package registers it (entry point ``pytest11``), so tests can use the fixtures at once::
 
-    # conftest.py
-    pytest_plugins = ["airflow_pinecone_upsert.emulator.pytest_plugin"]
-
-    # test_load.py
     def test_load(pinecone_index, monkeypatch):
         monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
         operator.execute({})
         assert set(pinecone_index.vectors("articles")) == {"a", "b"}
         assert pinecone_index.requests[0].record_count == 2
 
-What always holds: each index is empty at the start, listens on 127.0.0.1 only, writes its requests down, and is closed
-when the test ends.
+Invariants:
+
+* Importing this module imports only pytest and the standard library, because every pytest run imports it wherever the
+  package is installed. The server is imported when a test first requests a fixture.
+* Each index starts empty, listens on 127.0.0.1, records its requests, and is closed at the end of the test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Final, Protocol
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 import pytest
 
-from airflow_pinecone_upsert.api import limits
-from airflow_pinecone_upsert.emulator.server import EmulatedIndex
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from typing_extensions import Unpack
+
+    from airflow_pinecone_upsert.emulator.server import EmulatedIndex
 
 _DIMENSION: Final = 8
+_API_KEY: Final = "local-key"
+_EXTRA_MODULES: Final = ("starlette", "uvicorn")
+"""What the extra ``emulator`` installs."""
+
+
+class IndexOptions(TypedDict, total=False):
+    """The keyword parameters of ``EmulatedIndex``, which documents them."""
+
+    metric: str | None
+    vector_type: str
+    name: str
+    document_schema: Mapping[str, Any] | None
+    api_key: str | None
+    host: str
+    port: int
+    data: Path | None
+    max_request_bytes: int
+    record_requests: bool
+    grace_s: float
 
 
 class IndexFactory(Protocol):
-    """Starts local indexes; see ``EmulatedIndex`` for the parameters."""
+    """Starts emulated indexes."""
 
-    def __call__(  # noqa: PLR0913
-        self,
-        dimension: int | None = None,
-        *,
-        metric: str | None = None,
-        vector_type: str = "dense",
-        name: str = "local",
-        document_schema: Mapping[str, Any] | None = None,
-        api_key: str | None = "local-key",
-        port: int = 0,
-        data: Path | None = None,
-        max_request_bytes: int = limits.MAX_DECODED_REQUEST_BYTES,
-        record_requests: bool = True,
-    ) -> EmulatedIndex:
+    def __call__(self, dimension: int | None = None, **options: Unpack[IndexOptions]) -> EmulatedIndex:
         """
         Start an index.
 
+        :param dimension: By default 8, and none for a sparse index.
+        :param options: As for ``EmulatedIndex``, but by default ``api_key`` is ``local-key`` and ``record_requests`` is
+            true.
         :return: The index, listening.
         """
         ...
@@ -60,30 +74,19 @@ class IndexFactory(Protocol):
 @pytest.fixture
 def pinecone_index_factory() -> Iterator[IndexFactory]:
     """
-    Start as many local indexes as the test wants.
+    Start any number of emulated indexes.
 
-    :return: A function that starts one.
+    :return: A function that starts one and takes the parameters of ``EmulatedIndex``.
     """
+    index_class = _load_index_class()
     with ExitStack() as stack:
 
-        def start(
-            dimension: int | None = None,
-            *,
-            vector_type: str = "dense",
-            api_key: str | None = "local-key",
-            record_requests: bool = True,
-            **options: Any,
-        ) -> EmulatedIndex:
-            if dimension is None and vector_type == "dense":
+        def start(dimension: int | None = None, **options: Unpack[IndexOptions]) -> EmulatedIndex:
+            if dimension is None and options.get("vector_type", "dense") == "dense":
                 dimension = _DIMENSION
-            index = EmulatedIndex(
-                dimension,
-                vector_type=vector_type,
-                api_key=api_key,
-                record_requests=record_requests,
-                **options,
-            )
-            return stack.enter_context(index)
+            options.setdefault("api_key", _API_KEY)
+            options.setdefault("record_requests", True)
+            return stack.enter_context(index_class(dimension, **options))
 
         yield start
 
@@ -91,8 +94,19 @@ def pinecone_index_factory() -> Iterator[IndexFactory]:
 @pytest.fixture
 def pinecone_index(pinecone_index_factory: IndexFactory) -> EmulatedIndex:
     """
-    Start one local index of 8 dimensions, cosine.
+    Start an emulated index with 8 dimensions and the metric cosine.
 
     :return: The index, listening.
     """
     return pinecone_index_factory()
+
+
+def _load_index_class() -> type[EmulatedIndex]:
+    if missing := [name for name in _EXTRA_MODULES if find_spec(name) is None]:
+        pytest.fail(
+            f"The Pinecone emulator needs {' and '.join(missing)}. Run: pip install 'airflow-pinecone-upsert[emulator]'",
+            pytrace=False,
+        )
+    from airflow_pinecone_upsert.emulator.server import EmulatedIndex
+
+    return EmulatedIndex

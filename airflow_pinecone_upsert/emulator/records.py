@@ -1,8 +1,10 @@
 """
-What an index is and what it holds.
+The properties of an index and the form of its records.
 
-What always holds: a vector is float32 and keeps its bits from the first parse to the last answer; the packed form is
-little-endian, so a data folder may move between machines.
+Invariants:
+
+* A vector is float32, and its bits never change between the request and the response.
+* The packed form is little-endian, so a data folder can move between machines.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from airflow_pinecone_upsert.api import limits
+from airflow_pinecone_upsert.emulator import limits
 
 METRICS: Final = ("cosine", "dotproduct", "euclidean")
 VECTOR_TYPES: Final = ("dense", "sparse")
@@ -26,12 +28,12 @@ UINT32: Final = np.dtype("<u4")
 @dataclass(frozen=True)
 class IndexSpec:
     """
-    What was decided when an index was created and never changes.
+    The properties of an index, which are fixed when it is created.
 
     :param dimension: Components of a dense vector; ``None`` for a sparse index.
-    :param metric: ``cosine``, ``dotproduct`` or ``euclidean``; a sparse index knows ``dotproduct`` only.
+    :param metric: ``cosine``, ``dotproduct`` or ``euclidean``; a sparse index supports ``dotproduct`` only.
     :param vector_type: ``dense`` or ``sparse``.
-    :raises ValueError: The three do not go together.
+    :raises ValueError: Pinecone does not offer this combination.
     """
 
     dimension: int | None
@@ -39,7 +41,7 @@ class IndexSpec:
     vector_type: str = "dense"
 
     def __post_init__(self) -> None:
-        """Refuse what Pinecone would not create."""
+        """Reject what Pinecone does not create."""
         if self.vector_type not in VECTOR_TYPES:
             raise ValueError(f"vector_type must be one of {', '.join(VECTOR_TYPES)}, not {self.vector_type!r}.")
         if self.metric not in METRICS:
@@ -53,12 +55,12 @@ class IndexSpec:
             raise ValueError(f"dimension must be between 1 and {limits.MAX_DIMENSION}, not {self.dimension}.")
 
     @property
-    def takes_sparse_values(self) -> bool:
-        """Whether a record may hold sparse values: always by dot product, alone or beside a dense vector."""
+    def supports_sparse_values(self) -> bool:
+        """Whether a record may have sparse values, alone or together with a dense vector: only with dotproduct."""
         return self.metric == "dotproduct"
 
     def __str__(self) -> str:
-        """Say it as a person would: ``dense index, 256 dimensions, cosine``."""
+        """Describe the index in words, such as ``dense index, 256 dimensions, cosine``."""
         size = "" if self.dimension is None else f" {self.dimension} dimensions,"
         return f"{self.vector_type} index,{size} {self.metric}"
 
@@ -66,7 +68,7 @@ class IndexSpec:
 @dataclass(frozen=True, eq=False)
 class StoredRecord:
     """
-    One record as the index holds it.
+    One record of the index.
 
     :param id: Its id.
     :param values: float32, shape ``(dimension,)``, read-only; ``None`` in a sparse index.
@@ -83,7 +85,7 @@ class StoredRecord:
 
 
 class Row(NamedTuple):
-    """A record in its packed form: checked, and as it lies in the table of records."""
+    """A validated record in packed form, as the table of records stores it."""
 
     id: str
     values: bytes | None = None
@@ -93,31 +95,25 @@ class Row(NamedTuple):
 
     @property
     def sparse(self) -> tuple[bytes, bytes] | None:
-        """The sparse indices and values, if there are any."""
+        """The sparse indices and values, or ``None``."""
         if self.sparse_indices is None or self.sparse_values is None:
             return None
         return self.sparse_indices, self.sparse_values
 
     def unpack(self) -> StoredRecord:
         """
-        Give the record as arrays.
+        Convert the row to arrays.
 
         :return: The record; its arrays share memory with this row.
         """
         return StoredRecord(
             id=self.id,
-            values=unpack_floats(self.values),
+            values=_unpack_floats(self.values),
             sparse_indices=None if self.sparse_indices is None else np.frombuffer(self.sparse_indices, UINT32),
-            sparse_values=unpack_floats(self.sparse_values),
+            sparse_values=_unpack_floats(self.sparse_values),
             metadata=None if self.metadata is None else orjson.loads(self.metadata),
         )
 
 
-def unpack_floats(packed: bytes | None) -> NDArray[np.float32] | None:
-    """
-    Read packed float32 values.
-
-    :param packed: Little-endian float32, or ``None``.
-    :return: The values, sharing memory with ``packed``, or ``None``.
-    """
+def _unpack_floats(packed: bytes | None) -> NDArray[np.float32] | None:
     return None if packed is None else np.frombuffer(packed, FLOAT32)

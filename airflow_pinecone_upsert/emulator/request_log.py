@@ -1,8 +1,10 @@
 """
-What clients asked, written down for tests.
+A log of the requests that an index received, for tests.
 
-What always holds: an entry is in the log before the client has the whole answer, so a test that has its answer finds
-the entry; requests that a fault answered or cut off are in it too.
+Invariants:
+
+* A request is logged before the client has the whole response, so a test that has the response finds the request.
+* Requests that a fault answered or dropped are logged too.
 """
 
 from __future__ import annotations
@@ -27,16 +29,16 @@ class RequestRecord:
     One request.
 
     :param method: ``POST``, ``GET`` and so on.
-    :param path: Without the query string.
-    :param body_bytes: Size of the body.
-    :param record_count: Records in an upsert, ids in any other request.
-    :param ids: The ids that it names, in order.
-    :param namespace: As it was sent; ``""`` when absent.
-    :param started_at: When its head arrived, by ``time.monotonic()``.
-    :param finished_at: When the end of the answer was sent, or the connection cut, on the same clock.
-    :param status: The status of the answer; ``None`` when there was none.
+    :param path: The path without the query string.
+    :param body_bytes: The size of the body.
+    :param record_count: The number of records of an upsert, or of ids of any other request.
+    :param ids: The ids in the request, in order.
+    :param namespace: The namespace as it was sent; ``""`` when absent.
+    :param started_at: When the request's headers arrived, by ``time.monotonic()``.
+    :param finished_at: When the response started or the connection was dropped, by ``time.monotonic()``.
+    :param status: The status of the response; ``None`` when there was none.
     :param http_version: ``1.1`` and so on.
-    :param headers: Names in lower case; the API key is left out.
+    :param headers: The headers with lower-case names, without the API key.
     """
 
     method: str
@@ -53,22 +55,22 @@ class RequestRecord:
 
     @property
     def user_agent(self) -> str:
-        """The client's name for itself."""
+        """The ``User-Agent`` header."""
         return self.headers.get("user-agent", "")
 
 
 class RequestLog:
-    """A list of requests that grows with every one. Meant for tests: nothing ever shortens it but ``clear()``."""
+    """The list of all requests. It grows without bound."""
 
     def __init__(self) -> None:
         self.entries: list[RequestRecord] = []
 
-    def around(self, app: ASGIApp) -> ASGIApp:
+    def wrap(self, app: ASGIApp) -> ASGIApp:
         """
-        Write down what goes through an application.
+        Log the requests of an application.
 
         :param app: The application.
-        :return: The application that writes and does the same.
+        :return: The application with the log around it.
         """
 
         async def logged(scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,39 +80,39 @@ class RequestLog:
             except ClientDisconnect:
                 return
             status: int | None = None
-            written = False
+            is_logged = False
 
-            def write() -> None:
-                nonlocal written
-                if not written:
-                    written = True
+            def log() -> None:
+                nonlocal is_logged
+                if not is_logged:
+                    is_logged = True
                     self.entries.append(_entry(scope, body, started_at, status))
 
-            async def watch(message: Message) -> None:
+            async def send_logged(message: Message) -> None:
                 nonlocal status
                 if message["type"] == "http.response.start":
-                    # Before the first byte: an answer without a body is complete with its head, and who has an answer
-                    # must find its request here.
+                    # Before the first byte is sent: a response without a body is complete after its headers, and the
+                    # client may look for its request from then on.
                     status = message["status"]
-                    write()
+                    log()
                 await send(message)
 
             try:
-                await app(scope, replay(body, receive), watch)
+                await app(scope, replay(body, receive), send_logged)
             finally:
-                write()
+                log()
 
         return logged
 
 
 def max_in_flight(entries: Sequence[RequestRecord]) -> int:
     """
-    Count how many requests were open at once.
+    Count how many requests were in flight at once.
 
     :param entries: The requests.
-    :return: The largest number of them between their start and their finish at one moment.
+    :return: The largest number of requests that had started and not finished at one moment.
     """
-    # A finish sorts before a start at the same moment: -1 < 1.
+    # At the same moment a finish sorts before a start: -1 < 1.
     moments = sorted([(e.started_at, 1) for e in entries] + [(e.finished_at, -1) for e in entries])
     return max(accumulate(step for _, step in moments), default=0)
 
@@ -136,7 +138,7 @@ def _entry(scope: Scope, body: bytes, started_at: float, status: int | None) -> 
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    """Read what may be anything: a fault may have answered before it was checked."""
+    """Parse a body that may be anything: the log sees it whether or not the request is valid."""
     try:
         message = orjson.loads(body)
     except orjson.JSONDecodeError:

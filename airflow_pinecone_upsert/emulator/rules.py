@@ -1,11 +1,11 @@
 """
-What the service takes and how it refuses the rest.
+What the service accepts, and the errors with which it rejects everything else.
 
-Two layers speak, as in the real service: a transcoder that turns JSON into protobuf messages and answers in plain
-text, and the index behind it, which answers ``{"code", "message", "details"}``. Words marked *recorded* are the real
-service's own, taken from public bug reports; the others are ours, in the same manner.
+As in the real service, errors come from two layers: a transcoder, which turns JSON into protobuf messages and responds
+in plain text, and the index, which responds with ``{"code", "message", "details"}``. Messages marked *recorded* are
+those of the real service, taken from public bug reports; the others imitate them.
 
-What always holds: a request is checked as a whole before anything of it is stored.
+Invariant: a request is validated as a whole before any part of it is stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from airflow_pinecone_upsert.api import limits
+from airflow_pinecone_upsert.emulator import limits
 from airflow_pinecone_upsert.emulator.records import FLOAT32, UINT32, IndexSpec, Row
 
 INVALID_ARGUMENT: Final = 3
@@ -30,25 +30,25 @@ DOCUMENTS_ONLY: Final = (
     "/namespaces/{namespace}/documents/upsert`, `/update` or `/delete` with the `X-Pinecone-API-Version` header set to "
     "`2026-07` or later. The vectors and records write endpoints do not support document schemas."
 )
-"""*Recorded*, and said before anything else is checked."""
+"""*Recorded*. The index reports it before it checks anything else."""
 
 _VECTOR_FIELDS: Final = frozenset({"id", "values", "sparseValues", "metadata"})
 _SPARSE_FIELDS: Final = frozenset({"indices", "values"})
 _EXACT_INTEGER: Final = 2**53
-_SHOWN_CHARACTERS: Final = 16
-"""Characters of an offending metadata value that the real service shows before it writes ``...`` (recorded)."""
+_PREVIEW_CHARACTERS: Final = 16
+"""Characters of an invalid metadata value that the real service shows before ``...`` (recorded)."""
 
 _CONTEXT_CHARACTERS: Final = 20
-"""Characters of JSON that protobuf's parser shows on either side of a fault."""
+"""Characters of JSON that protobuf's parser shows on either side of a syntax error."""
 
 
 class ApiError(Exception):
     """
-    The service does not take the request.
+    The service rejects the request.
 
-    :param message: The service's words.
+    :param message: The error message.
     :param status: The HTTP status.
-    :param code: The gRPC code in the JSON body; ``None`` for an answer in plain text.
+    :param code: The gRPC code in the JSON body; ``None`` for a response in plain text.
     """
 
     def __init__(self, message: str, *, status: int = 400, code: int | None = INVALID_ARGUMENT) -> None:
@@ -60,23 +60,23 @@ class ApiError(Exception):
 
 class MalformedRequestError(ApiError):
     """
-    The JSON does not fit the message that the operation takes; answered in plain text.
+    The JSON does not match the message type of the operation. The response is plain text.
 
-    :param message: The transcoder's words.
+    :param message: The transcoder's error message.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code=None)
 
     @classmethod
-    def value(cls, path: str, value: object, type_name: str) -> MalformedRequestError:
+    def wrong_type(cls, path: str, value: object, type_name: str) -> MalformedRequestError:
         """
-        Name a value of the wrong type (recorded).
+        Make the error for a value of the wrong type (recorded).
 
-        :param path: Where it stands, such as ``vectors[0].values[1]``.
+        :param path: The path of the value, such as ``vectors[0].values[1]``.
         :param value: The value.
-        :param type_name: What belongs there: ``FLOAT``, ``STRING`` and so on.
-        :return: The refusal.
+        :param type_name: The expected type: ``FLOAT``, ``STRING`` and so on.
+        :return: The error.
         """
         return cls(f"{path}: invalid value {orjson.dumps(value).decode()} for type TYPE_{type_name}")
 
@@ -84,10 +84,10 @@ class MalformedRequestError(ApiError):
 @dataclass(frozen=True)
 class Message:
     """
-    A JSON object whose fields are known, read as protobuf reads it: ``null`` and absent are the same.
+    A JSON object with known fields, read as protobuf reads it: a field that is ``null`` is absent.
 
     :param fields: The fields, by their JSON names.
-    :param path: Where the object stands in the request; empty for the root.
+    :param path: The path of the object in the request; empty for the root.
     """
 
     fields: dict[str, Any]
@@ -96,19 +96,19 @@ class Message:
     @classmethod
     def parse(cls, body: bytes, known: frozenset[str]) -> Message:
         """
-        Read the body of a request.
+        Parse the body of a request.
 
         :param body: JSON.
-        :param known: The names of the fields that the message has.
+        :param known: The field names of the message type.
         :return: The message.
-        :raises Malformed: It is not JSON, not an object, or has another field.
+        :raises MalformedRequestError: The body is not a JSON object, or it has an unknown field.
         """
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
             start = max(exc.pos - _CONTEXT_CHARACTERS, 0)
-            shown = exc.doc[start : exc.pos + _CONTEXT_CHARACTERS]
-            raise MalformedRequestError(f"Unexpected token.\n{shown}\n{' ' * (exc.pos - start)}^") from exc
+            context = exc.doc[start : exc.pos + _CONTEXT_CHARACTERS]
+            raise MalformedRequestError(f"Unexpected token.\n{context}\n{' ' * (exc.pos - start)}^") from exc
         if not isinstance(value, dict):
             raise MalformedRequestError("Root element must be a message.")
         return cls.of(value, "", known)
@@ -116,16 +116,16 @@ class Message:
     @classmethod
     def of(cls, value: object, path: str, known: frozenset[str]) -> Message:
         """
-        Take a JSON value as a message.
+        Convert a JSON value to a message.
 
         :param value: The value.
-        :param path: Where it stands.
-        :param known: The names of the fields that the message has. Their snake_case forms are taken too.
+        :param path: The path of the value in the request.
+        :param known: The field names of the message type. Their snake_case forms are accepted too.
         :return: The message.
-        :raises Malformed: It is not an object, or has another field.
+        :raises MalformedRequestError: The value is not an object, or it has an unknown field.
         """
         if not isinstance(value, dict):
-            raise MalformedRequestError.value(path, value, "MESSAGE")
+            raise MalformedRequestError.wrong_type(path, value, "MESSAGE")
         if not value.keys() <= known:
             value = {_camel_case(name): field for name, field in value.items()}
             if unknown := value.keys() - known:
@@ -133,72 +133,72 @@ class Message:
         return cls(value, path)
 
     def text(self, name: str) -> str:
-        """Give a string, empty when absent."""
+        """Return a string field, empty if absent."""
         return self._get(name, str, "STRING") or ""
 
     def flag(self, name: str) -> bool:
-        """Give a boolean, false when absent."""
+        """Return a boolean field, false if absent."""
         return self._get(name, bool, "BOOL") or False
 
     def integer(self, name: str) -> int:
-        """Give a whole number of at most 32 bits, 0 when absent."""
+        """Return a uint32 field, 0 if absent."""
         value = self.fields.get(name)
         if value is None:
             return 0
         if type(value) is float and value.is_integer():
             value = int(value)
         if type(value) is not int or not 0 <= value <= np.iinfo(UINT32).max:
-            raise MalformedRequestError.value(self._at(name), value, "UINT32")
+            raise MalformedRequestError.wrong_type(self._at(name), value, "UINT32")
         return value
 
     def items(self, name: str) -> list[Any]:
-        """Give a list, empty when absent."""
+        """Return a list field, empty if absent."""
         return self._get(name, list, "MESSAGE") or []
 
     def texts(self, name: str) -> list[str]:
-        """Give a list of strings, empty when absent."""
+        """Return a list of strings, empty if absent."""
         texts = self.items(name)
         for position, text in enumerate(texts):
             if not isinstance(text, str):
-                raise MalformedRequestError.value(f"{self._at(name)}[{position}]", text, "STRING")
+                raise MalformedRequestError.wrong_type(f"{self._at(name)}[{position}]", text, "STRING")
         return texts
 
     def mapping(self, name: str) -> dict[str, Any] | None:
-        """Give an object with any keys (protobuf's ``Struct``)."""
+        """Return an object with any keys (protobuf's ``Struct``)."""
         value: dict[str, Any] | None = self._get(name, dict, "MESSAGE")
         return value
 
     def message(self, name: str, known: frozenset[str]) -> Message | None:
-        """Give a nested message."""
+        """Return a nested message."""
         value = self.fields.get(name)
         return None if value is None else Message.of(value, self._at(name), known)
 
     def floats(self, name: str) -> bytes:
         """
-        Give a list of numbers as packed float32, empty when absent.
+        Return a list of numbers as packed float32, empty if absent.
 
-        ``struct`` rounds as numpy does, refuses what does not fit a float32, and is twice as fast as ``np.array``.
+        ``struct`` rounds like numpy, rejects what does not fit into a float32, and is twice as fast as ``np.array``.
         """
         values = self.items(name)
         try:
             packed = struct.pack(f"<{len(values)}f", *values)
         except (struct.error, OverflowError) as exc:
-            raise self._bad_float(name, values) from exc
+            raise self._float_error(name, values) from exc
         vector = np.frombuffer(packed, FLOAT32)
-        self._refuse_booleans(name, values, np.flatnonzero((vector == 0) | (vector == 1)), "FLOAT")
+        self._reject_booleans(name, values, np.flatnonzero((vector == 0) | (vector == 1)), "FLOAT")
         return packed
 
     def unsigned(self, name: str) -> bytes:
-        """Give a list of whole numbers as packed uint32, empty when absent."""
+        """Return a list of integers as packed uint32, empty if absent."""
         values = self.items(name)
         try:
             packed = struct.pack(f"<{len(values)}I", *values)
         except struct.error as exc:
             for position, value in enumerate(values):
                 if type(value) is not int or not 0 <= value <= limits.MAX_SPARSE_INDEX:
-                    raise MalformedRequestError.value(f"{self._at(name)}[{position}]", value, "UINT32") from exc
+                    raise MalformedRequestError.wrong_type(f"{self._at(name)}[{position}]", value, "UINT32") from exc
             raise
-        self._refuse_booleans(name, values, np.flatnonzero(np.frombuffer(packed, UINT32) <= 1), "UINT32")
+        self._reject_booleans(name, values, np.flatnonzero(np.frombuffer(packed, UINT32) <= 1), "UINT32")
         return packed
 
     def _at(self, name: str) -> str:
@@ -207,31 +207,31 @@ class Message:
     def _get(self, name: str, kind: type[Any], type_name: str) -> Any:
         value = self.fields.get(name)
         if value is not None and type(value) is not kind:
-            raise MalformedRequestError.value(self._at(name), value, type_name)
+            raise MalformedRequestError.wrong_type(self._at(name), value, type_name)
         return value
 
-    def _bad_float(self, name: str, values: list[Any]) -> MalformedRequestError:
-        """Find the value that did not go into a float32."""
+    def _float_error(self, name: str, values: list[Any]) -> MalformedRequestError:
+        """Make the error for the first value that does not fit into a float32."""
         largest = float(np.finfo(FLOAT32).max)
         for position, value in enumerate(values):
             if type(value) not in (int, float) or abs(value) > largest:
-                return MalformedRequestError.value(f"{self._at(name)}[{position}]", value, "FLOAT")
-        raise AssertionError("struct refused a value that is a float32")  # pragma: no cover
+                return MalformedRequestError.wrong_type(f"{self._at(name)}[{position}]", value, "FLOAT")
+        raise AssertionError("struct rejected a valid float32")  # pragma: no cover
 
-    def _refuse_booleans(self, name: str, values: list[Any], suspects: Any, type_name: str) -> None:
-        """Look for booleans, which Python takes for 0 and 1, where a 0 or a 1 came out: looking everywhere is slow."""
+    def _reject_booleans(self, name: str, values: list[Any], suspects: Any, type_name: str) -> None:
+        """Reject booleans, which Python packs as 0 and 1. Only such positions are checked: checking all is slow."""
         for position in suspects:
             if type(values[position]) is bool:
-                raise MalformedRequestError.value(f"{self._at(name)}[{position}]", values[position], type_name)
+                raise MalformedRequestError.wrong_type(f"{self._at(name)}[{position}]", values[position], type_name)
 
 
-def namespace_name(name: str) -> str:
+def normalize_namespace(name: str) -> str:
     """
-    Check the name of a namespace.
+    Validate the name of a namespace.
 
-    :param name: As the client sent it.
+    :param name: The name in the request.
     :return: The name as it is stored: the default namespace is ``""``.
-    :raises Refused: It is too long, not ASCII, or holds NUL.
+    :raises ApiError: The name is too long, not ASCII, or contains NUL.
     """
     if len(name) > limits.MAX_NAMESPACE_LENGTH:
         raise ApiError(f"Namespace must be at most {limits.MAX_NAMESPACE_LENGTH} characters, but got {len(name)}")
@@ -239,14 +239,14 @@ def namespace_name(name: str) -> str:
     return "" if name == DEFAULT_NAMESPACE else name
 
 
-def upsert_rows(message: Message, spec: IndexSpec) -> list[Row]:
+def parse_upsert(message: Message, spec: IndexSpec) -> list[Row]:
     """
-    Check an upsert and pack its records.
+    Validate an upsert and pack its records.
 
     :param message: The request.
     :param spec: The index.
-    :return: One row for each record, in order; an id may occur more than once.
-    :raises Refused: A record breaks a rule.
+    :return: One row per record, in order; an id may occur more than once.
+    :raises ApiError: A record is invalid.
     """
     vectors = message.items("vectors")
     if not vectors:
@@ -262,14 +262,14 @@ def upsert_rows(message: Message, spec: IndexSpec) -> list[Row]:
     ]
 
 
-def update_of(message: Message, spec: IndexSpec) -> Callable[[Row], Row]:
+def parse_update(message: Message, spec: IndexSpec) -> Callable[[Row], Row]:
     """
-    Check an update: values and sparse values are replaced, metadata are merged field by field.
+    Validate an update, which replaces values and sparse values and merges metadata field by field.
 
     :param message: The request.
     :param spec: The index.
-    :return: Gives a record as it is to be stored; raises ``ApiError`` when its metadata would become too long.
-    :raises Refused: The request breaks a rule, whatever is stored.
+    :return: A function that returns the updated record, or raises ``ApiError`` if its metadata become too large.
+    :raises ApiError: The request is invalid, independent of the stored record.
     """
     values = dense_values(message, "values", spec, record_id=message.text("id")) if message.items("values") else None
     sparse = sparse_values(message, "sparseValues", spec)
@@ -291,14 +291,14 @@ def update_of(message: Message, spec: IndexSpec) -> Callable[[Row], Row]:
 
 def dense_values(message: Message, name: str, spec: IndexSpec, *, record_id: str | None = None) -> bytes | None:
     """
-    Check a dense vector.
+    Validate a dense vector.
 
-    :param message: Where it stands.
-    :param name: Its field.
+    :param message: The message that contains it.
+    :param name: The name of its field.
     :param spec: The index.
-    :param record_id: The record that it belongs to; ``None`` for a query, which may be all zeros.
+    :param record_id: The id of its record; ``None`` for a query, which may be all zeros.
     :return: Packed float32; ``None`` in a sparse index.
-    :raises Refused: Wrong dimension, all zeros, or dense values where none belong.
+    :raises ApiError: The dimension is wrong, all values are zero, or the index is sparse.
     """
     packed = message.floats(name)
     dimension = len(packed) // FLOAT32.itemsize
@@ -317,18 +317,18 @@ def dense_values(message: Message, name: str, spec: IndexSpec, *, record_id: str
 
 def sparse_values(message: Message, name: str, spec: IndexSpec) -> tuple[bytes, bytes] | None:
     """
-    Check sparse values.
+    Validate sparse values.
 
-    :param message: Where they stand.
-    :param name: Their field.
+    :param message: The message that contains them.
+    :param name: The name of their field.
     :param spec: The index.
-    :return: Packed uint32 indices and float32 values; ``None`` when absent.
-    :raises Refused: They are empty, too many, of different lengths, or the index takes none.
+    :return: Packed uint32 indices and float32 values; ``None`` if absent.
+    :raises ApiError: They are empty, too many or of different lengths, or the index does not support them.
     """
     sparse = message.message(name, _SPARSE_FIELDS)
     if sparse is None:
         return None
-    if not spec.takes_sparse_values:
+    if not spec.supports_sparse_values:
         raise ApiError(
             "Index configuration does not support sparse values - "
             "only indexes that are sparse or using dotproduct are supported"
@@ -364,7 +364,7 @@ def _row(vector: Message, spec: IndexSpec) -> Row:
 
 
 def _pack_metadata(metadata: dict[str, Any]) -> bytes:
-    """Check metadata and write it as JSON. Numbers are float64, so whole numbers beyond 2**53 are rounded."""
+    """Validate metadata and encode them as JSON. Numbers are float64, so integers beyond 2**53 are rounded."""
     packed = orjson.dumps(dict(_metadata_fields(metadata)))
     if len(packed) > limits.MAX_METADATA_BYTES:
         raise ApiError(
@@ -387,14 +387,14 @@ def _metadata_fields(metadata: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         else:
             raise ApiError(
                 "Metadata value must be a string, number, boolean or list of strings, "
-                f"got '{_show(value)}' for field '{name}'"
+                f"got '{_preview(value)}' for field '{name}'"
             )
 
 
-def _show(value: object) -> str:
-    """Write a metadata value as the real service does (recorded): numbers as doubles, cut after 16 characters."""
-    shown = orjson.dumps(_with_doubles(value)).decode()
-    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}..."
+def _preview(value: object) -> str:
+    """Show a metadata value as the real service does (recorded): numbers as doubles, cut after 16 characters."""
+    text = orjson.dumps(_with_doubles(value)).decode()
+    return text if len(text) <= _PREVIEW_CHARACTERS else f"{text[:_PREVIEW_CHARACTERS]}..."
 
 
 def _with_doubles(value: object) -> object:

@@ -1,8 +1,12 @@
 """
 Exact search in one namespace, by brute force.
 
-What always holds: a ``Searchable`` never changes; products are summed in float64 row by row and rounded to float32
-once, so equal vectors score alike wherever they stand (BLAS does not promise that); ties go to the smaller id.
+Invariants:
+
+* A ``Snapshot`` never changes.
+* Products are summed in float64 row by row and rounded to float32 once, so equal vectors have equal scores in every row.
+  BLAS does not guarantee that.
+* Of matches with the same score, the smaller id comes first.
 """
 
 from __future__ import annotations
@@ -20,46 +24,46 @@ from airflow_pinecone_upsert.emulator.filters import Predicate
 from airflow_pinecone_upsert.emulator.records import FLOAT32, UINT32, IndexSpec, Row
 
 _ROWS_PER_BLOCK: Final = 4096
-"""Rows whose differences are held in float64 at once."""
+"""Rows whose differences to the query are in memory at once, as float64."""
 
 
 @dataclass(frozen=True)
 class Query:
     """
-    What is searched for.
+    One query.
 
-    :param top_k: How many matches at most.
+    :param top_k: The maximum number of matches.
     :param values: Packed float32; ``None`` in a sparse index.
     :param sparse: Packed uint32 indices and float32 values, or ``None``.
-    :param wanted: Which metadata a match must have; ``None`` for any.
+    :param predicate: The metadata filter that a match must pass; ``None`` for no filter.
     """
 
     top_k: int
     values: bytes | None
     sparse: tuple[bytes, bytes] | None = None
-    wanted: Predicate | None = None
+    predicate: Predicate | None = None
 
 
 class Match(NamedTuple):
-    """A record that was found, and its score as the metric defines it."""
+    """A record that matches a query, with its score by the metric of the index."""
 
     row: Row
     score: np.float32
 
 
 class _Sparse(NamedTuple):
-    """The sparse values of a namespace in coordinate form: one entry for each non-zero."""
+    """The sparse values of a namespace in coordinate form: one entry per non-zero value."""
 
     rows: NDArray[np.intp]
     indices: NDArray[np.uint32]
     values: NDArray[np.float32]
 
 
-class Searchable:
+class Snapshot:
     """
-    A namespace as it was at one moment, ready to be searched.
+    The records of a namespace at one moment, prepared for searches.
 
-    :param rows: Its records, ordered by id.
+    :param rows: The records, ordered by id.
     :param spec: The index.
     """
 
@@ -71,20 +75,20 @@ class Searchable:
         """
         Find the nearest records.
 
-        :param query: What to look for.
-        :return: The best first. A sparse index gives only records that share an index with the query.
+        :param query: The query.
+        :return: The matches, best first. A query without dense values matches only records that share a sparse index
+            with it.
         """
         scores, candidates = self._scores(query)
-        if query.wanted is not None:
-            wanted = query.wanted
-            candidates &= np.fromiter((wanted(metadata) for metadata in self._metadata), np.bool_, len(self._rows))
+        if query.predicate is not None:
+            candidates &= np.fromiter(map(query.predicate, self._metadata), np.bool_, len(self._rows))
         positions = np.flatnonzero(candidates)
         nearest_first = scores[positions] if self._spec.metric == "euclidean" else -scores[positions]
         best = positions[np.argsort(nearest_first, kind="stable")[: query.top_k]]
         return [Match(self._rows[position], scores[position]) for position in best]
 
     def _scores(self, query: Query) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Score every record, and say which ones are candidates at all."""
+        """Return the score of every record, and which records may match at all."""
         scores = np.zeros(len(self._rows))
         candidates = np.ones(len(self._rows), np.bool_)
         if query.values is not None:
@@ -94,7 +98,7 @@ class Searchable:
             scores += np.bincount(rows, products, minlength=len(self._rows))
             if query.values is None:
                 candidates = np.bincount(rows, minlength=len(self._rows)) > 0
-        # JSON has no infinity: a distance beyond float32 is the largest one.
+        # JSON has no infinity: a score outside of float32 becomes the largest (or smallest) float32.
         bounds = np.finfo(FLOAT32)
         return np.clip(scores, bounds.min, bounds.max).astype(np.float32), candidates
 
@@ -118,14 +122,14 @@ class Searchable:
         return distances
 
     def _sparse_products(self, packed_indices: bytes, packed_values: bytes) -> tuple[Any, Any]:
-        """Give, for each non-zero that the query shares with a record, the record's row and the product."""
+        """Return the row and the product of each sparse value whose index the query has too."""
         order = np.argsort(np.frombuffer(packed_indices, UINT32), kind="stable")
         indices = np.frombuffer(packed_indices, UINT32)[order]
         values = np.frombuffer(packed_values, FLOAT32)[order].astype(np.float64)
         stored = self._sparse
-        places = np.minimum(np.searchsorted(indices, stored.indices), len(indices) - 1)
-        shared = indices[places] == stored.indices
-        return stored.rows[shared], stored.values[shared] * values[places[shared]]
+        positions = np.minimum(np.searchsorted(indices, stored.indices), len(indices) - 1)
+        shared = indices[positions] == stored.indices
+        return stored.rows[shared], stored.values[shared] * values[positions[shared]]
 
     @cached_property
     def _matrix(self) -> NDArray[np.float32]:

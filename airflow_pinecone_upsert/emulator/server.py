@@ -1,9 +1,11 @@
 """
-A local index that listens on a port: uvicorn in a thread.
+The emulator's HTTP server: uvicorn in a thread.
 
-What always holds: after ``start()`` the port answers; after ``close()`` the port is free and no thread is left, also
-when a client is still connected or a fault still stalls; a request that was not answered by then may or may not have
-been applied, as with the real service.
+Invariants:
+
+* After ``start()`` the port accepts requests.
+* After ``close()`` the port is free and the thread has ended, even if a client is still connected or a request is still
+  stalled by a fault. Such a request may or may not have been applied, as with the real service.
 """
 
 from __future__ import annotations
@@ -22,24 +24,24 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from airflow_pinecone_upsert.api import limits
+from airflow_pinecone_upsert.emulator import limits
 from airflow_pinecone_upsert.emulator.app import create_app
-from airflow_pinecone_upsert.emulator.faults import Faults, HangUp
+from airflow_pinecone_upsert.emulator.faults import DropConnection, Faults
 from airflow_pinecone_upsert.emulator.records import IndexSpec, StoredRecord
 from airflow_pinecone_upsert.emulator.request_log import RequestLog, RequestRecord, max_in_flight
 from airflow_pinecone_upsert.emulator.store import Store
 
 _ANY_KEY: Final = "local"
-"""What a client may send where any key is taken."""
+"""The key of an index that accepts any key."""
 
 _KEEP_ALIVE_S: Final = 75
-"""Idle connections stay this long. uvicorn's 5 s would cut off a client that reads its source between two requests."""
+"""How long an idle connection stays open. uvicorn's 5 s would disconnect a client that reads its source between requests."""
 
 
 @final
 class EmulatedIndex:
     """
-    A Pinecone-compatible index that listens for as long as a ``with`` block lasts.
+    A Pinecone-compatible index that accepts requests for the duration of a ``with`` block.
 
     ::
 
@@ -49,20 +51,21 @@ class EmulatedIndex:
             assert index.vectors()["a"].values.tolist() == [1, 2, 3]
 
     :param dimension: Components of a vector; ``None`` for a sparse index.
-    :param metric: ``cosine``, ``dotproduct`` or ``euclidean``; by default what the vector type allows.
+    :param metric: ``cosine``, ``dotproduct`` or ``euclidean``; by default ``cosine`` for a dense and ``dotproduct`` for
+        a sparse index.
     :param vector_type: ``dense`` or ``sparse``.
-    :param name: The index's name.
-    :param document_schema: The fields of an index that holds documents and refuses vectors, such as
-        ``{"title": {"type": "string", "full_text_search": {}}}``.
-    :param api_key: The key that clients must send; ``None`` takes any that is not empty.
+    :param name: The name of the index.
+    :param document_schema: The fields of an index of documents, such as
+        ``{"title": {"type": "string", "full_text_search": {}}}``. Such an index rejects vectors.
+    :param api_key: The API key that clients must send; ``None`` accepts any key that is not empty.
     :param host: The address to listen on.
-    :param port: The port; 0 for any that is free.
-    :param data: A folder that keeps the records; ``None`` keeps them in memory.
-    :param max_request_bytes: The longest JSON body that is taken.
-    :param record_requests: Whether ``requests`` is filled. It grows without bound and parses each body once more.
-    :param grace_s: How long ``close()`` waits for requests under way.
-    :raises ValueError: Dimension, metric and vector type do not go together.
-    :raises DataFolderError: The folder holds an index of another kind, or is in use.
+    :param port: The port to listen on; 0 for any free port.
+    :param data: The folder to store the records in; ``None`` stores them in memory.
+    :param max_request_bytes: The size of the largest JSON body to accept.
+    :param record_requests: Whether to fill ``requests``, which grows without bound and costs one more parse per body.
+    :param grace_s: How many seconds ``close()`` waits for requests in progress.
+    :raises ValueError: Pinecone does not offer this combination of dimension, metric and vector type.
+    :raises DataFolderError: The folder contains a different kind of index, or is in use.
     """
 
     def __init__(  # noqa: PLR0913
@@ -99,7 +102,7 @@ class EmulatedIndex:
             log=self._log if record_requests else None,
         )
         config = uvicorn.Config(
-            _obeying_hang_ups(app),
+            _with_dropped_connections(app),
             http=_Protocol,
             ws="none",
             lifespan="off",
@@ -111,7 +114,7 @@ class EmulatedIndex:
             server_header=False,
         )
         self._server = _Server(config, grace_s)
-        self._thread = threading.Thread(target=self._run, name=f"local index {name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"emulated index {name}", daemon=True)
         self._socket: socket.socket | None = None
         self._url = ""
 
@@ -122,28 +125,28 @@ class EmulatedIndex:
 
     @property
     def requests(self) -> list[RequestRecord]:
-        """The requests so far, in the order of their answers; empty unless ``record_requests``."""
+        """The requests so far, in the order of their responses; empty unless ``record_requests`` is true."""
         return self._log.entries
 
     @property
     def max_in_flight(self) -> int:
-        """How many of ``requests`` were open at once, at most."""
+        """The largest number of ``requests`` that were in flight at once."""
         return max_in_flight(list(self.requests))
 
     def vectors(self, namespace: str = "") -> dict[str, StoredRecord]:
         """
-        Give what is stored.
+        Return the stored records.
 
-        :param namespace: Where; ``""`` is the default namespace.
+        :param namespace: The namespace; ``""`` is the default namespace.
         :return: The records by id, ordered by id.
         """
         return {row.id: row.unpack() for row in self.store.rows(namespace)}
 
     def connection_json(self) -> str:
         """
-        Give the value of an environment variable such as ``AIRFLOW_CONN_PINECONE_DEFAULT``.
+        Return the value of an environment variable such as ``AIRFLOW_CONN_PINECONE_DEFAULT``.
 
-        Host and port stand apart, because Airflow 3.3.1 and 3.3.2 test no connection without a port.
+        Host and port are separate fields, because Airflow 3.3.1 and 3.3.2 cannot test a connection without a port.
 
         :return: An Airflow connection of type ``pinecone_upsert`` to this index, as JSON.
         """
@@ -153,10 +156,10 @@ class EmulatedIndex:
 
     def start(self) -> EmulatedIndex:
         """
-        Listen.
+        Start the server.
 
         :return: This index.
-        :raises OSError: The port is taken.
+        :raises OSError: The port is in use.
         """
         host, port = self._address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -171,24 +174,24 @@ class EmulatedIndex:
         self._server.ready.wait()
         if not self._server.started:
             self.close()
-            raise RuntimeError("The server thread died at its start; its traceback is in the log.")
+            raise RuntimeError("The server thread failed to start; its traceback is in the log.")
         return self
 
     def close(self) -> None:
-        """Stop listening, end what is under way and close the store. May be called more than once."""
+        """Stop the server, abort unfinished requests and close the store. Can be called more than once."""
         if self._thread.is_alive():
             self._server.stop()
             self._thread.join()
         self.store.close()
 
     def __enter__(self) -> EmulatedIndex:
-        """Start."""
+        """Start the server."""
         return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Stop the server."""
         self.close()
 
     def _run(self) -> None:
@@ -201,7 +204,7 @@ class EmulatedIndex:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its polling: it starts and stops within milliseconds, where the original sleeps up to 0.2 s."""
+    """uvicorn without its polling: it starts and stops within milliseconds, where uvicorn sleeps for up to 0.2 s."""
 
     def __init__(self, config: uvicorn.Config, grace_s: float) -> None:
         super().__init__(config)
@@ -211,7 +214,7 @@ class _Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def stop(self) -> None:
-        """Ask the server to end. To be called from another thread, once ``ready`` is set."""
+        """Ask the server to stop. Call it from another thread, after ``ready`` is set."""
         assert self._loop is not None  # noqa: S101 - main_loop() set both before it set ``ready``
         assert self._stopping is not None  # noqa: S101
         self._loop.call_soon_threadsafe(self._stopping.set)
@@ -226,7 +229,7 @@ class _Server(uvicorn.Server):
         for listener in self.servers:
             listener.close()
         for connection in list(self.server_state.connections):
-            connection.shutdown()  # An idle one closes; a busy one closes behind its answer.
+            connection.shutdown()  # An idle connection closes now, a busy one after its response.
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=self._grace_s)
         for connection in list(self.server_state.connections):
@@ -237,37 +240,39 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Puts its transport into the state of each request, where ``_obeying_hang_ups`` finds it: ASGI cannot hang up."""
+    """Adds its transport to the state of each request for ``_with_dropped_connections``: ASGI cannot drop a connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # asyncio does this only for sockets that were made with IPPROTO_TCP; without it each answer waits 40 ms for an
-        # acknowledgement of its head.
+        # asyncio sets this only for sockets that were created with IPPROTO_TCP. Without it, each response waits 40 ms for
+        # the acknowledgement of its headers.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {**self.app_state, "transport": transport}
-        self.access_log = False  # whatever an application such as Airflow does to uvicorn's loggers
+        self.access_log = False  # even if an application such as Airflow has configured uvicorn's loggers
 
 
-def _obeying_hang_ups(app: ASGIApp) -> ASGIApp:
-    async def obeying(scope: Scope, receive: Receive, send: Send) -> None:
+def _with_dropped_connections(app: ASGIApp) -> ASGIApp:
+    """Drop the connection when the application raises ``DropConnection``."""
+
+    async def dropping(scope: Scope, receive: Receive, send: Send) -> None:
         state: Mapping[str, Any] = scope["state"]
         try:
             await app(scope, receive, send)
-        except HangUp as hang_up:
-            _cut(state["transport"], reset=hang_up.reset)
-            # uvicorn would log a missing answer if this returned before it noticed that nobody listens.
+        except DropConnection as drop:
+            _drop(state["transport"], reset=drop.reset)
+            # If this returned before uvicorn has noticed the disconnect, uvicorn would log a missing response.
             while (await receive())["type"] != "http.disconnect":
                 pass
         except asyncio.CancelledError:
-            # Cancelled by ``shutdown``, which cut the connection: uvicorn would log that as a crash.
+            # ``shutdown`` cancelled the request and dropped the connection; uvicorn would log that as a crash.
             pass
 
-    return obeying
+    return dropping
 
 
-def _cut(transport: asyncio.Transport, *, reset: bool) -> None:
+def _drop(transport: asyncio.Transport, *, reset: bool) -> None:
     if reset:
-        # With a linger time of zero a close is a reset (socket(7)).
+        # With a linger time of zero, closing the socket sends a reset (socket(7)).
         linger = struct.pack("ii", 1, 0)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     transport.abort()

@@ -1,9 +1,12 @@
 """
 The records of one index, in SQLite.
 
-What always holds: a write is one transaction, and it is in the file when the method returns, so a killed process loses
-nothing that it acknowledged; every write has a log sequence number (LSN) greater than all before it; the default
-namespace is ``""``; a namespace exists as long as it holds a record; one process at a time owns a data folder.
+Invariants:
+
+* A write is one transaction. It is in the file when the method returns, so a killed process loses no acknowledged write.
+* Every write has a log sequence number (LSN) that is greater than those of all earlier writes.
+* The default namespace is ``""``. A namespace exists as long as it has a record.
+* Only one process at a time can use a data folder.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import orjson
 
 from airflow_pinecone_upsert.emulator.filters import Predicate
 from airflow_pinecone_upsert.emulator.records import IndexSpec, Row
-from airflow_pinecone_upsert.emulator.search import Match, Query, Searchable
+from airflow_pinecone_upsert.emulator.search import Match, Query, Snapshot
 
 _FILE_NAME: Final = "index.sqlite3"
 
@@ -40,40 +43,40 @@ _COLUMNS: Final = "id, dense, sparse_indices, sparse_values, metadata"
 
 
 class DataFolderError(Exception):
-    """The data folder holds an index of another kind, or another process is using it (``database is locked``)."""
+    """The data folder contains a different kind of index, or another process uses it (``database is locked``)."""
 
 
 class Store:
     """
-    Keeps records and finds them. Safe to share between threads.
+    The records of one index. Safe to share between threads.
 
-    :param spec: What the index is.
-    :param folder: Where the data live, created when absent; ``None`` keeps them in memory.
-    :raises DataFolderError: The folder holds an index of another kind, or is in use.
+    :param spec: The properties of the index.
+    :param folder: The data folder, created if it does not exist; ``None`` stores the records in memory.
+    :raises DataFolderError: The folder contains a different kind of index, or is in use.
     """
 
     def __init__(self, spec: IndexSpec, folder: Path | None = None) -> None:
         self.spec = spec
         self._lock = threading.Lock()
-        self._searchables: dict[str, Searchable] = {}
+        self._snapshots: dict[str, Snapshot] = {}
         self._connection = _connect(folder)
         try:
-            self._lsn = _claim(self._connection, spec)
+            self._lsn = _open_index(self._connection, spec)
         except (DataFolderError, sqlite3.DatabaseError) as exc:
             self._connection.close()
             raise DataFolderError(f"{folder} cannot be used: {exc}. Choose another folder.") from exc
 
     @property
     def lsn(self) -> int:
-        """The number of the last write; whatever is read after asking for it contains that write."""
+        """The LSN of the last write. Every later read sees that write."""
         return self._lsn
 
     def upsert(self, namespace: str, rows: Sequence[Row]) -> int:
         """
-        Write records over whatever has their ids.
+        Write records. They replace records with the same ids.
 
-        :param namespace: Where to.
-        :param rows: The records; of those with the same id the last one stays.
+        :param namespace: The namespace.
+        :param rows: The records; the last one of the same id wins.
         :return: The LSN.
         """
         with self._writing(namespace) as cursor:
@@ -83,13 +86,13 @@ class Store:
             )
         return self._lsn
 
-    def change(self, namespace: str, record_id: str, change: Callable[[Row], Row]) -> int:
+    def update(self, namespace: str, record_id: str, update: Callable[[Row], Row]) -> int:
         """
-        Change one record. Nothing happens when there is none with this id.
+        Update one record. An unknown id is ignored.
 
-        :param namespace: Where it is.
-        :param record_id: Its id.
-        :param change: Gives the record as it is to be; what it raises leaves the record as it was.
+        :param namespace: The namespace.
+        :param record_id: The id.
+        :param update: Returns the new record. If it raises, the record stays unchanged.
         :return: The LSN.
         """
         with self._writing(namespace) as cursor:
@@ -97,15 +100,15 @@ class Store:
                 cursor.execute(
                     "UPDATE records SET dense = ?, sparse_indices = ?, sparse_values = ?, metadata = ?"
                     " WHERE namespace = ? AND id = ?",
-                    (*change(row)[1:], namespace, record_id),
+                    (*update(row)[1:], namespace, record_id),
                 )
         return self._lsn
 
     def delete(self, namespace: str, ids: Collection[str]) -> int:
         """
-        Delete records by id. Unknown ids are no error.
+        Delete records by id. Unknown ids are ignored.
 
-        :param namespace: Where they are.
+        :param namespace: The namespace.
         :param ids: The ids.
         :return: The LSN.
         """
@@ -113,17 +116,17 @@ class Store:
             _delete(cursor, namespace, ids)
         return self._lsn
 
-    def delete_matching(self, namespace: str, wanted: Predicate) -> int:
+    def delete_matching(self, namespace: str, predicate: Predicate) -> int:
         """
         Delete the records whose metadata match.
 
-        :param namespace: Where they are.
-        :param wanted: Which ones.
+        :param namespace: The namespace.
+        :param predicate: Whether metadata match.
         :return: The LSN.
         """
         with self._writing(namespace) as cursor:
             rows = cursor.execute("SELECT id, metadata FROM records WHERE namespace = ?", (namespace,)).fetchall()
-            matching = [row_id for row_id, metadata in rows if wanted(orjson.loads(metadata or b"{}"))]
+            matching = [row_id for row_id, metadata in rows if predicate(orjson.loads(metadata or b"{}"))]
             _delete(cursor, namespace, matching)
         return self._lsn
 
@@ -131,8 +134,8 @@ class Store:
         """
         Delete a namespace with all its records.
 
-        :param namespace: Which one.
-        :return: The LSN; ``None`` when there is no such namespace.
+        :param namespace: The namespace.
+        :return: The LSN; ``None`` if the namespace does not exist.
         """
         with self._writing(namespace) as cursor:
             deleted = cursor.execute("DELETE FROM records WHERE namespace = ?", (namespace,)).rowcount
@@ -142,18 +145,18 @@ class Store:
         """
         Count the records of each namespace.
 
-        :return: Counts by name, ordered by name.
+        :return: The counts by namespace, ordered by name.
         """
         with self._reading() as cursor:
             return dict(cursor.execute("SELECT namespace, count(*) FROM records GROUP BY 1 ORDER BY 1").fetchall())
 
     def fetch(self, namespace: str, ids: Collection[str]) -> list[Row]:
         """
-        Look records up by id.
+        Look up records by id.
 
-        :param namespace: Where they are.
-        :param ids: The ids; unknown ones are left out of the answer.
-        :return: The records, in the order in which their ids were first named.
+        :param namespace: The namespace.
+        :param ids: The ids; unknown ones are ignored.
+        :return: The records, each once, in the order of ``ids``.
         """
         with self._reading() as cursor:
             return [
@@ -164,12 +167,12 @@ class Store:
 
     def ids(self, namespace: str, *, prefix: str = "", after: str = "", limit: int) -> list[str]:
         """
-        List ids in their order as bytes.
+        List ids, sorted by their bytes.
 
-        :param namespace: Where they are.
-        :param prefix: What they begin with.
-        :param after: Only those behind this one.
-        :param limit: How many at most.
+        :param namespace: The namespace.
+        :param prefix: Return only ids that start with this.
+        :param after: Return only ids greater than this.
+        :param limit: The maximum number of ids.
         :return: The ids.
         """
         with self._reading() as cursor:
@@ -182,31 +185,30 @@ class Store:
 
     def rows(self, namespace: str) -> list[Row]:
         """
-        Give a namespace as a whole.
+        Return all records of a namespace.
 
-        :param namespace: Which one.
-        :return: Its records, ordered by id.
+        :param namespace: The namespace.
+        :return: The records, ordered by id.
         """
         with self._reading() as cursor:
-            return list(_select(cursor, "namespace = ? ORDER BY id", namespace))
+            return _select_all(cursor, namespace)
 
     def search(self, namespace: str, query: Query) -> list[Match]:
         """
         Find the records nearest to a query.
 
-        :param namespace: Where to look.
-        :param query: What to look for.
-        :return: The best first.
+        :param namespace: The namespace.
+        :param query: The query.
+        :return: The matches, best first.
         """
         with self._reading() as cursor:
-            searchable = self._searchables.get(namespace)
-            if searchable is None:
-                searchable = Searchable(list(_select(cursor, "namespace = ? ORDER BY id", namespace)), self.spec)
-                self._searchables[namespace] = searchable
-        return searchable.search(query)
+            snapshot = self._snapshots.get(namespace)
+            if snapshot is None:
+                snapshot = self._snapshots[namespace] = Snapshot(_select_all(cursor, namespace), self.spec)
+        return snapshot.search(query)
 
     def close(self) -> None:
-        """Wait for the operation under way and close. Data in memory are gone."""
+        """Wait for the operation in progress and close. Records in memory are lost."""
         with self._lock:
             self._connection.close()
 
@@ -217,7 +219,7 @@ class Store:
 
     @contextmanager
     def _writing(self, namespace: str) -> Iterator[sqlite3.Cursor]:
-        """Hold one transaction, with its LSN inside, and drop what was prepared for searching the namespace."""
+        """Run one transaction, which includes the new LSN, and drop the snapshot of the namespace."""
         with self._lock, closing(self._connection.cursor()) as cursor:
             cursor.execute("BEGIN IMMEDIATE")
             try:
@@ -228,36 +230,40 @@ class Store:
                 cursor.execute("ROLLBACK")
                 raise
             self._lsn += 1
-            self._searchables.pop(namespace, None)
+            self._snapshots.pop(namespace, None)
 
 
 def _connect(folder: Path | None) -> sqlite3.Connection:
-    # The lock of the store keeps threads apart; transactions are ours to begin and end.
+    # The store's lock serializes threads, and the store begins and commits its transactions.
     if folder is None:
         return sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
     folder.mkdir(parents=True, exist_ok=True)
     return sqlite3.connect(folder / _FILE_NAME, check_same_thread=False, isolation_level=None, timeout=0)
 
 
-def _claim(connection: sqlite3.Connection, spec: IndexSpec) -> int:
-    """Lock the file, and create the tables or check whose they are; give the LSN of the last write."""
+def _open_index(connection: sqlite3.Connection, spec: IndexSpec) -> int:
+    """Lock the file, create the tables or check that they belong to this kind of index, and return the last LSN."""
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA journal_mode = WAL")
-    # In WAL mode this survives a killed process; only a power cut may take the last writes.
+    # In WAL mode this survives a killed process; only a power failure can lose the last writes.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.executescript(_SCHEMA)
-    wanted = orjson.dumps({"format": 1, "spec": spec}).decode()
-    connection.execute("INSERT OR IGNORE INTO facts VALUES ('index', ?)", (wanted,))
+    expected = orjson.dumps({"format": 1, "spec": spec}).decode()
+    connection.execute("INSERT OR IGNORE INTO facts VALUES ('index', ?)", (expected,))
     facts: dict[str, Any] = dict(connection.execute("SELECT name, value FROM facts"))
-    if facts["index"] != wanted:
-        held = IndexSpec(**orjson.loads(facts["index"])["spec"])
-        raise DataFolderError(f"it contains a {held}, not a {spec}")
+    if facts["index"] != expected:
+        stored = IndexSpec(**orjson.loads(facts["index"])["spec"])
+        raise DataFolderError(f"it contains a {stored}, not a {spec}")
     return int(facts["lsn"])
 
 
 def _select(cursor: sqlite3.Cursor, condition: str, *arguments: str) -> Iterator[Row]:
-    rows = cursor.execute(f"SELECT {_COLUMNS} FROM records WHERE {condition}", arguments).fetchall()  # noqa: S608 - ours
+    rows = cursor.execute(f"SELECT {_COLUMNS} FROM records WHERE {condition}", arguments).fetchall()  # noqa: S608 - constants
     return map(Row._make, rows)
+
+
+def _select_all(cursor: sqlite3.Cursor, namespace: str) -> list[Row]:
+    return list(_select(cursor, "namespace = ? ORDER BY id", namespace))
 
 
 def _delete(cursor: sqlite3.Cursor, namespace: str, ids: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the local index share."""
+"""Fixtures for the tests of the emulator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def connect():
-    """Open an HTTP client on an index, with its key."""
+    """Open an HTTP client for an index, with its API key."""
     clients = []
 
     def open_client(index, **headers):

@@ -1,4 +1,4 @@
-"""``python -m airflow_pinecone_upsert.emulator`` as a process."""
+"""The command ``python -m airflow_pinecone_upsert.emulator``, run as a process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY = {"Api-Key": "k"}
 
 @contextmanager
 def running(*arguments):
-    """Run an index; give its process, its line and its URL."""
+    """Run the command; yield its process, its output line and its URL."""
     with subprocess.Popen(
         [*COMMAND, "--port", "0", *arguments],
         cwd=PROJECT,
@@ -36,11 +36,11 @@ def running(*arguments):
             process.kill()
 
 
-def failing(*arguments):
-    outcome = subprocess.run([*COMMAND, *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert outcome.returncode != 0
-    assert outcome.stdout == ""
-    return outcome.returncode, outcome.stderr
+def run_failing(*arguments):
+    done = subprocess.run([*COMMAND, *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    return done.returncode, done.stderr
 
 
 def upsert(url, *ids):
@@ -52,15 +52,34 @@ def ids(url):
     return [item["id"] for item in httpx.get(f"{url}/vectors/list", headers=KEY).json()["vectors"]]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_one_line_when_ready_and_a_clean_stop(stop):
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_prints_one_line_when_ready_and_stops_cleanly(signal_number):
     with running("--dimension", "2") as (process, line, url):
         assert line == f"local: dense index, 2 dimensions, cosine, listening on {url}\n"
         upsert(url, "a")
-        process.send_signal(stop)
+        process.send_signal(signal_number)
         assert process.wait(10) == 0
         assert process.stdout.read() == ""
         assert process.stderr.read() == ""
+
+
+def test_help_describes_every_option():
+    done = subprocess.run([*COMMAND, "--help"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    options = re.findall(r"^  (?:-h, )?(--[a-z-]+)(?: \S+)?\s+\S", done.stdout, flags=re.MULTILINE)
+    assert options == [
+        "--help",
+        "--port",
+        "--host",
+        "--dimension",
+        "--metric",
+        "--vector-type",
+        "--name",
+        "--api-key",
+        "--data",
+        "--max-request-bytes",
+        "--fault",
+        "--seed",
+    ]
 
 
 def test_options():
@@ -73,55 +92,55 @@ def test_options():
         assert "exceeds" in httpx.post(f"{url}/query", content=b" " * 11, headers=KEY).text
 
 
-def test_faults_at_random():
+def test_random_faults_depend_on_the_seed():
     def statuses(url):
         body = {"vectors": [{"id": "a", "values": [1, 2]}]}
         return [httpx.post(f"{url}/vectors/upsert", json=body, headers=KEY).status_code for _ in range(40)]
 
-    found = []
+    runs = []
     for seed in ("1", "1", "2"):
         with running("--dimension", "2", "--fault", "429:0.3,503:0.3", "--seed", seed) as (_, _, url):
-            found.append(statuses(url))
-            assert ids(url) == ["a"]  # only upserts are hit
-    assert set(found[0]) == {200, 429, 503}
-    assert found[0] == found[1] != found[2]
+            runs.append(statuses(url))
+            assert ids(url) == ["a"]  # only upserts fail
+    assert set(runs[0]) == {200, 429, 503}
+    assert runs[0] == runs[1] != runs[2]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
-def test_data_survive_a_stop_and_a_kill(tmp_path, stop):
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_data_folder_survives_a_stop_and_a_kill(tmp_path, signal_number):
     arguments = ("--dimension", "2", "--data", str(tmp_path))
     with running(*arguments) as (process, _, url):
         upsert(url, "a", "b")
-        process.send_signal(stop)
+        process.send_signal(signal_number)
         process.wait(10)
     with running(*arguments) as (_, _, url):
         assert ids(url) == ["a", "b"]
 
 
-def test_data_in_memory_are_gone_after_a_restart():
+def test_records_in_memory_are_lost_after_a_restart():
     with running("--dimension", "2") as (_, _, url):
         upsert(url, "a")
     with running("--dimension", "2") as (_, _, url):
         assert ids(url) == []
 
 
-def test_a_taken_port_is_one_line():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert failing("--dimension", "2", "--port", str(port)) == (
+def test_a_port_in_use_is_reported_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert run_failing("--dimension", "2", "--port", str(port)) == (
             1,
             f"Cannot listen on 127.0.0.1:{port}: Address already in use. Choose another --port.\n",
         )
 
 
-def test_a_folder_of_another_index_is_one_line(tmp_path):
+def test_a_folder_of_another_index_is_reported_in_one_line(tmp_path):
     with running("--dimension", "2", "--data", str(tmp_path)) as (process, _, _):
-        status, message = failing("--dimension", "2", "--port", "0", "--data", str(tmp_path))
+        status, message = run_failing("--dimension", "2", "--port", "0", "--data", str(tmp_path))
         assert (status, message.count("\n")) == (1, 1)
         assert "database is locked" in message
         process.terminate()
         process.wait(10)
-    status, message = failing("--dimension", "3", "--port", "0", "--data", str(tmp_path))
+    status, message = run_failing("--dimension", "3", "--port", "0", "--data", str(tmp_path))
     assert status == 1
     assert message == (
         f"{tmp_path} cannot be used: it contains a dense index, 2 dimensions, cosine, "
@@ -138,7 +157,7 @@ def test_a_folder_of_another_index_is_one_line(tmp_path):
         (("--dimension", "3", "--fault", "429"), "'429' is not a fault with a rate; write it as in 429:0.05."),
     ],
 )
-def test_impossible_options(arguments, message):
-    status, text = failing(*arguments)
+def test_invalid_options(arguments, message):
+    status, text = run_failing(*arguments)
     assert status == 2
     assert message in text

@@ -1,9 +1,8 @@
-"""EmulatedIndex and the pytest plugin, as a user's test meets them."""
+"""The public interface of ``EmulatedIndex``, as a user's tests use it."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ PROJECT = Path(__file__).parents[2]
 UPSERT = "/vectors/upsert"
 
 
-def test_the_fixture_is_an_empty_index_of_8_dimensions(pinecone_index):
+def test_the_fixture_is_an_empty_index_with_8_dimensions(pinecone_index):
     assert pinecone_index.dimension == 8
     assert pinecone_index.url.startswith("http://127.0.0.1:")
     assert pinecone_index.vectors() == {}
@@ -30,14 +29,14 @@ def test_the_fixture_is_an_empty_index_of_8_dimensions(pinecone_index):
     assert pinecone_index.max_in_flight == 0
 
 
-def test_indexes_of_one_factory_are_apart(pinecone_index_factory, connect):
+def test_indexes_of_one_factory_are_separate(pinecone_index_factory, connect):
     first, second = pinecone_index_factory(2), pinecone_index_factory(2)
     connect(first).post(UPSERT, json={"vectors": [{"id": "a", "values": [1, 2]}]})
     assert set(first.vectors()) == {"a"}
     assert second.vectors() == {}
 
 
-def test_vectors_gives_arrays(pinecone_index_factory, connect):
+def test_vectors_returns_arrays(pinecone_index_factory, connect):
     index = pinecone_index_factory(2, metric="dotproduct")
     record = {"id": "a", "values": [0.1, 2], "sparseValues": {"indices": [7], "values": [0.5]}, "metadata": {"x": [""]}}
     connect(index).post(UPSERT, json={"vectors": [record], "namespace": "n"})
@@ -55,7 +54,7 @@ def test_connection_json_is_an_airflow_connection(pinecone_index):
     assert connection == {"conn_type": "pinecone_upsert", "password": pinecone_index.api_key}
 
 
-def test_requests_are_written_down(pinecone_index, connect):
+def test_requests_are_logged(pinecone_index, connect):
     http = connect(pinecone_index, **{"User-Agent": "me/1"})
     body = {"vectors": [{"id": name, "values": [1] * 8} for name in "ab"], "namespace": "n"}
     http.post(UPSERT, json=body)
@@ -73,12 +72,12 @@ def test_requests_are_written_down(pinecone_index, connect):
     assert (broken.ids, broken.status, broken.body_bytes) == ((), 400, 7)
 
 
-def test_the_key_is_not_written_down(pinecone_index, connect):
+def test_the_key_is_not_logged(pinecone_index, connect):
     connect(pinecone_index).get("/namespaces")
     assert pinecone_index.api_key not in repr(pinecone_index.requests)
 
 
-def test_requests_that_faults_met_are_written_down(pinecone_index, connect):
+def test_requests_with_faults_are_logged(pinecone_index, connect):
     http = connect(pinecone_index)
     for fault in (Fault.status(503), Fault.reset(), Fault.lost_ack()):
         pinecone_index.faults.next(fault)
@@ -94,7 +93,7 @@ def test_requests_that_faults_met_are_written_down(pinecone_index, connect):
     ]
 
 
-def test_max_in_flight_counts_what_is_open_at_once(pinecone_index, connect):
+def test_max_in_flight_counts_concurrent_requests(pinecone_index, connect):
     http = connect(pinecone_index)
     pinecone_index.faults.next(Fault.stall(0.3), times=3)
     barrier = threading.Barrier(3)
@@ -110,13 +109,13 @@ def test_max_in_flight_counts_what_is_open_at_once(pinecone_index, connect):
     assert pinecone_index.max_in_flight == 3
 
 
-def test_nothing_is_written_down_unasked():
+def test_requests_are_not_logged_by_default():
     with EmulatedIndex(2) as index:
         httpx.get(f"{index.url}/namespaces", headers={"Api-Key": "k"})
         assert index.requests == []
 
 
-def test_a_closed_index_frees_its_port_and_its_thread():
+def test_close_frees_the_port_and_ends_the_thread():
     threads = threading.active_count()
     with EmulatedIndex(2) as index:
         port = int(index.url.rsplit(":", 1)[1])
@@ -126,13 +125,13 @@ def test_a_closed_index_frees_its_port_and_its_thread():
         assert successor.url == index.url
 
 
-def test_a_taken_port_is_an_oserror(pinecone_index):
+def test_a_port_in_use_raises_oserror(pinecone_index):
     port = int(pinecone_index.url.rsplit(":", 1)[1])
     with pytest.raises(OSError, match="in use"):
         EmulatedIndex(2, port=port).start()
 
 
-def test_many_clients_at_once(pinecone_index_factory, connect):
+def test_concurrent_clients(pinecone_index_factory, connect):
     index = pinecone_index_factory(2)
     http = connect(index)
 
@@ -145,19 +144,19 @@ def test_many_clients_at_once(pinecone_index_factory, connect):
     assert len(index.vectors()) == 2000
 
 
-def test_data_survive_in_their_folder(tmp_path):
-    for round_ in range(3):
+def test_records_in_a_data_folder_are_kept(tmp_path):
+    for count in range(3):
         with EmulatedIndex(2, data=tmp_path / "data") as index:
-            assert len(index.vectors()) == round_
+            assert len(index.vectors()) == count
             httpx.post(
                 index.url + UPSERT,
-                json={"vectors": [{"id": f"{round_}", "values": [1, 2]}]},
+                json={"vectors": [{"id": f"{count}", "values": [1, 2]}]},
                 headers={"Api-Key": "k"},
             )
-            assert index.store.lsn == round_ + 1
+            assert index.store.lsn == count + 1
 
 
-def test_a_folder_belongs_to_one_kind_of_index(tmp_path):
+def test_a_data_folder_belongs_to_one_kind_of_index(tmp_path):
     with EmulatedIndex(2, data=tmp_path):
         pass
     for options in ({"dimension": 3}, {"dimension": 2, "metric": "euclidean"}, {"vector_type": "sparse"}):
@@ -167,12 +166,12 @@ def test_a_folder_belongs_to_one_kind_of_index(tmp_path):
         pass
 
 
-def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
+def test_a_data_folder_is_used_by_one_process_at_a_time(tmp_path):
     with EmulatedIndex(2, data=tmp_path), pytest.raises(DataFolderError, match="database is locked"):
         EmulatedIndex(2, data=tmp_path)
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path):
+def test_a_file_that_is_not_a_database_is_rejected(tmp_path):
     (tmp_path / "index.sqlite3").write_bytes(b"something else entirely" * 100)
     with pytest.raises(DataFolderError, match="not a database"):
         EmulatedIndex(2, data=tmp_path)
@@ -204,27 +203,3 @@ assert not {"numpy", "starlette", "uvicorn", "sqlite3"} & sys.modules.keys()
 import airflow_pinecone_upsert.emulator.__main__, airflow_pinecone_upsert.emulator.pytest_plugin
 """
     subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True)
-
-
-def test_the_plugin_gives_users_the_fixtures(tmp_path):
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["airflow_pinecone_upsert.emulator.pytest_plugin"]')
-    (tmp_path / "test_it.py").write_text(
-        "import httpx\n"
-        "def test_it(pinecone_index, pinecone_index_factory):\n"
-        "    for index in (pinecone_index, pinecone_index_factory(3)):\n"
-        '        assert httpx.get(index.url + "/namespaces", headers={"Api-Key": index.api_key}).status_code == 200\n'
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(tmp_path),
-        str(tmp_path),
-    ]
-    alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    outcome = subprocess.run(command, cwd=PROJECT, env=alone, capture_output=True, text=True, check=False)
-    assert outcome.returncode == 0, outcome.stdout

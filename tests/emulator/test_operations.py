@@ -23,9 +23,9 @@ def http(index, connect):
 
 
 def upsert(http, *vectors, namespace=""):
-    answer = http.post("/vectors/upsert", json={"vectors": vectors, "namespace": namespace})
-    assert answer.status_code == 200, answer.text
-    return answer
+    response = http.post("/vectors/upsert", json={"vectors": vectors, "namespace": namespace})
+    assert response.status_code == 200, response.text
+    return response
 
 
 def record(record_id, values=(1, 1, 1), **more):
@@ -40,7 +40,7 @@ def listed(http, **parameters):
 # upsert and fetch
 
 
-def test_upsert_counts_and_fetch_returns(http):
+def test_upsert_and_fetch(http):
     assert upsert(http, record("a", metadata={"n": 1, "t": ["x", "y"], "b": True}), record("b")).json() == {
         "upsertedCount": 2
     }
@@ -62,18 +62,18 @@ def test_an_upsert_replaces_the_whole_record(http, index):
     assert stored.metadata is None
 
 
-def test_of_records_with_the_same_id_the_last_stays_and_all_count(http, index):
-    answer = upsert(http, record("a", (1, 0, 0)), record("b"), record("a", (0, 0, 2)))
-    assert answer.json() == {"upsertedCount": 3}
+def test_the_last_record_of_an_id_wins_and_all_are_counted(http, index):
+    response = upsert(http, record("a", (1, 0, 0)), record("b"), record("a", (0, 0, 2)))
+    assert response.json() == {"upsertedCount": 3}
     assert index.vectors()["a"].values.tolist() == [0, 0, 2]
 
 
-def test_null_and_the_names_of_the_proto_file_are_taken(http, index):
+def test_null_and_protobuf_field_names_are_accepted(http, index):
     upsert(http, {"id": "a", "values": [1, 1, 1], "sparse_values": None, "metadata": None})
     assert index.vectors()["a"].metadata is None
 
 
-def test_whole_numbers_in_metadata_are_doubles(http, index):
+def test_integers_in_metadata_are_stored_as_doubles(http, index):
     upsert(http, record("a", metadata={"exact": 2**53, "rounded": 2**53 + 1}))
     assert index.vectors()["a"].metadata == {"exact": 2**53, "rounded": 2.0**53}
 
@@ -85,7 +85,7 @@ def shared_http():
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3).filter(any))
-def test_float32_comes_back_bit_for_bit(shared_http, values):
+def test_float32_values_are_returned_bit_for_bit(shared_http, values):
     vector = np.array(values, np.float32)
     body = orjson.dumps({"vectors": [{"id": "a", "values": vector}]}, option=orjson.OPT_SERIALIZE_NUMPY)
     assert shared_http.post("/vectors/upsert", content=body).status_code == 200
@@ -94,7 +94,7 @@ def test_float32_comes_back_bit_for_bit(shared_http, values):
 
 
 @given(st.floats(min_value=1e-30, max_value=3e38))
-def test_a_double_is_rounded_as_numpy_rounds(shared_http, value):
+def test_doubles_are_rounded_like_numpy(shared_http, value):
     body = orjson.dumps({"vectors": [{"id": "a", "values": [value, -value, 1.0]}]})
     assert shared_http.post("/vectors/upsert", content=body).status_code == 200
     fetched = orjson.loads(shared_http.get("/vectors/fetch", params={"ids": "a"}).content)
@@ -111,14 +111,14 @@ def test_the_default_namespace_has_two_names(http, written, read):
     assert list(http.get("/vectors/fetch", params={"ids": "a", "namespace": read}).json()["vectors"]) == ["a"]
 
 
-def test_namespaces_are_apart(http):
+def test_namespaces_are_separate(http):
     upsert(http, record("a", (1, 0, 0)), namespace="n")
     upsert(http, record("a", (2, 0, 0)), namespace="m")
     assert http.get("/vectors/fetch", params={"ids": "a", "namespace": "n"}).json()["vectors"]["a"]["values"][0] == 1
     assert http.get("/vectors/fetch", params={"ids": "a"}).json()["vectors"] == {}
 
 
-def test_stats_and_namespaces_name_the_default_differently(http):
+def test_stats_and_namespaces_use_different_default_names(http):
     upsert(http, record("a"))
     upsert(http, record("a"), record("b"), namespace="n/1")
     assert http.post("/describe_index_stats", json={}).json() == {
@@ -136,7 +136,7 @@ def test_stats_and_namespaces_name_the_default_differently(http):
     assert http.get("/namespaces/__default__").json() == {"name": "__default__", "record_count": 1}
 
 
-def test_namespaces_come_in_pages(http):
+def test_namespaces_are_paginated(http):
     for name in ("b", "", "a", "c"):
         upsert(http, record("x"), namespace=name)
     first = http.get("/namespaces", params={"limit": 3}).json()
@@ -156,7 +156,7 @@ def test_delete_a_namespace(http, index):
 # list
 
 
-def test_list_is_sorted_by_bytes_and_paged(http):
+def test_list_is_sorted_by_bytes_and_paginated(http):
     upsert(http, *(record(name) for name in ("b", "B", "a#2", "a#10", "a", "~", " ")))
     assert listed(http) == ([" ", "B", "a", "a#10", "a#2", "b", "~"], None)
     names, token = listed(http, limit=3)
@@ -172,7 +172,7 @@ def test_list_by_prefix(http):
     assert listed(http, prefix="%") == ([], None)
 
 
-def test_an_exact_page_has_no_next(http):
+def test_a_full_last_page_has_no_token(http):
     upsert(http, *(record(f"{n:03}") for n in range(100)))
     names, token = listed(http)
     assert len(names) == 100
@@ -197,7 +197,7 @@ def test_update_of_metadata_alone_keeps_the_values(http, index):
     assert index.vectors()["a"].metadata == {"x": 1}
 
 
-def test_update_of_an_unknown_id_does_nothing(http, index):
+def test_update_of_an_unknown_id_is_ignored(http, index):
     assert http.post("/vectors/update", json={"id": "a", "values": [1, 2, 3]}).json() == {}
     assert index.vectors() == {}
 
@@ -237,35 +237,35 @@ def test_delete_by_filter(http, index):
 # headers, keys, the control plane
 
 
-def test_writes_have_growing_lsns_and_reads_know_them(http):
+def test_lsns_increase_and_reads_report_the_last_one(http):
     first = int(upsert(http, record("a")).headers["x-pinecone-request-lsn"])
     second = int(http.post("/vectors/delete", json={"ids": ["a"]}).headers["x-pinecone-request-lsn"])
     assert second > first
-    for answer in (
+    for response in (
         http.get("/vectors/fetch", params={"ids": "a"}),
         http.get("/vectors/list"),
         http.post("/query", json={"topK": 1, "vector": [1, 1, 1]}),
         http.post("/describe_index_stats", json={}),
         http.get("/namespaces"),
     ):
-        assert int(answer.headers["x-pinecone-max-indexed-lsn"]) == second
+        assert int(response.headers["x-pinecone-max-indexed-lsn"]) == second
 
 
-def test_every_answer_has_a_request_id_of_its_own(http):
-    answers = [http.get("/vectors/list"), http.get("/nowhere"), http.post("/query", content=b"{"), http.get("/query")]
-    assert [answer.status_code for answer in answers] == [200, 404, 400, 405]
-    assert len({answer.headers["x-pinecone-request-id"] for answer in answers}) == 4
+def test_every_response_has_a_unique_request_id(http):
+    responses = [http.get("/vectors/list"), http.get("/nowhere"), http.post("/query", content=b"{"), http.get("/query")]
+    assert [response.status_code for response in responses] == [200, 404, 400, 405]
+    assert len({response.headers["x-pinecone-request-id"] for response in responses}) == 4
 
 
 @pytest.mark.parametrize("headers", [{}, {"Api-Key": ""}, {"Api-Key": "wrong"}, {"Api-Key": "schlüssel".encode()}])
 @pytest.mark.parametrize("path", ["/vectors/upsert", "/query", "/vectors/delete"])
-def test_a_wrong_key_is_refused(index, headers, path):
-    answer = httpx.post(index.url + path, headers=headers, json={})
-    assert (answer.status_code, answer.text) == (401, "Invalid API Key")
-    assert answer.headers["content-type"].startswith("text/plain")
+def test_a_wrong_key_is_rejected(index, headers, path):
+    response = httpx.post(index.url + path, headers=headers, json={})
+    assert (response.status_code, response.text) == (401, "Invalid API Key")
+    assert response.headers["content-type"].startswith("text/plain")
 
 
-def test_without_a_key_of_its_own_an_index_takes_any(pinecone_index_factory):
+def test_an_index_without_a_key_accepts_any_key(pinecone_index_factory):
     index = pinecone_index_factory(api_key=None)
     assert httpx.get(f"{index.url}/namespaces", headers={"Api-Key": "anything"}).status_code == 200
     assert httpx.get(f"{index.url}/namespaces").status_code == 401
@@ -288,9 +288,9 @@ def test_the_control_plane_describes_the_index(http, index):
         "_values": {"type": "dense_vector", "dimension": 3, "metric": "cosine"},
         "_sparse_values": {"type": "sparse_vector"},
     }
-    answer = http.get("/indexes/other")
-    assert answer.status_code == 404
-    assert answer.json() == {"error": {"code": "NOT_FOUND", "message": "Resource other not found"}, "status": 404}
+    response = http.get("/indexes/other")
+    assert response.status_code == 404
+    assert response.json() == {"error": {"code": "NOT_FOUND", "message": "Resource other not found"}, "status": 404}
 
 
 def test_a_sparse_index_has_no_dimension(pinecone_index_factory, connect):
@@ -311,6 +311,6 @@ def test_a_sparse_index_has_no_dimension(pinecone_index_factory, connect):
         ({"dimension": 3, "vector_type": "sparse", "metric": "dotproduct"}, "has no dimension"),
     ],
 )
-def test_an_impossible_index_is_refused(options, reason):
+def test_an_unsupported_index_is_rejected(options, reason):
     with pytest.raises(ValueError, match=reason):
         IndexSpec(**options)

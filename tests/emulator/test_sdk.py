@@ -1,4 +1,4 @@
-"""The official SDK of API version 2025-04 (``pinecone==7.3.0``) takes the local index for the real one."""
+"""The official SDK for API version 2025-04 (``pinecone==7.3.0``) works with the emulator as with the real service."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pinecone.exceptions import NotFoundException, PineconeApiException, Unautho
 
 
 @pytest.fixture
-def local(pinecone_index_factory):
+def emulator(pinecone_index_factory):
     return pinecone_index_factory(3, metric="dotproduct")
 
 
 @pytest.fixture
-def index(local):
-    with pinecone.Pinecone(api_key=local.api_key).Index(host=local.url) as client:
+def index(emulator):
+    with pinecone.Pinecone(api_key=emulator.api_key).Index(host=emulator.url) as client:
         yield client
 
 
-def test_the_sdk_is_the_one_that_speaks_2025_04():
+def test_the_sdk_version_is_that_of_api_2025_04():
     assert pinecone.__version__ == "7.3.0"
 
 
-def test_upsert_and_fetch(local, index):
-    answer = index.upsert([("a", [0.1, 0.2, 0.3], {"genre": "drama", "year": 2020})], namespace="n")
-    assert answer.upserted_count == 1
+def test_upsert_and_fetch(emulator, index):
+    response = index.upsert([("a", [0.1, 0.2, 0.3], {"genre": "drama", "year": 2020})], namespace="n")
+    assert response.upserted_count == 1
     fetched = index.fetch(["a", "absent"], namespace="n")
     assert list(fetched.vectors) == ["a"]
     assert np.float32(fetched.vectors["a"].values).tobytes() == np.float32([0.1, 0.2, 0.3]).tobytes()
     assert fetched.vectors["a"].metadata == {"genre": "drama", "year": 2020}
-    assert set(local.vectors("n")) == {"a"}
+    assert set(emulator.vectors("n")) == {"a"}
 
 
-def test_upsert_in_batches(local, index):
+def test_upsert_in_batches(emulator, index):
     vectors = [{"id": f"{n:03}", "values": [float(n), 1.0, 1.0]} for n in range(250)]
     assert index.upsert(vectors, batch_size=100, show_progress=False).upserted_count == 250
-    assert [request.record_count for request in local.requests] == [100, 100, 50]
+    assert [request.record_count for request in emulator.requests] == [100, 100, 50]
 
 
 def test_query_with_a_filter(index):
@@ -67,8 +67,8 @@ def test_hybrid_query(index):
 
 
 def test_sparse_index(pinecone_index_factory):
-    local = pinecone_index_factory(vector_type="sparse")
-    with pinecone.Pinecone(api_key=local.api_key).Index(host=local.url) as index:
+    emulator = pinecone_index_factory(vector_type="sparse")
+    with pinecone.Pinecone(api_key=emulator.api_key).Index(host=emulator.url) as index:
         index.upsert([{"id": "a", "sparse_values": {"indices": [1, 5], "values": [0.5, 2.0]}}])
         assert index.fetch(["a"]).vectors["a"].sparse_values.values == [0.5, 2.0]
         found = index.query(sparse_vector={"indices": [5], "values": [2.0]}, top_k=1)
@@ -121,20 +121,20 @@ def test_namespaces(index):
         index.describe_namespace(namespace="n1")
 
 
-def test_control_plane(local):
-    client = pinecone.Pinecone(api_key=local.api_key, host=local.url)
+def test_control_plane(emulator):
+    client = pinecone.Pinecone(api_key=emulator.api_key, host=emulator.url)
     description = client.describe_index("local")
     assert description.status.ready
-    assert (description.dimension, description.metric, description.host) == (3, "dotproduct", local.url)
+    assert (description.dimension, description.metric, description.host) == (3, "dotproduct", emulator.url)
     with pytest.raises(NotFoundException):
         client.describe_index("other")
 
 
-def test_errors_reach_the_caller(local, index):
+def test_errors_reach_the_caller(emulator, index):
     with pytest.raises(PineconeApiException, match="Vector dimension 2 does not match the dimension of the index 3"):
         index.upsert([("a", [1.0, 1.0])])
     with (
-        pinecone.Pinecone(api_key="wrong").Index(host=local.url) as stranger,
+        pinecone.Pinecone(api_key="wrong").Index(host=emulator.url) as unauthorized,
         pytest.raises(UnauthorizedException, match="Invalid API Key"),
     ):
-        stranger.describe_index_stats()
+        unauthorized.describe_index_stats()

@@ -1,4 +1,4 @@
-"""Queries against numpy."""
+"""Query results, compared with numpy."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def load(http, matrix, **more):
 
 
 def search(http, **query):
-    answer = http.post("/query", json=query)
-    assert answer.status_code == 200, answer.text
-    return answer.json()["matches"]
+    response = http.post("/query", json=query)
+    assert response.status_code == 200, response.text
+    return response.json()["matches"]
 
 
 def expected_scores(metric, matrix, query):
@@ -43,7 +43,7 @@ def expected_scores(metric, matrix, query):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dotproduct", "euclidean"])
-def test_scores_and_order_are_those_of_numpy(pinecone_index_factory, connect, matrix, metric):
+def test_scores_and_order_match_numpy(pinecone_index_factory, connect, matrix, metric):
     http = connect(pinecone_index_factory(DIMENSION, metric=metric))
     load(http, matrix)
     query = np.random.default_rng(2).standard_normal(DIMENSION).astype(np.float32)
@@ -76,7 +76,7 @@ def test_hybrid_scores_are_the_sum_of_both_products(pinecone_index_factory, conn
     np.testing.assert_allclose([match["score"] for match in matches], scores[order], rtol=1e-5, atol=1e-6)
 
 
-def test_a_sparse_index_gives_only_what_shares_an_index(pinecone_index_factory, connect):
+def test_a_sparse_query_matches_only_records_that_share_an_index(pinecone_index_factory, connect):
     http = connect(pinecone_index_factory(vector_type="sparse"))
     for name, indices, values in (("a", [1, 9], [1, 1]), ("b", [9, 4_294_967_295], [3, 1]), ("c", [2], [1])):
         body = {"vectors": [{"id": name, "sparseValues": {"indices": indices, "values": values}}]}
@@ -108,7 +108,7 @@ def upsert(http, **vectors):
     assert http.post("/vectors/upsert", json=body).status_code == 200
 
 
-def test_ties_go_to_the_smaller_id(pinecone_index_factory, connect):
+def test_equal_scores_are_ordered_by_id(pinecone_index_factory, connect):
     http = connect(pinecone_index_factory(7))
     names = [f"{n:03}" for n in np.random.default_rng(4).permutation(300)]
     values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
@@ -118,7 +118,7 @@ def test_ties_go_to_the_smaller_id(pinecone_index_factory, connect):
     assert len({match["score"] for match in matches}) == 1
 
 
-def test_a_match_holds_what_was_asked_for(http):
+def test_a_match_contains_only_the_requested_fields(http):
     upsert(http, a=vector(3.0))
     assert search(http, topK=1, vector=vector(1.0)) == [{"id": "a", "score": 1.0, "values": []}]
     assert search(http, topK=1, vector=vector(1.0), includeValues=True, includeMetadata=True) == [
@@ -137,7 +137,7 @@ def test_search_by_id_finds_the_record_itself_first(http):
     assert search(http, topK=2, id="absent") == []
 
 
-def test_a_filter_applies_before_the_cut(http):
+def test_a_filter_is_applied_before_top_k(http):
     upsert(http, a=vector(1), b=vector(0.5, 0.5), c=vector(0, 1))
     found = search(http, topK=1, vector=vector(1), filter={"name": {"$in": ["b", "c"]}})
     assert [match["id"] for match in found] == ["b"]
@@ -149,7 +149,7 @@ def test_a_zero_query_scores_zero_by_cosine(http):
 
 
 @pytest.mark.parametrize("metric", ["dotproduct", "euclidean"])
-def test_a_score_beyond_float32_is_the_largest_one(pinecone_index_factory, connect, metric):
+def test_a_score_beyond_float32_is_clipped(pinecone_index_factory, connect, metric):
     http = connect(pinecone_index_factory(8, metric=metric))
     upsert(http, a=vector(3e38))
     [match] = search(http, topK=1, vector=vector(-3e38 if metric == "euclidean" else 3e38))
@@ -160,7 +160,7 @@ def test_an_unknown_namespace_has_no_matches(http):
     assert search(http, topK=1, vector=vector(1), namespace="nowhere") == []
 
 
-def test_every_write_is_seen_by_the_next_query(http):
+def test_a_write_is_visible_to_the_next_query(http):
     def best():
         return [(match["id"], match["score"]) for match in search(http, topK=5, vector=vector(1))]
 

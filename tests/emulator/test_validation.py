@@ -1,11 +1,9 @@
-"""What the real service refuses is refused in its words, and nothing of the request is stored."""
+"""The emulator rejects what the real service rejects, with the same messages, and stores nothing of the request."""
 
 from __future__ import annotations
 
 import orjson
 import pytest
-
-from airflow_pinecone_upsert.api import limits
 
 SPARSE_UNSUPPORTED = (
     "Index configuration does not support sparse values - "
@@ -14,13 +12,13 @@ SPARSE_UNSUPPORTED = (
 METADATA_TYPES = "Metadata value must be a string, number, boolean or list of strings, got "
 
 
-def refused(http, path, body):
-    """Post and give the text of the refusal, plain or JSON."""
-    answer = http.post(path, json=body) if not isinstance(body, bytes) else http.post(path, content=body)
-    assert answer.status_code == 400, answer.text
-    if answer.headers["content-type"].startswith("text/plain"):
-        return answer.text
-    error = answer.json()
+def post_rejected(http, path, body):
+    """Post a request that is rejected, and return the error message, which is plain text or JSON."""
+    response = http.post(path, json=body) if not isinstance(body, bytes) else http.post(path, content=body)
+    assert response.status_code == 400, response.text
+    if response.headers["content-type"].startswith("text/plain"):
+        return response.text
+    error = response.json()
     assert error == {"code": 3, "message": error["message"], "details": []}
     return error["message"]
 
@@ -45,11 +43,11 @@ def sparse(pinecone_index_factory, connect):
     return connect(pinecone_index_factory(vector_type="sparse"))
 
 
-GOOD = {"id": "good", "values": [1, 2]}
+VALID = {"id": "valid", "values": [1, 2]}
 
 
 @pytest.mark.parametrize(
-    ("bad", "message"),
+    ("invalid", "message"),
     [
         ({"values": [1, 2]}, "Vector ID must not be empty"),
         ({"id": "", "values": [1, 2]}, "Vector ID must not be empty"),
@@ -77,7 +75,7 @@ GOOD = {"id": "good", "values": [1, 2]}
             {"id": "a", "values": [1, 2], "metadata": {"$x": 1}},
             "Metadata field names must not start with '$', got '$x'",
         ),
-        # The transcoder's refusals, in plain text.
+        # Errors of the transcoder, in plain text.
         ({"id": "a", "values": [1, "type"]}, 'vectors[1].values[1]: invalid value "type" for type TYPE_FLOAT'),
         ({"id": "a", "values": [1, None]}, "vectors[1].values[1]: invalid value null for type TYPE_FLOAT"),
         ({"id": "a", "values": [True, 2]}, "vectors[1].values[0]: invalid value true for type TYPE_FLOAT"),
@@ -93,21 +91,21 @@ GOOD = {"id": "good", "values": [1, 2]}
         ("a", 'vectors[1]: invalid value "a" for type TYPE_MESSAGE'),
     ],
 )
-def test_one_bad_record_refuses_the_whole_upsert(http, index, bad, message):
-    assert refused(http, "/vectors/upsert", {"vectors": [GOOD, bad]}) == message
+def test_one_invalid_record_rejects_the_whole_upsert(http, index, invalid, message):
+    assert post_rejected(http, "/vectors/upsert", {"vectors": [VALID, invalid]}) == message
     assert index.vectors() == {}
     assert index.store.lsn == 0
 
 
-def test_metadata_has_a_largest_size(http):
-    room = limits.MAX_METADATA_BYTES - len('{"x":""}')
-    fits, too_long = ({**GOOD, "metadata": {"x": "y" * size}} for size in (room, room + 1))
+def test_metadata_size_is_limited(http):
+    room = 40_960 - len('{"x":""}')
+    fits, too_long = ({**VALID, "metadata": {"x": "y" * size}} for size in (room, room + 1))
     assert http.post("/vectors/upsert", json={"vectors": [fits]}).status_code == 200
     message = "Metadata size is 40961 bytes, which exceeds the limit of 40960 bytes per vector"
-    assert refused(http, "/vectors/upsert", {"vectors": [too_long]}) == message
-    # An update may not grow it beyond that either, and leaves the record as it was.
-    update = {"id": "good", "setMetadata": {"z": 1}}
-    assert refused(http, "/vectors/update", update).startswith("Metadata size is 40966 bytes")
+    assert post_rejected(http, "/vectors/upsert", {"vectors": [too_long]}) == message
+    # A rejected update leaves the record unchanged.
+    update = {"id": "valid", "setMetadata": {"z": 1}}
+    assert post_rejected(http, "/vectors/update", update).startswith("Metadata size is 40966 bytes")
 
 
 @pytest.mark.parametrize(
@@ -140,19 +138,19 @@ def test_metadata_has_a_largest_size(http):
         ),
     ],
 )
-def test_bad_sparse_values(sparse, hybrid, values, message):
-    assert refused(sparse, "/vectors/upsert", {"vectors": [{"id": "a", "sparseValues": values}]}) == message
-    assert refused(hybrid, "/vectors/upsert", {"vectors": [{**GOOD, "sparseValues": values}]}) == message
+def test_invalid_sparse_values(sparse, hybrid, values, message):
+    assert post_rejected(sparse, "/vectors/upsert", {"vectors": [{"id": "a", "sparseValues": values}]}) == message
+    assert post_rejected(hybrid, "/vectors/upsert", {"vectors": [{**VALID, "sparseValues": values}]}) == message
 
 
-def test_a_sparse_index_takes_sparse_values_only(sparse):
+def test_a_sparse_index_accepts_only_sparse_values(sparse):
     values = {"indices": [2**32 - 1], "values": [1]}
     assert sparse.post("/vectors/upsert", json={"vectors": [{"id": "a", "sparseValues": values}]}).status_code == 200
     message = "Index configuration does not support dense values - only sparse values are supported"
-    assert refused(sparse, "/vectors/upsert", {"vectors": [{**GOOD, "sparseValues": values}]}) == message
+    assert post_rejected(sparse, "/vectors/upsert", {"vectors": [{**VALID, "sparseValues": values}]}) == message
     message = "Sparse vector must contain at least one value"
-    assert refused(sparse, "/vectors/upsert", {"vectors": [{"id": "a"}]}) == message
-    assert refused(sparse, "/query", {"topK": 1}) == message
+    assert post_rejected(sparse, "/vectors/upsert", {"vectors": [{"id": "a"}]}) == message
+    assert post_rejected(sparse, "/query", {"topK": 1}) == message
 
 
 @pytest.mark.parametrize(
@@ -160,12 +158,12 @@ def test_a_sparse_index_takes_sparse_values_only(sparse):
     [
         ([], "Must provide at least one vector to upsert"),
         (None, "Must provide at least one vector to upsert"),
-        ([GOOD] * 1001, "The number of vectors in an upsert request must be at most 1000, but got 1001"),
+        ([VALID] * 1001, "The number of vectors in an upsert request must be at most 1000, but got 1001"),
     ],
 )
 def test_an_upsert_has_1_to_1000_records(http, vectors, message):
-    assert refused(http, "/vectors/upsert", {"vectors": vectors}) == message
-    assert http.post("/vectors/upsert", json={"vectors": [GOOD] * 1000}).json() == {"upsertedCount": 1000}
+    assert post_rejected(http, "/vectors/upsert", {"vectors": vectors}) == message
+    assert http.post("/vectors/upsert", json={"vectors": [VALID] * 1000}).json() == {"upsertedCount": 1000}
 
 
 @pytest.mark.parametrize(
@@ -182,34 +180,34 @@ def test_an_upsert_has_1_to_1000_records(http, vectors, message):
         (b'{"vector":[]}', "vector: Cannot find field."),
     ],
 )
-def test_what_is_no_message_is_refused_in_plain_text(http, body, message):
-    assert refused(http, "/vectors/upsert", body) == message
+def test_malformed_bodies_are_rejected_in_plain_text(http, body, message):
+    assert post_rejected(http, "/vectors/upsert", body) == message
 
 
-def test_a_namespace_has_a_proper_name(http):
+def test_namespace_names_are_validated(http):
     for name in ("ä", "a\0"):
         message = f"Namespace must be ASCII, but got '{name}'"
-        assert refused(http, "/vectors/upsert", {"vectors": [GOOD], "namespace": name}) == message
+        assert post_rejected(http, "/vectors/upsert", {"vectors": [VALID], "namespace": name}) == message
         assert http.get("/vectors/list", params={"namespace": name}).json()["message"] == message
     message = "Namespace must be at most 512 characters, but got 513"
-    assert refused(http, "/vectors/upsert", {"vectors": [GOOD], "namespace": "n" * 513}) == message
+    assert post_rejected(http, "/vectors/upsert", {"vectors": [VALID], "namespace": "n" * 513}) == message
 
 
-def test_a_request_has_a_largest_size(pinecone_index_factory, connect):
+def test_request_size_is_limited(pinecone_index_factory, connect):
     index = pinecone_index_factory(2, max_request_bytes=3_100_000)
     http = connect(index)
     body = b'{"vectors":[{"id":"a","values":[1,2]}]}'
     assert http.post("/vectors/upsert", content=body.ljust(3_100_000)).status_code == 200
     message = "Request size 3MB exceeds the maximum supported size of 2MB"
-    assert refused(http, "/vectors/upsert", body.ljust(3_100_001)) == message
-    # The connection is in order after that.
+    assert post_rejected(http, "/vectors/upsert", body.ljust(3_100_001)) == message
+    # The connection can be used again.
     assert http.post("/vectors/upsert", content=body).status_code == 200
 
 
-def test_the_default_largest_size_is_what_the_decoder_takes(http):
+def test_the_default_request_size_limit_is_that_of_the_decoder(http):
     body = b'{"vectors":[{"id":"a","values":[1,2]}]}'
-    assert http.post("/vectors/upsert", content=body.ljust(limits.MAX_DECODED_REQUEST_BYTES)).status_code == 200
-    assert http.post("/vectors/upsert", content=body.ljust(limits.MAX_DECODED_REQUEST_BYTES + 1)).status_code == 400
+    assert http.post("/vectors/upsert", content=body.ljust(4_194_304)).status_code == 200
+    assert http.post("/vectors/upsert", content=body.ljust(4_194_305)).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -228,8 +226,8 @@ def test_the_default_largest_size_is_what_the_decoder_takes(http):
         ({"topK": 1, "vector": [1, 2], "filter": {"$not": []}}, "$not is not a valid operator"),
     ],
 )
-def test_bad_queries(http, body, message):
-    assert refused(http, "/query", body) == message
+def test_invalid_queries(http, body, message):
+    assert post_rejected(http, "/query", body) == message
 
 
 @pytest.mark.parametrize(
@@ -243,8 +241,8 @@ def test_bad_queries(http, body, message):
         ({"filter": {"x": {"$gt": "y"}}}, "The $gt operator must be followed by a number, got 'y'"),
     ],
 )
-def test_bad_deletes(http, body, message):
-    assert refused(http, "/vectors/delete", body) == message
+def test_invalid_deletes(http, body, message):
+    assert post_rejected(http, "/vectors/delete", body) == message
 
 
 @pytest.mark.parametrize(
@@ -261,10 +259,10 @@ def test_bad_deletes(http, body, message):
     ],
 )
 @pytest.mark.parametrize("stored", [True, False])
-def test_bad_updates(http, index, body, message, stored):
+def test_invalid_updates(http, index, body, message, stored):
     if stored:
         http.post("/vectors/upsert", json={"vectors": [{"id": "a", "values": [1, 2]}]})
-    assert refused(http, "/vectors/update", body) == message
+    assert post_rejected(http, "/vectors/update", body) == message
     assert [record.values.tolist() for record in index.vectors().values()] == ([[1, 2]] if stored else [])
 
 
@@ -280,9 +278,9 @@ def test_bad_updates(http, index, body, message, stored):
         ("/namespaces?limit=-1", "limit must be between 1 and 100, but got -1"),
     ],
 )
-def test_bad_parameters(http, path, message):
-    answer = http.get(path)
-    assert (answer.status_code, answer.json()) == (400, {"code": 3, "message": message, "details": []})
+def test_invalid_query_parameters(http, path, message):
+    response = http.get(path)
+    assert (response.status_code, response.json()) == (400, {"code": 3, "message": message, "details": []})
 
 
 @pytest.mark.parametrize(
@@ -293,15 +291,17 @@ def test_bad_parameters(http, path, message):
         ("delete", {"ids": ["a"]}),
     ],
 )
-def test_an_index_of_documents_refuses_vectors_and_answers_all_else(pinecone_index_factory, connect, operation, body):
+def test_an_index_of_documents_rejects_only_vector_writes(pinecone_index_factory, connect, operation, body):
     http = connect(pinecone_index_factory(3, document_schema={"title": {"type": "string"}}))
-    assert refused(http, f"/vectors/{operation}", body).startswith("This index has a document schema, so writes must")
+    assert post_rejected(http, f"/vectors/{operation}", body).startswith(
+        "This index has a document schema, so writes must"
+    )
     assert http.post("/describe_index_stats", json={}).json()["totalVectorCount"] == 0
 
 
-def test_stats_take_no_filter(http):
+def test_stats_with_a_filter_are_rejected(http):
     message = "Serverless and Starter indexes do not support describing index stats with metadata filtering"
-    assert refused(http, "/describe_index_stats", {"filter": {"x": 1}}) == message
+    assert post_rejected(http, "/describe_index_stats", {"filter": {"x": 1}}) == message
 
 
 @pytest.mark.parametrize(
@@ -314,5 +314,8 @@ def test_stats_take_no_filter(http):
     ],
 )
 def test_an_unknown_namespace_is_not_found(http, method, path, body):
-    answer = http.request(method, path, json=body)
-    assert (answer.status_code, answer.json()) == (404, {"code": 5, "message": "Namespace not found", "details": []})
+    response = http.request(method, path, json=body)
+    assert (response.status_code, response.json()) == (
+        404,
+        {"code": 5, "message": "Namespace not found", "details": []},
+    )
