@@ -1,31 +1,92 @@
 """
 Load vectors into Pinecone from Apache Airflow.
 
-The public names are imported when they are first used: a DAG file that names the operator is parsed every few
-seconds, and must not pay for Arrow, numpy, httpx and pydantic each time.
+The public names are imported when they are first used: a DAG file that names the operator is parsed every few seconds,
+and must not pay for Arrow, numpy, httpx and pydantic each time.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from airflow_pinecone_upsert.assets import pinecone_asset
+    from airflow_pinecone_upsert.exceptions import (
+        AuthenticationError,
+        BadRequestError,
+        ErrorResponse,
+        IncompleteUpsertError,
+        InputError,
+        NotFoundError,
+        PineconeUpsertError,
+        QuotaExceededError,
+        RateLimitError,
+        RecordError,
+        RequestTooLargeError,
+        ServerError,
+        SetupError,
+        ShortCountError,
+        SourceError,
+        StorageError,
+        TransientError,
+        TransportError,
+        UnexpectedResponseError,
+        UnsupportedIndexError,
+    )
     from airflow_pinecone_upsert.hooks.pinecone import PineconeHook
     from airflow_pinecone_upsert.operators.upsert import PineconeUpsertOperator
+    from airflow_pinecone_upsert.pipeline.counts import Counts
+    from airflow_pinecone_upsert.pipeline.options import UpsertOptions
+    from airflow_pinecone_upsert.pipeline.report import UpsertReport
 
 __version__ = "0.1.0"
 
-__all__ = ["PineconeHook", "PineconeUpsertOperator", "__version__", "pinecone_asset"]
+__all__ = [
+    "AuthenticationError",
+    "BadRequestError",
+    "Counts",
+    "ErrorResponse",
+    "IncompleteUpsertError",
+    "InputError",
+    "NotFoundError",
+    "PineconeHook",
+    "PineconeUpsertError",
+    "PineconeUpsertOperator",
+    "QuotaExceededError",
+    "RateLimitError",
+    "RecordError",
+    "RequestTooLargeError",
+    "ServerError",
+    "SetupError",
+    "ShortCountError",
+    "SourceError",
+    "StorageError",
+    "TransientError",
+    "TransportError",
+    "UnexpectedResponseError",
+    "UnsupportedIndexError",
+    "UpsertOptions",
+    "UpsertReport",
+    "__version__",
+    "pinecone_asset",
+]
 
-_HOMES = {"PineconeHook": "hooks.pinecone", "PineconeUpsertOperator": "operators.upsert", "pinecone_asset": "assets"}
+_MODULES: Final = {
+    "Counts": "pipeline.counts",
+    "PineconeHook": "hooks.pinecone",
+    "PineconeUpsertOperator": "operators.upsert",
+    "UpsertOptions": "pipeline.options",
+    "UpsertReport": "pipeline.report",
+    "pinecone_asset": "assets",
+}
+"""Where the public names are; all others are errors."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'exceptions')}"), name)
 
 
 def __dir__() -> list[str]:

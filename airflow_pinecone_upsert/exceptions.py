@@ -1,47 +1,46 @@
 """
-What can go wrong, classed by what to do about it.
+The errors of this package, classified by what to do next.
 
 ::
 
     PineconeUpsertError
-    ├── SetupError                 mend the connection, a parameter or the index
+    ├── SetupError                 fix the connection, a parameter or the index
     │   ├── AuthenticationError        401, 403: the key
     │   ├── NotFoundError              404, 405: host, index or namespace
-    │   ├── UnsupportedIndexError      an index that takes documents, not vectors
-    │   └── QuotaExceededError         a quota of the plan, which waiting does not mend
-    ├── InputError                 mend the data
+    │   ├── UnsupportedIndexError      an index of documents, not of vectors
+    │   └── QuotaExceededError         a quota of the plan; waiting does not help
+    ├── InputError                 fix the data
     │   ├── SourceError                a file, a column or an XCom value as a whole
     │   ├── RecordError                one record
-    │   └── BadRequestError               400: the server refuses what was sent
+    │   └── BadRequestError            400: the server rejects what was sent
     ├── RequestTooLargeError       send less at once
     ├── TransientError             wait, then send the same again
     │   ├── RateLimitError             429
     │   ├── ServerError                408, 5xx
-    │   ├── TransportError             no answer at all
-    │   └── StorageError               the storage of the source does not answer
-    ├── UnexpectedResponseError      an answer that contradicts the request or is not Pinecone's
+    │   ├── TransportError             no response at all
+    │   ├── ShortCountError            a response that confirms fewer records than were sent
+    │   └── StorageError               the storage of the source does not respond
+    ├── UnexpectedResponseError    a response that contradicts the request or is not Pinecone's
     └── IncompleteUpsertError      the run ended and records are unconfirmed
 
-Only this module reads the text of a server's message to tell one error from another.
-Every class pickles: ``args`` holds the message, everything else is an attribute with a default.
+All of them can be imported from ``airflow_pinecone_upsert``, and all of them can be pickled.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
 class ErrorResponse:
     """
-    What a server said when it refused.
+    An error response of the server.
 
     :param status: The HTTP status.
-    :param message: The server's own words, cut to 500 characters.
+    :param message: The server's message, cut to 500 characters.
     :param code: The gRPC code of a JSON error body, if there was one.
-    :param request_id: ``x-pinecone-request-id``, to quote to Pinecone's support.
-    :param retry_after_s: ``Retry-After`` in seconds from the moment of the answer, never negative.
+    :param request_id: ``x-pinecone-request-id``. Pinecone's support asks for it.
+    :param retry_after_s: ``Retry-After`` in seconds from the moment of the response, never negative.
     """
 
     status: int
@@ -53,26 +52,23 @@ class ErrorResponse:
 
 class PineconeUpsertError(Exception):
     """
-    The root of all errors of this package.
+    The base class of all errors of this package.
 
-    :param message: What happened and how to mend it.
-    :param answer: The server's answer, where there was one.
-
-    ``report`` holds the numbers until then, as the task's output would have held them, where an upsert ended so.
+    :param message: What happened and how to fix it.
+    :param response: The server's response, where there was one.
     """
 
-    def __init__(self, message: str, *, answer: ErrorResponse | None = None) -> None:
+    def __init__(self, message: str, *, response: ErrorResponse | None = None) -> None:
         super().__init__(message)
-        self.answer = answer
-        self.report: dict[str, Any] = {}
+        self.response = response
 
 
 class SetupError(PineconeUpsertError):
-    """The connection, a parameter or the index is not as it must be. No retry can help."""
+    """The connection, a parameter or the index is wrong. A retry cannot help."""
 
 
 class AuthenticationError(SetupError):
-    """The server does not accept the API key for what was asked."""
+    """The server does not accept the API key for this request."""
 
 
 class NotFoundError(SetupError):
@@ -80,7 +76,7 @@ class NotFoundError(SetupError):
 
 
 class UnsupportedIndexError(SetupError):
-    """The index takes documents, not vectors."""
+    """The index holds documents, not vectors."""
 
 
 class QuotaExceededError(SetupError):
@@ -88,7 +84,7 @@ class QuotaExceededError(SetupError):
 
 
 class InputError(PineconeUpsertError):
-    """The data cannot be upserted as they are. No retry can help before they are mended."""
+    """The data cannot be upserted as they are. A retry cannot help until they are fixed."""
 
 
 class SourceError(InputError):
@@ -96,7 +92,7 @@ class SourceError(InputError):
 
 
 class BadRequestError(InputError):
-    """The server refuses what was sent (400)."""
+    """The server rejects what was sent (400)."""
 
 
 class RecordError(InputError):
@@ -104,15 +100,15 @@ class RecordError(InputError):
     One record breaks a rule.
 
     :param reason: What is wrong.
-    :param remedy: How to mend it.
+    :param remedy: How to fix it.
     :param origin: The file's path or URL, or ``XCom``.
     :param row: The record's row in ``origin``, counted from 0.
     :param record_id: The record's id, where it has a usable one.
-    :param field: The column or key, with the key of the metadata after a dot.
-    :param value: The offending value, shortened.
+    :param field: The column or key. A key of the metadata follows after a dot.
+    :param value: The invalid value, shortened.
     """
 
-    def __init__(  # noqa: PLR0913 - what a message must name
+    def __init__(  # noqa: PLR0913 - everything that the message must name
         self,
         reason: str,
         *,
@@ -133,7 +129,7 @@ class RecordError(InputError):
         self.value = value
 
     def __str__(self) -> str:
-        """Name the place, the rule, the value and the remedy in one line."""
+        """Return the location, the rule, the value and the remedy in one line."""
         known_id = "" if self.record_id is None else f", id {self.record_id!r}"
         found = "" if self.value is None else f" (found {self.value})"
         return (
@@ -143,11 +139,11 @@ class RecordError(InputError):
 
 
 class RequestTooLargeError(PineconeUpsertError):
-    """The server takes less in one request than was sent."""
+    """The request is larger than the server accepts."""
 
 
 class TransientError(PineconeUpsertError):
-    """Waiting may help; sending the same again is safe, because an upsert is idempotent by id."""
+    """Waiting may help. Sending the same again is safe, because an upsert is idempotent by id."""
 
 
 class RateLimitError(TransientError):
@@ -155,19 +151,23 @@ class RateLimitError(TransientError):
 
 
 class ServerError(TransientError):
-    """The server could not do its work just now."""
+    """The server could not process the request at the moment."""
 
 
 class TransportError(TransientError):
-    """No answer came: no connection, a reset or a time-out. What was sent may have been applied."""
+    """No response came: no connection, a reset or a time-out. The request may have been applied."""
+
+
+class ShortCountError(TransientError):
+    """The server confirmed fewer records than were sent."""
 
 
 class StorageError(TransientError):
-    """The storage that holds the source did not answer, or not with what is asked for."""
+    """The storage of the source did not respond, or returned something else than what was requested."""
 
 
 class UnexpectedResponseError(PineconeUpsertError):
-    """The answer is not one that Pinecone gives to such a request."""
+    """The response contradicts the request or is not Pinecone's."""
 
 
 class IncompleteUpsertError(PineconeUpsertError):

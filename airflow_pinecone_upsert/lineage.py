@@ -1,20 +1,19 @@
 """
-What others learn of an upsert: Airflow by an asset event, lineage tools by OpenLineage or by Airflow's hook lineage.
+Lineage: asset events for Airflow, datasets for OpenLineage, and Airflow's hook lineage.
 
-What always holds: nothing in here fails a task; what goes wrong is a warning.
+Invariant: nothing here fails a task; an error becomes a warning.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import AssetAlias
-from typing_extensions import Self
 
 from airflow_pinecone_upsert.assets import openlineage_name, pinecone_asset
 
@@ -28,15 +27,18 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.pipeline.read.files import FileRef
     from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
     from airflow_pinecone_upsert.pipeline.read.source import RecordSource
+    from airflow_pinecone_upsert.pipeline.report import UpsertReport
+    from airflow_pinecone_upsert.pipeline.send.events import Attempt
+    from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 
 log = logging.getLogger(__name__)
 
 _MAX_FILES_NAMED: Final = 100
-"""With more files than these each folder is one dataset: an event names its schema for every dataset."""
+"""With more files, each folder is one dataset: an event contains the schema of every dataset."""
 
 
 def outlet_alias(operator: BaseOperator) -> AssetAlias:
-    """Build the outlet of a task that learns only when it runs which asset it writes."""
+    """Build the outlet of a task whose asset is known only when it runs."""
     return AssetAlias(f"pinecone:{operator.dag_id}.{operator.task_id}")
 
 
@@ -44,8 +46,8 @@ def emit_event(operator: BaseOperator, context: Context, output: dict[str, Any])
     """
     Add one event for the namespace that was upserted, with the task's output as its extra.
 
-    An outlet that the user declared for this very namespace takes it; otherwise the task's alias does. The partition
-    key of a partitioned run is Airflow's to add, and it does so for either.
+    The event belongs to the outlet that the user declared for this namespace, or else to the task's alias. In a
+    partitioned run, Airflow adds the partition key to it.
 
     :param context: Outside a run it is empty, and nothing happens.
     """
@@ -69,11 +71,11 @@ def _add_event(outlets: Iterable[Any], context: Context, output: dict[str, Any],
         events[alias].add(asset, extra=output)
 
 
-def tell_hook_lineage(hook: BaseHook, index_host: str, namespace: str) -> None:
+def report_to_hook_lineage(hook: BaseHook, index_host: str, namespace: str) -> None:
     """
-    Tell Airflow that a hook writes to a namespace; lineage tools ask where the operator of a task says nothing itself.
+    Report to Airflow that a hook writes to a namespace, for tasks whose operator does not report lineage itself.
 
-    What the task reads is told by the hooks that read it.
+    What the task reads is reported by the hooks that read it.
     """
     try:
         from airflow.providers.common.compat.sdk import get_hook_lineage_collector
@@ -87,58 +89,53 @@ def tell_hook_lineage(hook: BaseHook, index_host: str, namespace: str) -> None:
 @dataclass
 class Trace:
     """
-    What a try of a task reads and writes. Used as a context, it keeps the report of an upsert that failed.
+    What one try of a task reads and writes. It observes the run, so that it also has the report of a failed one.
 
     :param source: The records.
-    :param index_host: The index.
-    :param namespace: Where they go.
-    :param output: The report at the end, as the task's output holds it; empty before that.
+    :param report: None until the run ends.
     """
 
     source: RecordSource
-    index_host: str
-    namespace: str
-    output: Mapping[str, Any] = field(default_factory=dict)
+    report: UpsertReport | None = None
 
-    def __enter__(self) -> Self:
-        return self
+    def attempted(self, attempt: Attempt[UpsertRequest]) -> None:
+        """Do nothing: the report counts the attempts."""
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self.output = getattr(error, "report", self.output)
+    def ended(self, report: UpsertReport) -> None:
+        """Remember the report."""
+        self.report = report
 
 
 def openlineage(trace: Trace | None) -> OperatorLineage[Any, Any]:
     """
-    Tell OpenLineage which files were to be read, and what was written until the end of the task, good or bad.
+    Return the input files and the output namespace of a task, successful or not.
 
     Rows and bytes written are those of all tries, as in the task's output; the bytes are those of the requests.
 
-    :param trace: None where the task failed before it knew what to do.
+    :param trace: None if the task failed before it had a source; without a report if it failed before the upsert began.
     """
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    if trace is None:
+    if trace is None or trace.report is None:
         return OperatorLineage()
     try:
-        return OperatorLineage(inputs=list(_inputs(trace.source)), outputs=[_output(trace)])
+        return OperatorLineage(inputs=list(_inputs(trace.source)), outputs=[_output(trace.report)])
     except Exception:
         log.warning("This upsert could not be reported to OpenLineage.", exc_info=True)
         return OperatorLineage()
 
 
-def _output(trace: Trace) -> OutputDataset:
+def _output(report: UpsertReport) -> OutputDataset:
     from openlineage.client.event_v2 import OutputDataset
     from openlineage.client.facet_v2 import output_statistics_output_dataset as facet
 
-    names = openlineage_name(pinecone_asset(trace.index_host, trace.namespace))
-    if not trace.output:
-        return OutputDataset(*names)
-    statistics = facet.OutputStatisticsOutputDatasetFacet(trace.output["upsertedCount"], trace.output["requestBytes"])
+    names = openlineage_name(pinecone_asset(report.index_host, report.namespace))
+    statistics = facet.OutputStatisticsOutputDatasetFacet(report.counts.upserted, report.counts.request_bytes)
     return OutputDataset(*names, outputFacets={"outputStatistics": statistics})
 
 
 def _inputs(source: RecordSource) -> Iterator[InputDataset]:
-    """Name the files; records that come from another task are no dataset."""
+    """Yield one dataset per file, or per folder if there are many; records from another task are not a dataset."""
     from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 
     if not isinstance(source, ParquetSource):
@@ -151,7 +148,7 @@ def _inputs(source: RecordSource) -> Iterator[InputDataset]:
 
 
 def _openlineage_name(file: FileRef) -> tuple[str, str]:
-    """Return namespace and name by https://openlineage.io/docs/spec/naming: a bucket with its scheme, and the key."""
+    """Return namespace and name as https://openlineage.io/docs/spec/naming has them: scheme and bucket, and the key."""
     if file.is_local:
         return "file", file.path
     scheme, _, rest = file.url.partition("://")

@@ -1,4 +1,4 @@
-"""What Airflow's provider manager reads: the connection type, the hook, the operator."""
+"""The provider's metadata: connection type, hook, operators, task decorator, asset URIs and links."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from airflow_pinecone_upsert.hooks import connection_form
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's metadata, by Airflow's ``provider_info.schema.json``."""
+    """Return the provider's metadata, in the form of Airflow's ``provider_info.schema.json``."""
     return {
         "package-name": "airflow-pinecone-upsert",
         "name": "Pinecone (upsert)",
-        "description": "Load vectors into Pinecone: every record accounted for, in flat memory.",
+        "description": "Load vectors into Pinecone: every record is accounted for, and memory stays flat.",
         "versions": [__version__],
         "integrations": [
             {

@@ -1,4 +1,4 @@
-"""Paths as Airflow's users write them become Parquet files that can be opened."""
+"""Object storage: finds the files and folders that the paths of an operator's parameters name."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from airflow_pinecone_upsert.pipeline.violation import preview
 _EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
-def parquet_files(paths: Any, stop: CancellationToken | None = None) -> list[FileRef]:
+def parquet_files(paths: Any, cancellation: CancellationToken | None = None) -> list[FileRef]:
     """
-    Find the files behind ``parquet_paths``.
+    Find the files that ``parquet_paths`` names.
 
-    :param paths: A file, a folder or a glob, as text or as an ``ObjectStoragePath``; or any nesting of lists of them.
-    :param stop: Ends the wait for a storage that does not answer.
-    :return: Each file once, in the order of ``paths``; those of a folder or a glob sorted.
-    :raises SourceError: Something is no path, or there is no file behind it.
-    :raises SetupError: Nothing installed here knows the path's scheme.
-    :raises IncompleteUpsertError: The run is to stop.
+    :param paths: A file, a folder or a glob, as text or ``ObjectStoragePath``; or a list of these, which may be nested.
+    :param cancellation: Ends the wait for a storage that does not respond.
+    :return: Each file once, in the order of ``paths``; those of a folder or a glob are sorted.
+    :raises SourceError: A value is not a path, or a path names no file.
+    :raises SetupError: No installed package supports the scheme of a path.
+    :raises StorageError: The storage does not respond.
+    :raises IncompleteUpsertError: The upsert was cancelled.
     """
     opened = [_open_storage(path) for path in _each(paths, "parquet_paths")]
 
@@ -37,44 +38,53 @@ def parquet_files(paths: Any, stop: CancellationToken | None = None) -> list[Fil
         files = {file.url: file for fs, path in opened for file in find_parquet_files(fs, path)}
         return list(files.values())
 
-    return call_in_background(find, stop or CancellationToken())
+    return call_in_background(find, cancellation or CancellationToken())
+
+
+def parquet_source(paths: Any, columns: Columns, cancellation: CancellationToken | None = None) -> ParquetSource:
+    """
+    Return a source that reads the files that ``parquet_paths`` names. See :func:`parquet_files`.
+
+    :param columns: The names of the columns in these files.
+    """
+    return ParquetSource(parquet_files(paths, cancellation), columns, cancellation)
 
 
 def rejects_folder(path: Any) -> RejectsFolder:
     """
-    Find the file system behind ``rejects_path``.
+    Return the folder that ``rejects_path`` names.
 
-    :param path: A folder, or a file that ends in ``.parquet``; text or ``ObjectStoragePath``.
-    :raises SourceError: It is no path.
-    :raises SetupError: Nothing installed here knows the path's scheme.
+    :param path: A folder, or a file whose name ends in ``.parquet``; text or ``ObjectStoragePath``.
+    :raises SourceError: The value is not a path.
+    :raises SetupError: No installed package supports the scheme of the path.
     """
-    (one,) = _each(path, "rejects_path")
-    return RejectsFolder(*_open_storage(one))
+    (storage_path,) = _each(path, "rejects_path")
+    return RejectsFolder(*_open_storage(storage_path))
 
 
 class ParquetPaths:
     """
-    Recognises paths among what a function yields, and reads the files behind them.
+    Recognizes paths among the values that a function yields, and opens their files.
 
-    :param columns: Which columns of the files hold what.
-    :param stop: Ends the wait for a storage that does not answer.
+    :param columns: The names of the columns in these files.
+    :param cancellation: Ends the wait for a storage that does not respond.
     """
 
-    def __init__(self, columns: Columns, stop: CancellationToken) -> None:
+    def __init__(self, columns: Columns, cancellation: CancellationToken) -> None:
         self._columns = columns
-        self._stop = stop
+        self._cancellation = cancellation
 
     def __contains__(self, value: object) -> bool:
-        """Tell whether a value is a path."""
+        """Return whether a value is a path."""
         return isinstance(value, (str, os.PathLike, ObjectStoragePath))
 
     def open(self, path: Any) -> ParquetSource:
         """
-        Find the files behind a path.
+        Return a source that reads the files of a path.
 
-        :raises SourceError: There is none.
+        :raises SourceError: The path names no file.
         """
-        return ParquetSource(parquet_files(path, self._stop), self._columns, self._stop)
+        return parquet_source(path, self._columns, self._cancellation)
 
 
 def _each(paths: Any, parameter: str) -> Iterator[ObjectStoragePath]:
@@ -94,7 +104,7 @@ def _each(paths: Any, parameter: str) -> Iterator[ObjectStoragePath]:
 def _parse(path: str) -> ObjectStoragePath:
     try:
         return ObjectStoragePath(path)
-    except ValueError as exc:  # a scheme that no library here has heard of
+    except ValueError as exc:  # fsspec does not know the scheme
         raise _no_file_system(path, path.partition("://")[0], exc) from exc
 
 

@@ -1,38 +1,75 @@
-"""An upsert seen from outside: Airflow's metrics for each request, and a span around the whole."""
+"""Telemetry: Airflow's metrics for each attempt, and a span around the upsert."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-from airflow_pinecone_upsert.exceptions import PineconeUpsertError, RateLimitError
+from typing_extensions import Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from airflow_pinecone_upsert.api.client import IndexClient
-    from airflow_pinecone_upsert.pipeline.options import UpsertOptions
-    from airflow_pinecone_upsert.pipeline.read.source import RecordSource
     from airflow_pinecone_upsert.pipeline.report import UpsertReport
     from airflow_pinecone_upsert.pipeline.send.events import Attempt
+    from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 
 
-def observed_upsert(source: RecordSource, client: IndexClient, options: UpsertOptions, **others: Any) -> UpsertReport:
+class UpsertTelemetry:
     """
-    Do what :func:`airflow_pinecone_upsert.pipeline.run.upsert` does, seen from outside.
+    Observes an upsert. As a context manager it is a span inside the task's own; without a tracer it does nothing.
 
-    :param others: Its other parameters.
+    :param index_url: The index's URL.
+    :param namespace: The namespace that is written.
     """
-    from airflow_pinecone_upsert.pipeline.run import upsert
 
-    with _span(client.host, options.namespace) as annotate:
-        report = upsert(source, client, options, observe=_Metrics(**_task()), **others)
-        annotate(report.as_output())
-    return report
+    def __init__(self, index_url: str, namespace: str) -> None:
+        from airflow.providers.common.compat.sdk import Stats
+        from opentelemetry import trace
+
+        self._stats = Stats
+        self._tags = _task_tags()
+        # Names from OpenTelemetry's semantic conventions for database calls, as far as they apply.
+        self._attributes = {
+            "db.system.name": "pinecone",
+            "db.operation.name": "upsert",
+            "db.namespace": namespace,
+            "server.address": index_url,
+        }
+        self._span: trace.Span = trace.INVALID_SPAN
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start the span."""
+        from opentelemetry import trace
+
+        tracer = trace.get_tracer("airflow_pinecone_upsert")
+        self._span = self._stack.enter_context(
+            tracer.start_as_current_span("pinecone_upsert", attributes=self._attributes)
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        """End the span."""
+        from opentelemetry import trace
+
+        if error is not None:
+            # OpenTelemetry sets this status only for an Exception; Airflow's task time-out is a BaseException.
+            self._span.set_status(trace.Status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        self._stack.close()
+
+    def attempted(self, attempt: Attempt[UpsertRequest]) -> None:
+        """Emit the counts of one attempt as ``pinecone_upsert.*``, and its latency in milliseconds."""
+        for name, count in attempt.counts.metrics():
+            self._stats.incr(f"pinecone_upsert.{name}", count, tags=self._tags)
+        self._stats.timing("pinecone_upsert.latency", 1_000 * attempt.latency_s, tags=self._tags)
+
+    def ended(self, report: UpsertReport) -> None:
+        """Set the numbers of the output as attributes of the span."""
+        numbers = {name: value for name, value in report.as_output().items() if isinstance(value, (int, float))}
+        self._span.set_attributes({f"pinecone_upsert.{name}": value for name, value in numbers.items()})
 
 
-def _task() -> dict[str, str]:
-    """Name the task that runs; a program that uses the hook has none."""
+def _task_tags() -> dict[str, str]:
+    """Return the tags of the running task; none if the hook is used outside a task."""
     from airflow.sdk import get_current_context
 
     try:
@@ -40,65 +77,3 @@ def _task() -> dict[str, str]:
     except RuntimeError:
         return {}
     return {"dag_id": instance.dag_id, "task_id": instance.task_id}
-
-
-class _Metrics:
-    """
-    Counts requests as they end, under ``pinecone_upsert.*``.
-
-    :param tags: Of each metric, where Airflow's metrics have tags.
-    """
-
-    def __init__(self, **tags: str) -> None:
-        from airflow.providers.common.compat.sdk import Stats
-
-        self._stats = Stats
-        self._tags = tags
-
-    def __call__(self, attempt: Attempt) -> None:
-        """Count one request: records, bytes, requests, retries, throttled, latency."""
-        counts = {
-            "records": attempt.confirmed,
-            "bytes": attempt.body_bytes,
-            "requests": 1,
-            "retries": int(attempt.repeated),
-            "throttled": int(isinstance(attempt.error, RateLimitError)),
-        }
-        for name, count in counts.items():
-            if count:
-                self._stats.incr(f"pinecone_upsert.{name}", count, tags=self._tags)
-        self._stats.timing("pinecone_upsert.latency", 1_000 * attempt.latency_s, tags=self._tags)
-
-
-@contextmanager
-def _span(index_url: str, namespace: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """
-    Trace an upsert, under the task's own span; without a tracer of Airflow's that does nothing.
-
-    :return: Takes the output of the task, whose numbers become attributes.
-    """
-    from opentelemetry import trace
-
-    # The names of OpenTelemetry's conventions for database calls, as far as they go.
-    attributes = {
-        "db.system.name": "pinecone",
-        "db.operation.name": "upsert",
-        "db.namespace": namespace,
-        "server.address": index_url,
-    }
-    with trace.get_tracer("airflow_pinecone_upsert").start_as_current_span(
-        "pinecone_upsert", attributes=attributes
-    ) as current:
-
-        def annotate(output: Mapping[str, Any]) -> None:
-            numbers = {name: value for name, value in output.items() if isinstance(value, (int, float))}
-            current.set_attributes({f"pinecone_upsert.{name}": value for name, value in numbers.items()})
-
-        try:
-            yield annotate
-        except BaseException as exc:
-            if isinstance(exc, PineconeUpsertError):
-                annotate(exc.report)
-            # OpenTelemetry by itself takes an Exception for an error; Airflow's time-out of a task is none.
-            current.set_status(trace.Status(trace.StatusCode.ERROR, f"{type(exc).__name__}: {exc}"))
-            raise

@@ -1,4 +1,9 @@
-"""Start when a namespace was upserted, whichever DAG did it; the event brings that task's report."""
+"""
+Start a DAG when records were upserted into a namespace.
+
+Every successful upsert task emits an asset event for its namespace, whichever DAG it belongs to. The extra of the event
+is the output of that task. Copy this example for work that needs the new records, such as an evaluation of the search.
+"""
 
 import os
 
@@ -10,11 +15,16 @@ from airflow_pinecone_upsert import pinecone_asset
 INDEX_HOST = os.environ.get("PINECONE_INDEX_HOST", "articles-abc123.svc.aped-4627-b74a.pinecone.io")
 ARTICLES = pinecone_asset(INDEX_HOST, "articles")
 
-with DAG("react_to_upsert", schedule=ARTICLES, tags=["pinecone"]) as dag:
+with DAG(
+    "react_to_upsert",
+    description="Start when records were upserted into a namespace.",
+    schedule=ARTICLES,
+    tags=["pinecone"],
+) as dag:
 
     @task
     def announce(triggering_asset_events=None) -> list[str]:
-        """Say what is new: one event for each task, or mapped instance of one, since the last run."""
+        """Report each upsert since the last run: one event per task, or per mapped task instance."""
         return [
             f"{event.source_dag_id}: {event.extra['upsertedCount']} records in {event.extra['durationSeconds']} s"
             for event in triggering_asset_events[ARTICLES]

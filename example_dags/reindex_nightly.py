@@ -1,8 +1,9 @@
 """
-Rebuild the whole index every night without a moment in which a search finds half of it.
+Rebuild the index every night, without a moment in which a search finds only some of the records.
 
-Each run fills a namespace of its own, named after the run's date. Only when all records are there, the namespaces
-before the last one are deleted: today's and yesterday's stay, so that readers can switch over, and back.
+Each run fills a new namespace, which is named after the date of the run. Once the index holds all of its records, old
+namespaces are deleted. The newest two remain, so that readers can switch to the new one and back. Copy this example if
+the source is complete every night, and records that are no longer in it must disappear from the index.
 """
 
 from datetime import datetime, timedelta, timezone
@@ -12,10 +13,11 @@ from airflow.sdk import DAG, task
 from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
 
 PREFIX = "articles-"
-KEPT = 2
+NAMESPACES_TO_KEEP = 2
 
 with DAG(
     "reindex_nightly",
+    description="Rebuild the index in a new namespace every night, and delete old namespaces.",
     schedule="0 2 * * *",
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
@@ -31,7 +33,7 @@ with DAG(
 
     @task(retries=10, retry_delay=timedelta(seconds=30))
     def check_count(report: dict) -> str:
-        """Compare with what the index holds. Pinecone's counts lag behind its writes, hence the retries."""
+        """Check that the index holds every record. It counts new records only after some seconds, hence the retries."""
         namespace, expected = report["namespace"], report["upsertedCount"]
         stats = PineconeHook().describe_index_stats().namespaces.get(namespace)
         found = stats.vector_count if stats else 0
@@ -41,12 +43,12 @@ with DAG(
 
     @task
     def delete_old_namespaces(newest: str) -> list[str]:
-        """Keep the newest namespaces, and delete those before them."""
+        """Delete the namespaces of earlier runs, except the most recent ones."""
         hook = PineconeHook()
-        dated = [one.name for one in hook.list_namespaces() if one.name.startswith(PREFIX)]
-        old = sorted(name for name in dated if name <= newest)[:-KEPT]
-        for namespace in old:
-            hook.delete_namespace(namespace)
+        dated = [namespace.name for namespace in hook.list_namespaces() if namespace.name.startswith(PREFIX)]
+        old = sorted(name for name in dated if name <= newest)[:-NAMESPACES_TO_KEEP]
+        for name in old:
+            hook.delete_namespace(name)
         return old
 
     delete_old_namespaces(check_count(upsert.output))

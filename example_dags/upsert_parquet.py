@@ -1,13 +1,18 @@
-"""Upsert a folder of Parquet files: the shape of most jobs."""
+"""
+Upsert a folder of Parquet files.
+
+The files are read in bounded memory, however large they are. Copy this example if another job has already written the
+vectors to files; most pipelines look like this.
+"""
 
 from airflow.sdk import DAG
 
 from airflow_pinecone_upsert import PineconeUpsertOperator
 
-with DAG("upsert_parquet", schedule=None, tags=["pinecone"]) as dag:
+with DAG("upsert_parquet", description="Upsert a folder of Parquet files.", schedule=None, tags=["pinecone"]) as dag:
     PineconeUpsertOperator(
         task_id="upsert",
-        # A file, a folder, a glob or a list; local, s3://, gs:// … Here: the Airflow variable "embeddings".
+        # A file, a folder, a glob or a list of these; local, s3://, gs://, … Here: the Airflow variable "embeddings".
         parquet_paths="{{ var.value.embeddings }}",
         namespace="articles",
     )

@@ -1,4 +1,9 @@
-"""Embed some texts in one task and upsert what it returns in the next: for up to some hundred records."""
+"""
+Embed texts in one task and upsert what it returns in the next.
+
+The vectors are stored in XCom. Copy this example for at most a few hundred records; for more, use embed_and_upsert.py
+or Parquet files.
+"""
 
 from pydoc_data.topics import topics
 
@@ -6,11 +11,16 @@ from airflow.sdk import DAG, task
 
 from airflow_pinecone_upsert import PineconeUpsertOperator
 
-with DAG("upsert_xcom", schedule=None, tags=["pinecone"]) as dag:
+with DAG(
+    "upsert_xcom",
+    description="Embed texts in one task and upsert what it returns in the next.",
+    schedule=None,
+    tags=["pinecone"],
+) as dag:
 
     @task(show_return_value_in_logs=False)
     def embed() -> list[dict]:
-        """Embed the beginning of some topics of Python's documentation."""
+        """Embed the first 1,000 characters of 50 topics of Python's documentation."""
         from pathlib import Path
 
         import wordllama
@@ -25,7 +35,7 @@ with DAG("upsert_xcom", schedule=None, tags=["pinecone"]) as dag:
 
     @task
     def announce(count: int) -> str:
-        """Use the count of what Pinecone confirmed."""
+        """Report how many records Pinecone confirmed."""
         return f"{count} topics can be searched."
 
     upsert = PineconeUpsertOperator(task_id="upsert", vectors=embed(), namespace="topics")

@@ -1,1 +1,1 @@
-"""What Pinecone says: HTTP and its shapes. Imports neither Airflow nor Arrow."""
+"""Pinecone's API: HTTP, endpoints, models, limits and errors. Imports neither Airflow nor Arrow."""

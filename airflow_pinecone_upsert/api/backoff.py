@@ -1,4 +1,4 @@
-"""How long to wait before the same request is sent again. Pure: randomness is an argument."""
+"""The wait between two attempts at one request. Pure: randomness is an argument."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Random = Callable[[], float]
 
 def backoff_s(attempt: int, retry_after_s: float | None, random: Random) -> float:
     """
-    Exponential backoff with full jitter, but never less than what the server asked for.
+    Return the wait before the next attempt: exponential backoff with full jitter, and at least the server's ``Retry-After``.
 
-    Full jitter spreads the clients that failed together over the whole interval
+    Full jitter spreads clients that failed at the same time over the whole interval
     (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 
-    :param attempt: Tries so far, from 1.
-    :param retry_after_s: The server's ``Retry-After``; beyond 120 s it is cut.
+    :param attempt: Attempts so far, at least 1.
+    :param retry_after_s: The server's ``Retry-After`` in seconds, None if it sent none. Values above 120 are cut to 120.
     :param random: A source of floats in [0, 1).
-    :return: Seconds to wait.
+    :return: The wait in seconds.
     """
     ceiling = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** (attempt - 1))
     return max(random() * ceiling, min(retry_after_s or 0.0, MAX_RETRY_AFTER_S))

@@ -1,7 +1,7 @@
 """
-Every limit that Pinecone sets and every default that follows from one, each named once.
+The limits of Pinecone's API, and how long this package retries.
 
-Read in November 2026 from Pinecone's documentation and its OpenAPI files of version 2025-04:
+The limits were taken from Pinecone's documentation and its OpenAPI files of version 2025-04 in November 2026:
 
 * docs: https://docs.pinecone.io/reference/api/database-limits
 * OpenAPI: https://github.com/pinecone-io/pinecone-api/tree/main/2025-04
@@ -15,8 +15,9 @@ from typing import Final
 API_VERSION: Final = "2025-04"
 SCHEMA_API_VERSION: Final = "2026-07"
 """
-The first version in which the control plane tells an index's schema, and so whether it holds vectors or documents
-(https://docs.pinecone.io/reference/api/2026-07/control-plane/describe_index). No statistics tell that.
+The first version in which the control plane returns the schema of an index, which shows whether the index holds vectors or
+documents (https://docs.pinecone.io/reference/api/2026-07/control-plane/describe_index). The statistics of an index do not
+show it.
 """
 
 CONTROL_PLANE_URL: Final = "https://api.pinecone.io"
@@ -30,16 +31,19 @@ MAX_REQUEST_BYTES: Final = 2_000_000
 """
 Bytes of one upsert (docs: 2 MB, decimal).
 
-Pinecone's own table of records per request fits the binary size of a record, four bytes a component. The JSON body
-is the longer of the two, so counting its bytes is the safe reading.
+Pinecone's own table of records per request fits the binary size of a record, with four bytes per component. The JSON body
+is longer than that, so counting its bytes is the safe interpretation.
 """
 
 MAX_DECODED_REQUEST_BYTES: Final = 4_194_304
-"""Bytes that the server's decoder takes at all, as its own error message says. Nothing larger can ever be accepted."""
+"""Bytes that the server's decoder accepts, according to its error message. Every larger request is rejected."""
 
 MAX_IDS_PER_DELETE: Final = 1_000
 MAX_IDS_PER_FETCH: Final = 40
-"""Ids travel in the URL. 40 of 512 characters, each written as %26, stay below the 64 KB that httpx and proxies accept."""
+"""
+Ids are part of the URL. 40 ids of 512 characters, each of which is encoded as ``%26``, stay below the 64 KB that httpx and
+proxies accept.
+"""
 
 MAX_IDS_PER_LIST_PAGE: Final = 100
 MAX_TOP_K: Final = 10_000
@@ -59,26 +63,27 @@ MAX_SPARSE_VALUES: Final = 2_048
 MAX_SPARSE_INDEX: Final = 2**32 - 1
 MAX_METADATA_BYTES: Final = 40_960
 
-# Rates, for each namespace, on every plan (docs) ---------------------------------------------
+# Rates per namespace, on every plan (docs) ---------------------------------------------------
 
 MAX_REQUESTS_PER_SECOND: Final = 100
 MAX_BYTES_PER_SECOND: Final = 50_000_000
+MAX_DELETE_REQUESTS_PER_SECOND: Final = 100
+MAX_DELETED_IDS_PER_SECOND: Final = 5_000
 
-# Ours: how long to insist --------------------------------------------------------------------
+# Of this package, not of Pinecone -------------------------------------------------------------
 
-DEFAULT_CONCURRENCY: Final = 8
 MAX_CONCURRENCY: Final = 64
 DEFAULT_TIMEOUT_S: Final = 60.0
 
 MAX_ATTEMPTS: Final = 10
-"""Tries for one upsert. With full jitter they spread over about two minutes, four at the most."""
+"""Attempts at one upsert request. With full jitter, the waits add up to two minutes on average and to four at most."""
 
 MAX_CALL_ATTEMPTS: Final = 5
-"""Tries for any other call: about ten seconds, because somebody may be waiting for it."""
+"""Attempts at any other request. They take about ten seconds: a user may be waiting for the result."""
 
 BACKOFF_BASE_S: Final = 1.0
 BACKOFF_CAP_S: Final = 60.0
-"""Base and cap of the exponential backoff, as Pinecone's documentation on retries suggests."""
+"""Base and cap of the exponential backoff, as Pinecone's documentation on retries recommends."""
 
 MAX_RETRY_AFTER_S: Final = 120.0
-"""A longer ``Retry-After`` is cut to this: a task that sleeps for hours blocks a worker and looks hung."""
+"""A longer ``Retry-After`` is cut to this: a task that sleeps for hours blocks a worker slot and seems to hang."""

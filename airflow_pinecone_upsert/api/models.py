@@ -1,8 +1,8 @@
 """
-The shapes that travel: what goes to Pinecone and what comes back, as pydantic models.
+Pydantic models of records and of Pinecone's responses.
 
-JSON names are camelCase, Python names snake_case; a model reads both. Answers ignore keys they do not know, so that a
-newer server does not break an older client.
+Keys are camelCase in JSON and snake_case in Python; a model accepts both. Unknown keys are ignored, so that a newer server
+does not break an older client.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pydantic.alias_generators import to_camel
 
 
 def is_integer(value: Any) -> TypeGuard[int | np.integer[Any]]:
-    """Tell whole numbers from what Python and numpy derive from them: truth values and spans of time."""
+    """Return whether a value is an integer; a bool or a ``timedelta64`` is not one, although its class is a subclass."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 
 
 def _to_vector(value: Any) -> npt.NDArray[np.float64]:
     """
-    Read a sequence of numbers without an object for each of them where the input is an array.
+    Convert a sequence of numbers to float64. An array is converted without a Python object per element.
 
-    float16, float32, integers and float64 all fit float64 (integers beyond 2**53 are rounded, as JSON's are).
+    float16, float32 and float64 fit float64, and so do integers up to 2**53. Larger ones are rounded, as in JSON.
     """
     if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
         raise ValueError(f"expected a list of numbers, got {type(value).__name__}")
@@ -34,29 +34,29 @@ def _to_vector(value: Any) -> npt.NDArray[np.float64]:
         raise ValueError("expected a flat list of numbers; the elements have different lengths") from exc
     if array.ndim != 1:
         raise ValueError(f"expected a flat list of numbers, got {array.ndim} dimensions")
-    if array.size and (array.dtype.kind not in "iuf" or _holds_bool(value, array)):
-        array = _of_objects(value)
+    if array.size and (array.dtype.kind not in "iuf" or _contains_bool(value, array)):
+        array = _convert_elements(value)
     return array.astype(np.float64, copy=False)
 
 
-def _holds_bool(value: Any, array: npt.NDArray[Any]) -> bool:
-    """Find what numpy takes for a number among numbers; only where there is a 0 or a 1 a look is worth its time."""
+def _contains_bool(value: Any, array: npt.NDArray[Any]) -> bool:
+    """Return whether a list contains a bool, which numpy converts to 0 or 1. For speed, only these elements are checked."""
     return isinstance(value, (list, tuple)) and any(
         isinstance(value[position], (bool, np.bool_)) for position in np.flatnonzero((array == 0) | (array == 1))
     )
 
 
-def _of_objects(value: Any) -> npt.NDArray[np.float64]:
-    """Read what numpy finds no number's type for: integers of more than 64 bits, or no numbers."""
+def _convert_elements(value: Any) -> npt.NDArray[np.float64]:
+    """Convert element by element what numpy has no numeric dtype for, such as integers of more than 64 bits."""
     for position, element in enumerate(value):
         if not is_integer(element) and not isinstance(element, (float, np.floating)):
             kind = type(element).__name__
-            shown = (
+            description = (
                 f"{element!r:.80} ({kind})"
                 if isinstance(element, (str, bool, complex, type(None)))
                 else f"of type {kind}"
             )
-            raise ValueError(f"element {position} is {shown}, not a number")
+            raise ValueError(f"element {position} is {description}, not a number")
     try:
         return np.array([float(element) for element in value])
     except OverflowError as exc:
@@ -74,9 +74,9 @@ def _to_indices(value: Any) -> npt.NDArray[np.int64]:
 
 
 def _to_id(value: Any) -> Any:
-    """Integer ids are common in tables; Pinecone's are strings."""
+    """Convert an integer id, which is common in tables, to a string, which Pinecone requires."""
     if isinstance(value, str) and not value.isascii():
-        value.encode()  # a lone surrogate, which JSON may bring, can go nowhere; pydantic lets it pass
+        value.encode()  # fails for a lone surrogate, which JSON can contain and pydantic accepts
     return str(int(value)) if is_integer(value) else value
 
 
@@ -88,16 +88,16 @@ Indices = Annotated[
 ]
 
 
-class _Snake(BaseModel):
-    # A server may echo the API key, so an error must not quote what was read.
+class _SnakeCaseModel(BaseModel):
+    # A server may echo the API key, so an error must not quote the response.
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
-class _Shape(_Snake):
+class _CamelCaseModel(_SnakeCaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, arbitrary_types_allowed=True)
 
 
-class SparseValues(_Shape):
+class SparseValues(_CamelCaseModel):
     """
     The non-zero entries of a sparse vector.
 
@@ -109,14 +109,14 @@ class SparseValues(_Shape):
     values: Vector
 
 
-class Record(_Shape):
+class Record(_CamelCaseModel):
     """
     One record of a namespace.
 
-    :param id: 1 to 512 ASCII characters. Integers are taken as their decimal digits.
-    :param values: float64, shape (dimension,); None where the record is sparse only.
+    :param id: 1 to 512 ASCII characters. An integer is converted to its decimal digits.
+    :param values: float64, shape (dimension,); None if the record has sparse values only.
     :param sparse_values: The sparse part, if there is one.
-    :param metadata: Flat: strings, numbers, booleans, lists of strings.
+    :param metadata: Strings, numbers, booleans and lists of strings by key. Not nested.
     """
 
     id: Annotated[str, BeforeValidator(_to_id)]
@@ -125,24 +125,28 @@ class Record(_Shape):
     metadata: dict[str, Any] | None = None
 
 
-class UpsertResponse(_Shape):
-    """``POST /vectors/upsert``. Protobuf's JSON may leave out a zero."""
+class UpsertResponse(_CamelCaseModel):
+    """``POST /vectors/upsert``. The JSON form of protobuf may omit a zero."""
 
     upserted_count: int = Field(default=0, ge=0)
 
 
-class NamespaceStats(_Shape):
+class DeleteResponse(_CamelCaseModel):
+    """``POST /vectors/delete`` and ``DELETE /namespaces/{namespace}``: an empty object."""
+
+
+class NamespaceStats(_CamelCaseModel):
     """One namespace in :class:`IndexStats`."""
 
     vector_count: int = 0
 
 
-class IndexStats(_Shape):
+class IndexStats(_CamelCaseModel):
     """
     ``POST /describe_index_stats``.
 
     :param dimension: Components of a dense vector; None for a sparse index.
-    :param namespaces: By name; ``""`` is the default one. Counts lag behind writes by seconds.
+    :param namespaces: By name; ``""`` is the default namespace. Counts lag behind writes by seconds.
     """
 
     namespaces: dict[str, NamespaceStats] = Field(default_factory=dict)
@@ -153,11 +157,12 @@ class IndexStats(_Shape):
     vector_type: str | None = None
 
 
-class Match(_Shape):
+class Match(_CamelCaseModel):
     """
-    One hit of a query.
+    One match of a query.
 
-    :param score: As the index's metric has it: larger is nearer, but for ``euclidean``, a squared distance.
+    :param score: By the metric of the index. A larger score is nearer, except for ``euclidean``: there it is the squared
+        distance.
     """
 
     id: str
@@ -167,52 +172,52 @@ class Match(_Shape):
     metadata: dict[str, Any] | None = None
 
 
-class QueryResponse(_Shape):
+class QueryResponse(_CamelCaseModel):
     """``POST /query``."""
 
     matches: list[Match] = Field(default_factory=list)
 
 
-class FetchResponse(_Shape):
+class FetchResponse(_CamelCaseModel):
     """``GET /vectors/fetch``."""
 
     vectors: dict[str, Record] = Field(default_factory=dict)
 
 
-class _Pagination(_Shape):
+class _Pagination(_CamelCaseModel):
     next: str | None = None
 
 
-class _ListedId(_Shape):
+class _ListedId(_CamelCaseModel):
     id: str
 
 
-class ListResponse(_Shape):
+class ListResponse(_CamelCaseModel):
     """``GET /vectors/list``."""
 
     vectors: list[_ListedId] = Field(default_factory=list)
     pagination: _Pagination | None = None
 
 
-class NamespaceDescription(_Snake):
+class NamespaceDescription(_SnakeCaseModel):
     """One namespace of ``GET /namespaces``, whose JSON is snake_case."""
 
     name: str = ""
     record_count: int = 0
 
 
-class NamespacesResponse(_Snake):
+class NamespacesResponse(_SnakeCaseModel):
     """``GET /namespaces``."""
 
     namespaces: list[NamespaceDescription] = Field(default_factory=list)
     pagination: _Pagination | None = None
 
 
-class IndexSchema(_Snake):
+class IndexSchema(_SnakeCaseModel):
     """
-    What an index declares to hold, from API 2026-07 on.
+    The schema of an index, since API version 2026-07.
 
-    :param fields: By name, each with its ``type``; metadata of older indexes have none.
+    :param fields: By name, each with its ``type``; the metadata fields of older indexes have none.
     """
 
     fields: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -220,22 +225,23 @@ class IndexSchema(_Snake):
     @property
     def is_of_documents(self) -> bool:
         """
-        Whether the index refuses vectors.
+        Whether the index holds documents, and so rejects vectors.
 
-        Those that take them report them under two reserved names (``IndexSchema`` in Pinecone's OpenAPI file); one that
-        embeds text itself has ``semantic_text`` and holds records.
+        The schema of an index of vectors has fields with reserved names, ``_values`` or ``_sparse_values`` (``IndexSchema``
+        in Pinecone's OpenAPI file). An index that embeds text itself has a field of type ``semantic_text`` and holds
+        records.
         """
         types = {field.get("type") for field in self.fields.values()} - {None}
-        takes_vectors = self.fields.keys() & {"_values", "_sparse_values"}
-        return bool(types) and not takes_vectors and "semantic_text" not in types
+        has_vectors = self.fields.keys() & {"_values", "_sparse_values"}
+        return bool(types) and not has_vectors and "semantic_text" not in types
 
 
-class IndexDescription(_Snake):
+class IndexDescription(_SnakeCaseModel):
     """
     ``GET /indexes/{name}`` of the control plane, whose JSON is snake_case.
 
-    :param host: The index's own host, without a scheme.
-    :param index_schema: None where the control plane is an older one.
+    :param host: The host of the index, without a scheme.
+    :param index_schema: None if the control plane's API version is older than 2026-07.
     """
 
     name: str

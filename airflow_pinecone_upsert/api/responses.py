@@ -1,4 +1,8 @@
-"""Error responses of the server, classified by what to do next."""
+"""
+Error responses of the server, classified by what to do next.
+
+Invariants: no other module reads the text of a server's message to distinguish errors; every status has an error.
+"""
 
 from __future__ import annotations
 
@@ -24,43 +28,43 @@ from airflow_pinecone_upsert.exceptions import (
 )
 
 _MAX_SHOWN: Final = 500
-"""Characters of a server's message that are shown. A proxy may answer with a page of HTML."""
+"""Characters of a server's message that are shown. A proxy may respond with an HTML page."""
 
 
 def error_from_response(
     status: int, headers: Mapping[str, str], body: bytes, *, host: str, now: float
 ) -> PineconeUpsertError:
     """
-    Turn an answer that is no success into the error that says what to do next.
+    Convert a response without a 2xx status into an error.
 
     :param status: The HTTP status.
-    :param headers: The answer's headers, looked up in lower case.
-    :param body: The answer's body, JSON or text.
-    :param host: The host that answered, for the message.
-    :param now: Seconds since the epoch, against which a ``Retry-After`` date is read.
+    :param headers: The response's headers, with names in lower case.
+    :param body: The response's body, JSON or text.
+    :param host: The URL of the server, for the message.
+    :param now: Seconds since the epoch; the wait is relative to it if ``Retry-After`` is a date.
     :return: The error to raise.
     """
     code, message = _read_body(body)
-    answer = ErrorResponse(
+    response = ErrorResponse(
         status=status,
         message=message,
         code=code,
         request_id=headers.get("x-pinecone-request-id"),
         retry_after_s=parse_retry_after(headers.get("retry-after"), now=now),
     )
-    kind, remedy = _classify(status, message.lower())
-    quoted = f"request id {answer.request_id}, " if answer.request_id else ""
-    said = f"{host} answered {status} ({quoted}“{message}”)." if message else f"{host} answered {status}."
-    return kind(f"{said} {remedy}".rstrip(), answer=answer)
+    error_class, remedy = _classify(status, message.lower())
+    request_id = f"request id {response.request_id}, " if response.request_id else ""
+    what = f"{host} answered {status} ({request_id}“{message}”)." if message else f"{host} answered {status}."
+    return error_class(f"{what} {remedy}".rstrip(), response=response)
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
     """
-    Read a ``Retry-After`` header.
+    Parse a ``Retry-After`` header.
 
-    :param value: Seconds or an HTTP date (RFC 9110, section 10.2.3).
+    :param value: Seconds or an HTTP date (RFC 9110, section 10.2.3); None if the header is absent.
     :param now: Seconds since the epoch.
-    :return: Seconds to wait, never negative; None where the header is absent or unreadable.
+    :return: Seconds to wait, never negative; None if the header is absent or invalid.
     """
     if value is None:
         return None
@@ -77,9 +81,8 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
 
 
 def _read_body(body: bytes) -> tuple[int | None, str]:
-    """Find code and message in ``{"code", "message"}``, ``{"error": {"code", "message"}}`` or plain text."""
+    """Return code and message of ``{"code", "message"}``, ``{"error": {"code", "message"}}`` or plain text."""
     try:
-        # Not orjson: a DAG file imports this module, for the retry policy, and json is there already.
         parsed: Any = json.loads(body)
     except (ValueError, RecursionError):
         parsed = None
@@ -92,39 +95,29 @@ def _read_body(body: bytes) -> tuple[int | None, str]:
 
 
 _ANY: Final = range(1_000)
-
-
 _REDIRECT: Final = range(300, 400)
-
-
 _SERVER: Final = range(500, 600)
 
-
 HOLDS_DOCUMENTS: Final = "Name an index that holds vectors; this one holds documents."
-
-
 _KEY: Final = "Check the API key (the password of the Airflow connection) and that its project holds this index."
-
-
-_QUOTA: Final = "Raise the plan's quota or free some of it; waiting does not help before the quota renews."
-
-
-_NOT_AN_INDEX: Final = "Pinecone does not answer so: check that the index host is the index's own."
-
-
-_PASSING: Final = "The service, or a proxy in front of it, is temporarily unavailable; try again later."
-
-
+_QUOTA: Final = "Raise the plan's quota or free some of it; waiting does not help until the quota renews."
+_NOT_AN_INDEX: Final = "A Pinecone index does not answer like this: check that the index host is the index's own."
+_UNAVAILABLE: Final = "The service, or a proxy in front of it, is temporarily unavailable; try again later."
 _SIZE: Final = f"Lower max_request_bytes (the documented limit is {MAX_REQUEST_BYTES:,} bytes)."
 
 
 _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsertError], str], ...]] = (
-    # status, any of these words in the message (none: whatever it says), class, remedy; the first row that fits
-    (_REDIRECT, (), SetupError, "A redirect is not followed: the key would go elsewhere. Set the index's own host."),
+    # Status, texts of which the message contains one (empty: any message), class, remedy. The first row that matches counts.
+    (
+        _REDIRECT,
+        (),
+        SetupError,
+        "A redirect is not followed: it would send the key to another URL. Set the index's own host.",
+    ),
     (_ANY, ("document schema",), UnsupportedIndexError, HOLDS_DOCUMENTS),
     ((401,), (), AuthenticationError, _KEY),
     ((403,), ("quota", "storage"), QuotaExceededError, _QUOTA),
-    # Other messages of a 429 quote the names of index and namespace, so no word that may be a name is looked for.
+    # Other messages of a 429 quote the names of index and namespace, so this must be a text that cannot be a name.
     ((429,), ("for the current month",), QuotaExceededError, _QUOTA),
     ((403,), (), AuthenticationError, _KEY),
     ((404,), (), NotFoundError, "Check the index host, the index name and the namespace."),
@@ -132,21 +125,21 @@ _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsert
     ((400,), ("exceeds the maximum supported size", "message length too large"), RequestTooLargeError, _SIZE),
     ((429,), (), RateLimitError, "Lower max_requests_per_second or max_bytes_per_second if this persists."),
     ((405,), (), NotFoundError, _NOT_AN_INDEX),
-    ((408,), (), ServerError, _PASSING),
-    (_SERVER, (), ServerError, _PASSING),
+    ((408,), (), ServerError, _UNAVAILABLE),
+    (_SERVER, (), ServerError, _UNAVAILABLE),
     (_ANY, (), BadRequestError, "Fix the data or the parameters; the same request would be rejected again."),
 )
 
 
 def _classify(status: int, message: str) -> tuple[type[PineconeUpsertError], str]:
     """
-    Tell the class and the remedy of an answer.
+    Return the class and the remedy of an error response.
 
     :param status: The HTTP status.
     :param message: The server's message in lower case.
     """
     return next(
-        (kind, remedy)
-        for statuses, words, kind, remedy in _CLASSES
-        if status in statuses and (not words or any(word in message for word in words))
+        (error_class, remedy)
+        for statuses, texts, error_class, remedy in _CLASSES
+        if status in statuses and (not texts or any(text in message for text in texts))
     )

@@ -1,4 +1,4 @@
-"""``@task.pinecone_upsert``: what a function returns or yields goes straight into Pinecone, and never becomes an XCom."""
+"""``@task.pinecone_upsert``: upserts what a function returns or yields, without storing it in XCom."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
-from airflow_pinecone_upsert.operators.upsert import PineconeUpsertOperator, RenderedVectors
+from airflow_pinecone_upsert.operators.upsert import PineconeUpsertBaseOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -23,26 +23,24 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 
 
-class PineconeUpsertDecoratedOperator(DecoratedOperator, PineconeUpsertOperator):
+class PineconeUpsertDecoratedOperator(DecoratedOperator, PineconeUpsertBaseOperator):
     """
-    Upsert what a function returns or yields, in memory that does not grow with it.
+    Upsert what a function returns or yields.
 
     The function may return, or yield one by one or list by list: records, tuples ``(id, values[, metadata])``,
-    DataFrames, tables, or paths of Parquet files. It runs while the requests before are in flight.
+    DataFrames, tables, or paths of Parquet files. A generator runs while the previous requests are in flight, and
+    memory does not grow with the number of records that it yields.
 
     :param python_callable: The function.
     :param op_args: Its positional arguments. (templated)
     :param op_kwargs: Its keyword arguments. (templated)
 
-    All other parameters but ``vectors`` and ``parquet_paths`` are those of :class:`PineconeUpsertOperator`.
+    The other parameters are those of :class:`PineconeUpsertBaseOperator` and its base.
     """
 
     custom_operator_name = "@task.pinecone_upsert"
-    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *PineconeUpsertOperator.template_fields)
-    template_fields_renderers: ClassVar[dict[str, str]] = {
-        **DecoratedOperator.template_fields_renderers,
-        **PineconeUpsertOperator.template_fields_renderers,
-    }
+    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *PineconeUpsertBaseOperator.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
 
     def __init__(
         self,
@@ -54,26 +52,22 @@ class PineconeUpsertDecoratedOperator(DecoratedOperator, PineconeUpsertOperator)
     ) -> None:
         if kwargs.get("parquet_paths") is not None or kwargs.get("vectors") is not None:
             raise ValueError("@task.pinecone_upsert takes neither vectors nor parquet_paths: return or yield them.")
-        kwargs["vectors"] = RenderedVectors(None, f"what {python_callable.__name__}() yields")
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Run the function and upsert.
+        """Run the function and upsert. Airflow's own ``execute`` would return the function's value."""
+        return PineconeUpsertBaseOperator.execute(self, context)
 
-        :return: As :meth:`PineconeUpsertOperator.execute`.
-        """
-        context_merge(context, self.op_kwargs)
-        arguments = determine_kwargs(self.python_callable, self.op_args, context)
-        self.vectors = self.python_callable(*self.op_args, **arguments)
-        return PineconeUpsertOperator.execute(self, context)
-
-    def _source(self, columns: Columns, stop: CancellationToken) -> RecordSource:
+    def source(self, context: Context, columns: Columns, cancellation: CancellationToken) -> RecordSource:
+        """Return the records that the function returns or yields."""
         from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
         from airflow_pinecone_upsert.storage import ParquetPaths
 
+        context_merge(context, self.op_kwargs)
+        arguments = determine_kwargs(self.python_callable, self.op_args, context)
+        value = self.python_callable(*self.op_args, **arguments)
         origin = f"{self.python_callable.__name__}()"
-        return InMemorySource(self.vectors, columns, origin=origin, paths=ParquetPaths(columns, stop))
+        return InMemorySource(value, columns, origin=origin, paths=ParquetPaths(columns, cancellation))
 
 
 def pinecone_upsert_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
@@ -81,7 +75,7 @@ def pinecone_upsert_task(python_callable: Callable[..., Any] | None = None, **kw
     Turn a function into a task that upserts what it returns or yields.
 
     :param python_callable: The function.
-    :param kwargs: Parameters of :class:`PineconeUpsertOperator`.
+    :param kwargs: Parameters of :class:`PineconeUpsertDecoratedOperator`.
     """
     decorator: TaskDecorator = task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=PineconeUpsertDecoratedOperator, **kwargs

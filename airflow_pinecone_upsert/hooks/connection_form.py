@@ -1,11 +1,11 @@
 """
-The form of a connection in Airflow's UI, described once.
+The form of a connection in Airflow's UI.
 
-Airflow 3.2 and later read it from the provider's metadata and import no hook for it; earlier ones ask the hook, which
-must answer with the fields of WTForms. Both are made here from the same description, so they cannot differ.
+Airflow 3.2 and later read it from the provider's metadata, without importing the hook. Earlier versions call the hook,
+which returns WTForms fields. This module builds both from one description, so that they cannot differ.
 
-What always holds: a field that was left empty is as good as absent, and no field has a default here: it would be
-written into the connection and stay there when the default changes.
+Invariants: an empty field means the same as an absent one. No field has a default: Airflow would store it in the
+connection, where it would remain after the default changes.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from typing import Any, Final, Literal
 from airflow_pinecone_upsert.api.limits import API_VERSION, DEFAULT_TIMEOUT_S
 
 HIDDEN: Final = ("login", "schema")
-"""Fields that every connection has and that mean nothing here."""
+"""Standard fields that this connection type does not use."""
 
 LABELS: Final = {"host": "Index host", "port": "Port", "password": "API key"}
 
 PLACEHOLDERS: Final = {
     "host": "As the console shows it: articles-abc123.svc.….pinecone.io",
-    # Nobody needs a port, but https://github.com/apache/airflow/pull/73298: hidden, it would make Test useless there.
-    "port": "443. Airflow 3.3.1 and 3.3.2 test nothing without a port",
+    # A port is never needed, but if the field were hidden, Airflow 3.3.1 and 3.3.2 could not test the connection:
+    # https://github.com/apache/airflow/pull/73298
+    "port": "443. Airflow 3.3.1 and 3.3.2 need it to test the connection",
     "password": "pcsk_…, from “API keys” in the Pinecone console",
 }
-"""Airflow shows no other help for the fields that every connection has, and no more than 60 characters of this one."""
+"""Airflow shows no other help text for the standard fields, and at most 60 characters of a placeholder."""
 
 
 @dataclass(frozen=True)
 class ExtraField:
     """
-    One field of the form that is kept in the connection's extra.
+    A field of the form whose value is stored in the connection's extra.
 
     :param name: The key in the extra.
-    :param label: What stands before the field.
-    :param help: What stands below it.
-    :param kind: What it takes; ``password`` is text that is not shown.
+    :param label: The label of the field.
+    :param help: The text below the field.
+    :param kind: The type of the value; ``password`` is text that the form hides.
     """
 
     name: str
@@ -50,26 +51,24 @@ EXTRA_FIELDS: Final = (
     ExtraField(
         "index_name",
         "Index name",
-        "Instead of the index host: the host is looked up by this name. Leave the index host empty.",
+        "Used instead of the index host: the host is looked up by this name. Leave the index host empty.",
     ),
     ExtraField(
         "namespace",
         "Namespace",
-        "Where tasks write that name no namespace of their own. Empty: Pinecone's default namespace.",
+        "The namespace of tasks that do not set one. Empty: Pinecone's default namespace.",
     ),
-    ExtraField(
-        "api_version", "API version", f"Of Pinecone's API, such as {API_VERSION}, which is used if this is empty."
-    ),
+    ExtraField("api_version", "API version", f"The version of Pinecone's API to request. Empty: {API_VERSION}."),
     ExtraField(
         "timeout_s",
         "Time-out",
-        f"Seconds without an answer after which a request is given up and repeated. Empty: {DEFAULT_TIMEOUT_S:.0f}.",
+        f"Seconds without a response after which an attempt fails and is retried. Empty: {DEFAULT_TIMEOUT_S:.0f}.",
         "integer",
     ),
     ExtraField(
         "ca_bundle",
         "CA bundle",
-        "Path of a PEM file, on every worker, with the certificates to trust instead of the default ones.",
+        "Path of a PEM file on every worker. Its CA certificates are trusted instead of the default ones.",
     ),
     ExtraField(
         "proxy",
@@ -81,7 +80,7 @@ EXTRA_FIELDS: Final = (
 )
 
 _SCHEMAS: Final[dict[str, dict[str, Any]]] = {
-    # "null" says that the field may stay empty.
+    # "null" allows the field to be empty.
     "text": {"type": ["string", "null"]},
     "integer": {"type": ["integer", "null"], "minimum": 1},
     "password": {"type": ["string", "null"], "format": "password"},
@@ -89,7 +88,7 @@ _SCHEMAS: Final[dict[str, dict[str, Any]]] = {
 
 
 def metadata() -> dict[str, Any]:
-    """Return the form as the provider's metadata have it, by Airflow's ``provider.yaml.schema.json``."""
+    """Return the form for the provider's metadata, which follow Airflow's ``provider.yaml.schema.json``."""
     return {
         "conn-fields": {
             field.name: {"label": field.label, "description": field.help, "schema": _SCHEMAS[field.kind]}
@@ -104,7 +103,7 @@ def metadata() -> dict[str, Any]:
 
 
 def widgets() -> dict[str, Any]:
-    """Return the fields of the extra as WTForms has them, which is there only where an Airflow before 3.2 asks."""
+    """Return the extra fields as WTForms fields, for Airflow before 3.2, which provides WTForms or a mock of it."""
     from wtforms import IntegerField, PasswordField, StringField
 
     kinds = {"text": StringField, "integer": IntegerField, "password": PasswordField}
@@ -112,5 +111,5 @@ def widgets() -> dict[str, Any]:
 
 
 def behaviour() -> dict[str, Any]:
-    """Return what becomes of the fields that every connection has, for an Airflow before 3.2."""
+    """Return hidden fields, labels and placeholders of the standard fields, for Airflow before 3.2."""
     return {"hidden_fields": list(HIDDEN), "relabeling": dict(LABELS), "placeholders": dict(PLACEHOLDERS)}

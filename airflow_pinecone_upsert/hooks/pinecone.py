@@ -1,38 +1,46 @@
-"""An Airflow connection becomes an :class:`IndexClient`."""
+"""The hook: creates the client of an index from an Airflow connection, and runs upserts with it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseHook
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from airflow_pinecone_upsert.api.limits import CONTROL_PLANE_URL, MAX_CALL_ATTEMPTS
 from airflow_pinecone_upsert.hooks import connection_form
 
 if TYPE_CHECKING:
-    from airflow_pinecone_upsert.api.client import ClientSettings, IndexClient
+    from airflow.sdk import ObjectStoragePath
+
+    from airflow_pinecone_upsert.api.http import ClientSettings
     from airflow_pinecone_upsert.api.models import IndexStats, Match, NamespaceDescription, Record
+    from airflow_pinecone_upsert.client import IndexClient
+    from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+    from airflow_pinecone_upsert.pipeline.observer import Observer
+    from airflow_pinecone_upsert.pipeline.options import UpsertOptions, UpsertParameters
+    from airflow_pinecone_upsert.pipeline.read.source import RecordSource
     from airflow_pinecone_upsert.pipeline.report import UpsertReport
+    from airflow_pinecone_upsert.pipeline.track.checkpoint import StateStore
 
 _TEST_TIMEOUT_S: Final = 10.0
-"""Somebody waits in front of the UI."""
+"""For *Test* in the UI, because the user waits for it."""
 
 _MASK: Final = "***"
 
 
 @dataclass(frozen=True)
 class _Connection:
-    """What is used of an Airflow connection, whose own representation shows the password."""
+    """The parts of an Airflow connection that the hook uses. The repr of Airflow's class shows the password."""
 
     host: str | None
     port: int | None
     password: str | None = field(repr=False)
-    extra_dejson: dict[str, Any] = field(repr=False)  # a proxy has a password, too
+    extra_dejson: dict[str, Any] = field(repr=False)  # may contain a proxy's password
 
 
 class PineconeHook(BaseHook):
@@ -43,12 +51,11 @@ class PineconeHook(BaseHook):
     ``index_name`` (its host is looked up once), ``api_version``, ``timeout_s``, ``proxy``, ``ca_bundle`` and
     ``control_plane_url``. A connection of the official provider's type ``pinecone`` works as it is.
 
-    The client is made when it is first needed; :meth:`close`, or the end of a ``with`` block, closes it. A task that
-    ends anyway need not.
+    The client is created when it is first needed; :meth:`close`, or the end of a ``with`` block, closes it.
 
     :param pinecone_conn_id: The Airflow connection.
-    :param index_host: In place of the connection's host.
-    :param index_name: In place of the connection's host: the index whose host is looked up.
+    :param index_host: Instead of the connection's host.
+    :param index_name: Instead of the connection's host: the index whose host is looked up.
     """
 
     conn_name_attr = "pinecone_conn_id"
@@ -72,12 +79,12 @@ class PineconeHook(BaseHook):
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Return the form's own fields. Airflow before 3.2 asks; later ones read the provider's metadata."""
+        """Return the extra fields of the form, for Airflow before 3.2; later versions read the provider's metadata."""
         return connection_form.widgets()
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Return what becomes of the fields that every connection has. Airflow before 3.2 asks."""
+        """Return labels and placeholders of the standard fields, for Airflow before 3.2."""
         return connection_form.behaviour()
 
     @cached_property
@@ -87,7 +94,7 @@ class PineconeHook(BaseHook):
 
     @property
     def _extra(self) -> dict[str, Any]:
-        """What the extra holds; a field of the form that was left empty is as good as absent."""
+        """The connection's extra, without the fields of the form that were left empty."""
         from airflow_pinecone_upsert.exceptions import SetupError
 
         extra = self._connection.extra_dejson
@@ -104,14 +111,14 @@ class PineconeHook(BaseHook):
         """
         Return the client of the index, the same one each time until :meth:`close`.
 
-        :raises SetupError: The connection names no index, has no key, or its host is unusable.
+        :raises SetupError: The connection does not name an index, has no key, or has an unusable host.
         """
         if self._client is None:
             self._client = self._connect(self._settings())
         return self._client
 
     def close(self) -> None:
-        """Close the client, if there is one. The next call makes another."""
+        """Close the client, if there is one. The next call creates another."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -125,14 +132,14 @@ class PineconeHook(BaseHook):
         self.close()
 
     def _connect(self, settings: ClientSettings, *, attempts: int = MAX_CALL_ATTEMPTS) -> IndexClient:
-        from airflow_pinecone_upsert.api.client import IndexClient
+        from airflow_pinecone_upsert.client import IndexClient
 
         return IndexClient(self._find_host(settings, attempts), settings, attempts=attempts)
 
     def _settings(self) -> ClientSettings:
         from pydantic import SecretStr, ValidationError
 
-        from airflow_pinecone_upsert.api.client import ClientSettings
+        from airflow_pinecone_upsert.api.http import ClientSettings
         from airflow_pinecone_upsert.exceptions import SetupError
 
         # Masked at once: some tools report an error together with the variables of its frames.
@@ -149,11 +156,12 @@ class PineconeHook(BaseHook):
             return ClientSettings(**{**{name: self._extra[name] for name in names}, "api_key": key})
         except ValidationError as exc:
             wrong = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
-        # Not in the except block: pydantic's frames would stay behind it, and hold the password of a proxy.
+        # Not in the except block: pydantic's frames, which contain the password of a proxy, would stay attached.
         raise SetupError(f"{self._subject} has an extra that is invalid: {wrong}.")
 
     def _find_host(self, settings: ClientSettings, attempts: int) -> str:
-        from airflow_pinecone_upsert.api.client import describe_index, is_control_plane
+        from airflow_pinecone_upsert.api.http import is_control_plane
+        from airflow_pinecone_upsert.client import describe_index
         from airflow_pinecone_upsert.exceptions import SetupError
 
         if self._index_host:
@@ -172,57 +180,170 @@ class PineconeHook(BaseHook):
         return describe_index(str(name), settings, control_plane_url=url, attempts=attempts).host
 
     def upsert(
-        self, records: Any, *, namespace: str | None = None, rejects_path: Any = None, **options: Any
+        self,
+        records: Any = None,
+        *,
+        parquet_paths: Any = None,
+        namespace: str | None = None,
+        rejects_path: str | ObjectStoragePath | None = None,
+        **parameters: Unpack[UpsertParameters],
     ) -> UpsertReport:
         """
-        Upsert records from inside a task; the same pipeline as the operator's.
+        Upsert records from inside a task, as the operator does.
 
         :param records: A list of dicts or tuples ``(id, values[, metadata])``, a pandas DataFrame, a pyarrow Table, or
-            an iterable (a generator, too) of any of these: it is read as it is sent.
+            an iterable (also a generator) of any of these, which is read while its records are sent.
+        :param parquet_paths: Instead of ``records``: files, folders or globs, as in the operator.
         :param namespace: None for the connection's.
-        :param rejects_path: Where records are written that ``max_rejects`` lets be set aside; as the operator's.
-        :param options: As the operator's: ``batch_size``, ``max_concurrency``, ``id_column`` …
+        :param rejects_path: Where rejected records are written, as in the operator.
+        :param parameters: As in the operator: ``batch_size``, ``max_concurrency``, ``id_column`` …
         :return: What the server confirmed.
         :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.pipeline.run.upsert`.
         """
-        from airflow_pinecone_upsert.lineage import tell_hook_lineage
-        from airflow_pinecone_upsert.pipeline.options import UpsertOptions
+        from airflow_pinecone_upsert.exceptions import SetupError
+        from airflow_pinecone_upsert.lineage import report_to_hook_lineage
         from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
-        from airflow_pinecone_upsert.storage import rejects_folder
-        from airflow_pinecone_upsert.telemetry import observed_upsert
+        from airflow_pinecone_upsert.storage import parquet_source
 
-        chosen = UpsertOptions.checked(namespace=self._or_default(namespace), **options)
-        source = InMemorySource(records, chosen, origin="records")
+        if (records is None) == (parquet_paths is None):
+            raise SetupError("upsert() takes exactly one of records and parquet_paths.")
+        options = self.upsert_options(namespace, **parameters)
+        source: RecordSource
+        if parquet_paths is None:
+            source = InMemorySource(records, options, origin="records")
+        else:
+            source = parquet_source(parquet_paths, options)
+        report_to_hook_lineage(self, self.get_conn().host, options.namespace)
+        return self.upsert_source(source, options, rejects_path=rejects_path)
+
+    def upsert_options(self, namespace: str | None = None, **parameters: Unpack[UpsertParameters]) -> UpsertOptions:
+        """
+        Validate the options of an upsert.
+
+        :param namespace: None for the connection's.
+        :param parameters: The others.
+        :raises SetupError: An option is invalid. The message names every invalid one, with its value.
+        """
+        from airflow_pinecone_upsert.pipeline.options import UpsertOptions
+
+        return UpsertOptions.checked(self._or_default(namespace), **parameters)
+
+    def upsert_source(  # noqa: PLR0913 - the parts of a run
+        self,
+        source: RecordSource,
+        options: UpsertOptions,
+        *,
+        rejects_path: str | ObjectStoragePath | None = None,
+        state: StateStore | None = None,
+        cancellation: CancellationToken | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> UpsertReport:
+        """
+        Upsert the records of a source, with metrics and a span. The operators and :meth:`upsert` share it.
+
+        :param source: The records.
+        :param options: See :meth:`upsert_options`.
+        :param rejects_path: As for :meth:`upsert`.
+        :param state: Where the checkpoint is stored; None for no checkpoint.
+        :param cancellation: Ends the run early.
+        :param observers: Called for each attempt, and at the end.
+        :return: What the server confirmed.
+        :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.pipeline.run.upsert`.
+        """
+        from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+        from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
+        from airflow_pinecone_upsert.pipeline.run import upsert
+        from airflow_pinecone_upsert.storage import rejects_folder
+        from airflow_pinecone_upsert.telemetry import UpsertTelemetry
+
+        cancellation = cancellation or CancellationToken()
         folder = rejects_folder(rejects_path) if rejects_path else None
-        client = self.get_conn()
-        tell_hook_lineage(self, client.host, chosen.namespace)
-        return observed_upsert(source, client, chosen, rejects_folder=folder)
+        client = call_in_background(self.get_conn, cancellation)
+        with UpsertTelemetry(client.host, options.namespace) as telemetry:
+            return upsert(
+                source,
+                client,
+                options,
+                rejects_folder=folder,
+                state=state,
+                cancellation=cancellation,
+                observers=[telemetry, *observers],
+            )
 
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts. Counts lag behind writes by seconds."""
         return self.get_conn().describe_index_stats()
 
     def fetch(self, ids: Sequence[str], *, namespace: str | None = None) -> dict[str, Record]:
-        """Return the records with these ids, by id. See :meth:`IndexClient.fetch`."""
+        """
+        Return the records with these ids, by id. Unknown ids are absent.
+
+        :param ids: Any number.
+        :param namespace: None for the connection's.
+        """
         return self.get_conn().fetch(ids, namespace=self._or_default(namespace))
 
     def list_ids(self, *, prefix: str = "", namespace: str | None = None) -> Iterator[str]:
-        """Yield the ids of a namespace. See :meth:`IndexClient.list_ids`."""
+        """
+        Yield the ids of a namespace, page by page.
+
+        :param prefix: Only ids that begin with it.
+        :param namespace: None for the connection's.
+        """
         return self.get_conn().list_ids(prefix=prefix, namespace=self._or_default(namespace))
 
-    def query(self, *, namespace: str | None = None, **query: Any) -> list[Match]:
-        """Return the nearest records, best first. See :meth:`IndexClient.query` for the parameters."""
-        return self.get_conn().query(namespace=self._or_default(namespace), **query)
+    def query(  # noqa: PLR0913 - the API's own parameters
+        self,
+        *,
+        vector: Sequence[float] | None = None,
+        id: str | None = None,  # noqa: A002 - the API's word
+        sparse_vector: Mapping[str, Sequence[float]] | None = None,
+        top_k: int = 10,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the API's word
+        include_values: bool = False,
+        include_metadata: bool = False,
+        namespace: str | None = None,
+    ) -> list[Match]:
+        """
+        Return the nearest records, best first.
+
+        :param vector: Components of a dense query, list or array. Shape (dimension,).
+        :param id: Instead of ``vector``: the id of a record whose vector is used.
+        :param sparse_vector: ``{"indices": …, "values": …}``.
+        :param top_k: 1 to 10,000.
+        :param filter: A filter on metadata, such as ``{"year": {"$gte": 2020}}``.
+        :param include_values: Also return the vectors.
+        :param include_metadata: Also return the metadata.
+        :param namespace: None for the connection's.
+        """
+        return self.get_conn().query(
+            vector=vector,
+            id=id,
+            sparse_vector=sparse_vector,
+            top_k=top_k,
+            filter=filter,
+            include_values=include_values,
+            include_metadata=include_metadata,
+            namespace=self._or_default(namespace),
+        )
 
     def delete(
         self,
         *,
-        ids: Sequence[str] | None = None,
+        ids: Iterable[str] | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the API's word
         delete_all: bool = False,
         namespace: str | None = None,
     ) -> None:
-        """Delete records of one namespace. See :meth:`IndexClient.delete`."""
+        """
+        Delete records of one namespace, selected in exactly one of three ways.
+
+        :param ids: Any number, read while they are sent, at Pinecone's rate of at most 5,000 ids a second.
+        :param filter: A filter on metadata.
+        :param delete_all: All records of the namespace.
+        :param namespace: None for the connection's.
+        :raises NotFoundError: ``delete_all`` on a namespace that does not exist.
+        """
         self.get_conn().delete(ids=ids, filter=filter, delete_all=delete_all, namespace=self._or_default(namespace))
 
     def list_namespaces(self) -> Iterator[NamespaceDescription]:
@@ -230,41 +351,41 @@ class PineconeHook(BaseHook):
         return self.get_conn().list_namespaces()
 
     def delete_namespace(self, namespace: str) -> None:
-        """Delete a namespace with all its records. There is no default here, on purpose."""
+        """Delete a namespace with all its records. The parameter has no default, on purpose."""
         self.get_conn().delete_namespace(namespace)
 
     def test_connection(self) -> tuple[bool, str]:
         """
         Ask the index for its statistics, for *Test* in Airflow's UI. Never raises, and never shows the key.
 
-        One try, and at most 10 s for each of two requests: somebody waits, and can press the button again.
+        One attempt, and at most 10 s for each of two requests: the user waits, and can press the button again.
 
-        :return: Whether the index was reached; what it is, or what is wrong and how to mend it.
+        :return: Whether the index was reached; what it is, or what is wrong and how to fix it.
         """
         from airflow_pinecone_upsert.exceptions import PineconeUpsertError
 
-        self._subject = "This connection"  # the UI tests a copy under an id that it makes up
+        self._subject = "This connection"  # the UI tests a copy under an id of its own
         try:
             return True, self._describe()
         except PineconeUpsertError as exc:
             return False, self._without_key(str(exc))
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the form shows it
+        except Exception as exc:  # noqa: BLE001 - the form shows it
             return False, self._without_key(f"{type(exc).__name__}: {exc}")
 
     def _describe(self) -> str:
         settings = self._settings()
-        hasty = settings.model_copy(update={"timeout_s": min(settings.timeout_s, _TEST_TIMEOUT_S)})
-        with self._connect(hasty, attempts=1) as client:
+        quick = settings.model_copy(update={"timeout_s": min(settings.timeout_s, _TEST_TIMEOUT_S)})
+        with self._connect(quick, attempts=1) as client:
             stats = client.describe_index_stats()
         shape = f"dimension {stats.dimension}" if stats.dimension else "sparse vectors"
         records = f"{stats.total_vector_count:,} record{'' if stats.total_vector_count == 1 else 's'}"
         return f"Reached {client.host}: {records}, {shape}, metric {stats.metric or 'unknown'}."
 
     def _without_key(self, message: str) -> str:
-        """Mask the key, which a message quotes where it was put into another field by mistake."""
-        connection = vars(self).get("_connection")  # absent where it could not be read
+        """Mask the key, which a message quotes if it was put into another field by mistake."""
+        connection = vars(self).get("_connection")  # absent if it could not be read
         key = ((connection.password if connection else None) or "").strip()
-        # A host is quoted in lower case. A short key may be a part of any word.
+        # Hosts are quoted in lower case. A short key may be part of any word.
         return re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "***", message, flags=re.IGNORECASE) if key else message
 
     def _or_default(self, namespace: str | None) -> str:
@@ -272,6 +393,6 @@ class PineconeHook(BaseHook):
 
 
 def _with_port(host: str, port: int | None) -> str:
-    """Put a port that the connection has in a field of its own behind the host, unless it stands there already."""
+    """Append the connection's port to the host, unless the host already ends with it."""
     host = host.strip().rstrip("/")
     return host if not port or host.endswith(f":{port}") else f"{host}:{port}"

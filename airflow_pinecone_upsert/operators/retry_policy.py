@@ -1,7 +1,7 @@
 """
-Which failures Airflow may try again: those of the set-up and of the input stay what they are, however often it tries.
+Which failures Airflow may retry: those of the setup and of the input stay the same, however often a task is tried.
 
-On Airflow 3.3 that is a retry policy, a default that a user can replace; before, it is Airflow's exception that fails a
+On Airflow 3.3 this is a retry policy, a default that a user can replace; before, it is Airflow's exception that fails a
 task for good.
 """
 
@@ -27,9 +27,9 @@ FINAL_ERRORS = (SetupError, InputError)
 
 def retry_policy_argument(chosen: RetryPolicy | None) -> dict[str, Any]:
     """
-    Return what an operator passes on to Airflow's own.
+    Return the arguments of ``BaseOperator`` that set the retry policy.
 
-    :param chosen: The user's policy; None for the one under which what no retry can mend fails at once.
+    :param chosen: The user's policy; None for the default one, under which an error that a retry cannot fix is final.
     """
     if ExceptionRetryPolicy is None:
         return {}
@@ -41,9 +41,9 @@ def retry_policy_argument(chosen: RetryPolicy | None) -> dict[str, Any]:
 @contextmanager
 def final_errors_fail_at_once() -> Iterator[None]:
     """
-    Do before Airflow 3.3 what the policy does from then on.
+    Fail a task at once before Airflow 3.3; later versions use the policy.
 
-    :raises AirflowFailException: In place of an error that no retry can mend; the error is its cause.
+    :raises AirflowFailException: Instead of an error that a retry cannot fix; the error is its cause.
     """
     try:
         yield

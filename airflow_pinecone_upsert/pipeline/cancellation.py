@@ -1,4 +1,4 @@
-"""A wish to stop: told by a signal handler or another thread, noticed where the run waits."""
+"""Cancellation: requested by a signal handler or another thread, noticed wherever the run waits."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import Final
 from airflow_pinecone_upsert.exceptions import IncompleteUpsertError
 
 POLL_INTERVAL_S: Final = 0.1
-"""The longest wait that does not look whether the run is to stop."""
+"""The longest wait that does not check for cancellation."""
 
 GRACE_S: Final = 2.0
-"""What requests in flight are given once the run is to stop. Airflow kills a task 5 s after it asked it to end."""
+"""How long requests in flight may still take after a cancellation. Airflow kills a task 5 s after SIGTERM."""
 
 
 class CancellationToken:
-    """Asked once, from anywhere."""
+    """Cancelled once, from anywhere; checked by the one who works."""
 
     def __init__(self) -> None:
-        self.asked = False  # no Event: a signal handler may interrupt the very code that holds its lock
+        # Not an Event: a signal handler may interrupt the very code that holds its lock.
+        self.is_cancelled = False
 
-    def ask(self) -> None:
-        """Ask the run to stop. Returns at once."""
-        self.asked = True
+    def cancel(self) -> None:
+        """Request the end of the run. Returns at once."""
+        self.is_cancelled = True
 
-    def check(self) -> None:
+    def raise_if_cancelled(self) -> None:
         """
-        Go on, unless the run is to stop.
+        Return, unless the run was cancelled.
 
-        :raises IncompleteUpsertError: It is.
+        :raises IncompleteUpsertError: It was.
         """
-        if self.asked:
+        if self.is_cancelled:
             raise IncompleteUpsertError("The upsert was cancelled. Running it again is safe.")

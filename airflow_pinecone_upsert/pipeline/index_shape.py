@@ -1,4 +1,4 @@
-"""What the index says of itself."""
+"""The shape of an index: what its statistics say about the vectors that it takes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 class IndexShape(NamedTuple):
     """
-    What the index says of itself.
+    What vectors an index takes.
 
-    :param dimension: Components of a dense vector; None where it is not known or there are none.
-    :param sparse: The index holds sparse vectors only.
+    :param dimension: Components of a dense vector; None where it is unknown or the index takes none.
+    :param sparse: The index takes sparse vectors only.
     """
 
     dimension: int | None = None

@@ -1,42 +1,40 @@
-"""What a user may choose about one upsert: validated once, then frozen."""
+"""The options of an upsert: validated once, then frozen."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from airflow_pinecone_upsert.api.limits import (
-    DEFAULT_CONCURRENCY,
-    MAX_BYTES_PER_SECOND,
     MAX_CONCURRENCY,
     MAX_DECODED_REQUEST_BYTES,
     MAX_NAMESPACE_LENGTH,
     MAX_RECORDS_PER_REQUEST,
-    MAX_REQUEST_BYTES,
-    MAX_REQUESTS_PER_SECOND,
 )
 from airflow_pinecone_upsert.exceptions import SetupError
+from airflow_pinecone_upsert.pipeline import defaults
 
 
 class Columns(BaseModel):
     """
-    Which columns of a table hold what.
+    The names of a table's columns.
 
     :param id_column: Strings or integers.
     :param values_column: Lists of numbers; may be absent for a sparse index.
     :param sparse_values_column: Structs of ``indices`` and ``values``; may be absent.
     :param metadata_column: JSON strings, structs or maps; may be absent.
-    :param metadata_columns: In place of ``metadata_column``: plain columns, each one a key of the metadata.
+    :param metadata_columns: Instead of ``metadata_column``: plain columns, each one a key of the metadata.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id_column: str = "id"
-    values_column: str = "values"
-    sparse_values_column: str = "sparse_values"
-    metadata_column: str = "metadata"
+    id_column: str = defaults.ID_COLUMN
+    values_column: str = defaults.VALUES_COLUMN
+    sparse_values_column: str = defaults.SPARSE_VALUES_COLUMN
+    metadata_column: str = defaults.METADATA_COLUMN
     metadata_columns: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
@@ -54,30 +52,46 @@ class Columns(BaseModel):
         return frozenset((self.id_column, self.values_column, self.sparse_values_column, *metadata))
 
     def is_named(self, parameter: str) -> bool:
-        """Tell whether the user named this column, so that its absence is an error."""
+        """Return whether the user named this column, so that its absence is an error."""
         return bool(getattr(self, parameter) != type(self).model_fields[parameter].default)
+
+
+class UpsertParameters(TypedDict, total=False):
+    """The options that a caller may pass by name, but for the namespace. See :class:`UpsertOptions`."""
+
+    id_column: str
+    values_column: str
+    sparse_values_column: str
+    metadata_column: str
+    metadata_columns: Sequence[str] | None
+    batch_size: int
+    max_request_bytes: int
+    max_concurrency: int
+    max_requests_per_second: float | None
+    max_bytes_per_second: float | None
+    max_rejects: int | None
 
 
 class UpsertOptions(Columns):
     """
-    Everything about one upsert but its source and its index.
+    The options of an upsert: everything but its source and its index.
 
     :param namespace: ``""`` is the default namespace.
-    :param batch_size: Records in one request, at the most.
-    :param max_request_bytes: Bytes of one request's body, at the most.
-    :param max_concurrency: Requests in flight, at the most.
-    :param max_requests_per_second: Upper bound of the request rate; None lifts it.
-    :param max_bytes_per_second: Upper bound of the rate of body bytes; None lifts it.
+    :param batch_size: Records in one request, at most.
+    :param max_request_bytes: Bytes of one request's body, at most.
+    :param max_concurrency: Requests in flight, at most.
+    :param max_requests_per_second: Upper bound of the request rate; None removes it.
+    :param max_bytes_per_second: Upper bound of the rate of body bytes; None removes it.
     :param max_rejects: Records that may be rejected, over all tries; None for any number.
     """
 
     namespace: str = ""
-    batch_size: int = Field(default=MAX_RECORDS_PER_REQUEST, ge=1, le=MAX_RECORDS_PER_REQUEST)
-    max_request_bytes: int = Field(default=MAX_REQUEST_BYTES, ge=1_000, le=MAX_DECODED_REQUEST_BYTES)
-    max_concurrency: int = Field(default=DEFAULT_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)
-    max_requests_per_second: float | None = Field(default=MAX_REQUESTS_PER_SECOND, gt=0)
-    max_bytes_per_second: float | None = Field(default=MAX_BYTES_PER_SECOND, gt=0)
-    max_rejects: int | None = Field(default=0, ge=0)
+    batch_size: int = Field(default=defaults.BATCH_SIZE, ge=1, le=MAX_RECORDS_PER_REQUEST)
+    max_request_bytes: int = Field(default=defaults.MAX_REQUEST_BYTES, ge=1_000, le=MAX_DECODED_REQUEST_BYTES)
+    max_concurrency: int = Field(default=defaults.MAX_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)
+    max_requests_per_second: float | None = Field(default=defaults.MAX_REQUESTS_PER_SECOND, gt=0)
+    max_bytes_per_second: float | None = Field(default=defaults.MAX_BYTES_PER_SECOND, gt=0)
+    max_rejects: int | None = Field(default=defaults.MAX_REJECTS, ge=0)
 
     @field_validator("namespace")
     @classmethod
@@ -87,15 +101,16 @@ class UpsertOptions(Columns):
         return name
 
     @classmethod
-    def checked(cls, **options: Any) -> UpsertOptions:
+    def checked(cls, namespace: str = "", **parameters: Unpack[UpsertParameters]) -> UpsertOptions:
         """
-        Validate options that a user wrote.
+        Validate what a user chose.
 
-        :param options: The fields of this class.
+        :param namespace: ``""`` is the default namespace.
+        :param parameters: The other fields of this class.
         :raises SetupError: Names every field that is wrong, with its value.
         """
         try:
-            return cls(**options)
+            return cls(namespace=namespace, **parameters)
         except ValidationError as exc:
             wrong = "; ".join(
                 f"{'.'.join(map(str, error['loc'])) or 'options'}: {error['msg']} (found {error['input']!r:.80})"

@@ -1,53 +1,61 @@
-"""What happened: the outcome of each batch, and their sum."""
+"""The result of an upsert."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from airflow_pinecone_upsert.pipeline.counts import Counts
 
 
 @dataclass(frozen=True)
 class UpsertReport:
     """
-    The sum of a run, over all its tries. Every count is of what the server said, none of what was hoped for.
+    The result of an upsert, over all tries of its task. Every count is what the server said.
 
-    :param upserted_count: Records that the server confirmed, the sum of its ``upsertedCount``.
-    :param resumed_count: Those among them that an earlier try had sent.
-    :param rejected_count: Records set aside.
-    :param rejects_paths: The files that hold those.
-    :param request_count: Requests sent, repeated ones included.
-    :param request_bytes: Bytes of their bodies.
-    :param retry_count: Requests that repeated an earlier one, whole or in part.
-    :param throttled_count: Requests that the server refused because they came too fast (429).
-    :param duration_s: Seconds from the first read to the last answer.
+    :param counts: The counters.
+    :param resumed_count: Those of the upserted records that earlier tries had sent.
+    :param rejects_paths: The files that contain the rejected records.
     :param namespace: Where the records are; ``""`` is the default namespace.
-    :param index_host: The index.
+    :param index_host: The URL of the index.
     """
 
-    upserted_count: int = 0
+    counts: Counts = field(default_factory=Counts)
     resumed_count: int = 0
-    rejected_count: int = 0
     rejects_paths: tuple[str, ...] = ()
-    request_count: int = 0
-    request_bytes: int = 0
-    retry_count: int = 0
-    throttled_count: int = 0
-    duration_s: float = 0.0
     namespace: str = ""
     index_host: str = ""
 
+    @property
+    def upserted_count(self) -> int:
+        """Records that the server confirmed: the sum of its ``upsertedCount``."""
+        return self.counts.upserted
+
+    @property
+    def rejected_count(self) -> int:
+        """Records that were not sent, or that the server does not take."""
+        return self.counts.rejected
+
     def as_output(self) -> dict[str, Any]:
-        """Return the task's output, under the API's kind of names."""
+        """Return the task's output."""
         return {
-            "upsertedCount": self.upserted_count,
+            **self.counts.as_json(),
             "resumedCount": self.resumed_count,
-            "rejectedCount": self.rejected_count,
             "rejectsPaths": list(self.rejects_paths),
-            "requestCount": self.request_count,
-            "requestBytes": self.request_bytes,
-            "retryCount": self.retry_count,
-            "throttledCount": self.throttled_count,
-            "durationSeconds": round(self.duration_s, 3),
             "namespace": self.namespace,
             "indexHost": self.index_host,
         }
+
+    def __str__(self) -> str:
+        """Summarise it in one sentence, for the log."""
+        counts = self.counts
+        resumed = f", {self.resumed_count:,} of them in earlier tries" if self.resumed_count else ""
+        return (
+            f"Upserted {_number(counts.upserted, 'record')}{resumed} into {self.namespace or '__default__'!r} "
+            f"in {counts.duration_s:,.1f} s ({_number(counts.requests, 'request')}, "
+            f"{counts.request_bytes / 1e6:,.1f} MB, {_number(counts.retries, 'retry', 'retries')})."
+        )
+
+
+def _number(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -1,4 +1,4 @@
-"""A broken rule, before it is known where the record stands."""
+"""What a record breaks: a violation says which rule, but not in which record; the caller adds origin, row and id."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-_MAX_SHOWN: Final = 80
+_MAX_PREVIEW_CHARS: Final = 80
 
 
 class Violation(NamedTuple):
     """
-    What one record breaks.
+    A rule that one record breaks.
 
     :param field: The column or key.
     :param reason: The rule.
-    :param remedy: How to keep it.
-    :param value: The offending value as text, or None where there is none to show.
+    :param remedy: How to fix the record.
+    :param value: The offending value as text; None where there is none to show.
     """
 
     field: str
@@ -26,29 +26,29 @@ class Violation(NamedTuple):
 
 
 def preview(value: Any) -> str:
-    """Shorten a value for a message of one line."""
+    """Shorten a value to at most 80 characters, for a message of one line."""
     if isinstance(value, np.generic):
         value = value.item()
     elif isinstance(value, np.ndarray):
-        value = np.atleast_1d(value)[:_MAX_SHOWN].tolist()
+        value = np.atleast_1d(value)[:_MAX_PREVIEW_CHARS].tolist()
     try:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits
         text = f"a very long {type(value).__name__}"
-    except Exception:  # noqa: BLE001 - a user's class may raise anything here, and must not hide what is to be told
+    except Exception:  # noqa: BLE001 - a user's class may raise anything, which must not hide the violation
         text = f"a {type(value).__name__}"
-    return _shortened(text)
+    return _shorten(text)
 
 
 def key_path(field: str, key: object) -> str:
     """
-    Name a key below a field, in text that any log and file can hold.
+    Return the name of a key below a field, in text that is safe for logs and files.
 
-    :param key: As a user wrote it: of any type, of any length, with lone surrogates.
+    :param key: As the user wrote it: of any type and length, perhaps with lone surrogates.
     """
     text = key if isinstance(key, str) else preview(key)
-    return f"{field}.{_shortened(text.encode('utf-8', 'backslashreplace').decode())}"
+    return f"{field}.{_shorten(text.encode('utf-8', 'backslashreplace').decode())}"
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_PREVIEW_CHARS else f"{text[: _MAX_PREVIEW_CHARS - 1]}…"

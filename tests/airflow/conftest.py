@@ -1,29 +1,22 @@
-"""A real Airflow: SQLite, the real task runner, the real XCom table. Its home is set before Airflow is imported."""
+"""Fixtures that need a real Airflow: SQLite, its task runner, its XCom table, and its supervisor for task processes."""
 
 from __future__ import annotations
 
-import os
+import json
 import runpy
-import tempfile
 import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .airflow_home import HOME
+from .supervised import TaskProcesses, Worker, running_worker, write_dag
+
 if TYPE_CHECKING:
-    from airflow_pinecone_upsert.emulator.server import EmulatedIndex
-
-HOME = Path(tempfile.mkdtemp(prefix="airflow-home-"))
-os.environ.update(
-    AIRFLOW_HOME=str(HOME),
-    AIRFLOW__CORE__DAGS_FOLDER=str(HOME / "dags"),
-    AIRFLOW__CORE__LOAD_EXAMPLES="False",
-)
-(HOME / "dags").mkdir()
-
-EXAMPLES = Path(__file__).parents[2] / "example_dags"
+    from airflow_pinecone_upsert.emulator import EmulatedIndex
 
 
 @dataclass
@@ -67,12 +60,13 @@ def airflow_db() -> None:
 
 
 @pytest.fixture
-def run_dag(airflow_db, pinecone_index, monkeypatch, tmp_path):
+def run_dag(airflow_db, pinecone_index, monkeypatch, tmp_path) -> Iterator[Callable[..., Run]]:
     """
-    Run a DAG, given as a file or as source, against the local index.
+    Run a DAG, given as a file or as source, against the emulator.
 
-    Source is run from a file named after the test, and takes its DAG's id from that name. In Airflow 3.1 `dag.test()`
-    stores a DAG only when it first meets the id: of another one by that id, each task that the first lacks fails.
+    Source is run from a file that is named after the test, and the DAG takes its id from that name. The id must be
+    unique: `dag.test()` of Airflow 3.1 stores a DAG only if its id is new. In a second DAG with the same id, all tasks fail
+    that the first one does not have.
     """
     monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
     files = []
@@ -93,11 +87,46 @@ def run_dag(airflow_db, pinecone_index, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def use_index(monkeypatch):
-    """Point the default connection to another local index."""
+def use_index(monkeypatch) -> Callable[[EmulatedIndex], EmulatedIndex]:
+    """Point the default connection to another index of the emulator."""
 
     def use(index: EmulatedIndex) -> EmulatedIndex:
         monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", index.connection_json())
         return index
 
     return use
+
+
+@pytest.fixture(scope="session")
+def worker(airflow_db) -> Iterator[Worker]:
+    """Start one worker for all tests: a task process starts in a second, a worker takes many."""
+    yield from running_worker()
+
+
+@pytest.fixture
+def task_processes(worker, pinecone_index) -> Iterator[Callable[..., TaskProcesses]]:
+    """Create DAG runs of one task each, whose tries run in processes: ``task_processes("PineconeUpsertOperator(…)")``."""
+    runs = []
+
+    def create(
+        task: str, *, index: EmulatedIndex | None = None, preamble: str = "", **connection_extra: Any
+    ) -> TaskProcesses:
+        connection = json.loads((index or pinecone_index).connection_json()) | {"extra": connection_extra}
+        runs.append(TaskProcesses(worker, write_dag(task, connection, preamble)))
+        return runs[-1]
+
+    yield create
+    for run in runs:
+        run.close()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Start an S3 server without buckets, and return its URL."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()

@@ -1,4 +1,4 @@
-"""Tasks in processes of their own, under Airflow's supervisor, that a test can signal and kill and try again."""
+"""Tries of a task in separate processes, under Airflow's supervisor. A test can signal, kill and repeat them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import textwrap
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from .conftest import HOME
+from .airflow_home import HOME
 
-WITHIN_S = 90
+TIMEOUT_S = 90
 
-HEAD = """
+_DAG_HEAD = """
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -36,11 +36,25 @@ with DAG(Path(__file__).stem, schedule=None, default_args={{"retries": 99, "retr
 """
 
 
+def write_dag(task: str, connection: dict[str, Any], preamble: str = "") -> Path:
+    """
+    Write a DAG file with one task, and return its path.
+
+    :param task: The source of the task.
+    :param connection: The connection ``pinecone_default``.
+    :param preamble: Source that runs when the file is loaded, before the DAG.
+    """
+    head = _DAG_HEAD.format(connection=json.dumps(connection))
+    path = HOME / "dags" / f"dag_{uuid.uuid4().hex[:12]}.py"
+    path.write_text(textwrap.dedent(preamble) + head + textwrap.indent(textwrap.dedent(task), "    "))
+    return path
+
+
 class Worker:
     """
-    A process that runs one try after the other.
+    A process that runs one try after another.
 
-    :param environment: What its environment has beyond that of the tests.
+    :param environment: Environment variables that are added to those of the tests.
     """
 
     def __init__(self, **environment: str) -> None:
@@ -54,18 +68,18 @@ class Worker:
             env={**os.environ, **environment},
             text=True,
         )
-        self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read_output, daemon=True).start()
         self.wait_for("READY")
 
-    def _listen(self) -> None:
+    def _read_output(self) -> None:
         for line in self._process.stdout:
             self._output.write(line)
             self._output.flush()
-            self._said.put(line.strip())
+            self._lines.put(line.strip())
 
     def wait_for(self, word: str) -> None:
-        while self._said.get(timeout=WITHIN_S) != word:
+        while self._lines.get(timeout=TIMEOUT_S) != word:
             pass
 
     def start(self, dag_file: str, log_file: str, task_instance: str) -> None:
@@ -74,16 +88,24 @@ class Worker:
 
     def close(self) -> None:
         self._process.stdin.close()
-        self._process.wait(WITHIN_S)
+        self._process.wait(TIMEOUT_S)
         self._output.close()
+
+
+def running_worker(**environment: str) -> Iterator[Worker]:
+    """Yield a worker, for a fixture. See :class:`Worker`."""
+    pytest.importorskip("airflow.models.task_state_store", reason="the task state store needs Airflow 3.3")
+    worker = Worker(**environment)
+    yield worker
+    worker.close()
 
 
 class TaskProcesses:
     """
-    One DAG run with one task, and the processes that try it, one after the other.
+    One DAG run with one task, and the processes of its tries, one after another.
 
-    :param worker: Runs them.
-    :param dag_file: Holds the DAG, named after it.
+    :param worker: Runs the tries.
+    :param dag_file: A file with the DAG of the same name.
     """
 
     def __init__(self, worker: Worker, dag_file: Path) -> None:
@@ -131,7 +153,7 @@ class TaskProcesses:
         return state
 
     def start(self) -> None:
-        """Do the scheduler's and the executor's part for the next try, and return once its process runs."""
+        """Start the next try, as the scheduler and the executor do, and return when its process runs."""
         from airflow.sdk.api.datamodels._generated import TaskInstance
 
         self._session.expire_all()
@@ -142,10 +164,10 @@ class TaskProcesses:
         assert str(instance.state) == "scheduled"
         instance.set_state("queued", session=self._session)
         names = ("id", "task_id", "dag_id", "run_id", "try_number", "map_index", "dag_version_id")
-        told = TaskInstance(**{name: getattr(instance, name) for name in names})
+        message = TaskInstance(**{name: getattr(instance, name) for name in names})
         self._session.commit()
-        self.log_file = self._worker.log_folder / f"{self.dag_file.stem}-{told.try_number}.log"
-        self._worker.start(self.dag_file.name, str(self.log_file), told.model_dump_json())
+        self.log_file = self._worker.log_folder / f"{self.dag_file.stem}-{message.try_number}.log"
+        self._worker.start(self.dag_file.name, str(self.log_file), message.model_dump_json())
         wait_until(lambda: self.state == "running")
         self.pid = self._task_instance.pid
         self._session.commit()
@@ -154,26 +176,26 @@ class TaskProcesses:
         os.kill(self.pid, number)
 
     @property
-    def is_gone(self) -> bool:
-        """Whether the process has ended, seen or not yet seen by the supervisor."""
+    def has_exited(self) -> bool:
+        """Whether the process has ended, even if the supervisor has not noticed it yet."""
         try:
             return psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 
     def wait(self) -> str:
-        """Return the state that the try has led to, once its process is gone."""
+        """Wait until the process has exited, and return the state of the task after this try."""
         self._worker.wait_for("DONE")
-        assert self.is_gone
+        assert self.has_exited
         if self.state == "running":
             self._fail()
         return self.state
 
     def _fail(self) -> None:
-        """Do what the scheduler does when it finds that a process is gone that has not told of its end."""
+        """Do what the scheduler does when a process has exited without reporting how it ended."""
         instance = self._task_instance
         instance.task = self._run.dag.get_task(instance.task_id)
-        instance.handle_failure("The process is gone.", session=self._session)
+        instance.handle_failure("The process has exited.", session=self._session)
         self._session.commit()
 
     def try_once(self) -> str:
@@ -190,13 +212,13 @@ class TaskProcesses:
         self._session.refresh(self._run)
 
     @property
-    def said(self) -> str:
-        """The log of the last try."""
+    def log(self) -> str:
+        """The messages in the log of the last try."""
         return "\n".join(json.loads(line).get("event", "") for line in self.log_file.read_text().splitlines())
 
     @property
     def store(self) -> dict[str, Any]:
-        """What the task state store holds."""
+        """What the task state store contains."""
         from airflow.models.task_state_store import TaskStateStoreModel
         from sqlalchemy import select
 
@@ -207,7 +229,7 @@ class TaskProcesses:
         return values
 
     def output(self) -> dict[str, Any]:
-        """The task's output."""
+        """Return the task's output."""
         instance = self._task_instance
         value = instance.xcom_pull(task_ids=instance.task_id, session=self._session)
         self._session.commit()
@@ -218,40 +240,8 @@ class TaskProcesses:
         self.dag_file.unlink()
 
 
-def wait_until(condition: Any) -> None:
-    deadline_s = time.monotonic() + WITHIN_S
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
     while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
+        assert time.monotonic() < deadline_s, f"The condition was not met within {TIMEOUT_S} s."
         time.sleep(0.02)
-
-
-def started_worker(**environment: str) -> Iterator[Worker]:
-    """Yield a worker, for a fixture. See :class:`Worker`."""
-    pytest.importorskip("airflow.models.task_state_store", reason="Airflow keeps task state from 3.3 on")
-    worker = Worker(**environment)
-    yield worker
-    worker.close()
-
-
-@pytest.fixture(scope="session")
-def worker(airflow_db):
-    """One for all tests: a task process starts in a second, a worker in many."""
-    yield from started_worker()
-
-
-@pytest.fixture
-def task_processes(worker, pinecone_index):
-    """Make a DAG run of one task; its source stands indented below the DAG."""
-    runs = []
-
-    def make(task: str, *, index: Any = None, before: str = "", **extra: Any) -> TaskProcesses:
-        connection = json.loads((index or pinecone_index).connection_json()) | {"extra": extra}
-        head = HEAD.format(connection=json.dumps(connection))
-        path = HOME / "dags" / f"dag_{uuid.uuid4().hex[:12]}.py"
-        path.write_text(textwrap.dedent(before) + head + textwrap.indent(textwrap.dedent(task), "    "))
-        runs.append(TaskProcesses(worker, path))
-        return runs[-1]
-
-    yield make
-    for run in runs:
-        run.close()

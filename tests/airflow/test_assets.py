@@ -1,4 +1,4 @@
-"""What a namespace is called as an asset."""
+"""Assets: the URI of a namespace, and how Airflow reads it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_the_uri_of_a_namespace(host, namespace, uri):
     assert asset.name == uri
 
 
-def test_an_asset_has_an_extra_of_its_own():
+def test_the_extra_is_passed_to_the_asset():
     assert pinecone_asset(HOST, "n", extra={"team": "search"}).extra == {"team": "search"}
 
 
 @pytest.mark.parametrize(
-    ("written", "uri"),
+    ("uri", "normalised"),
     [
         (f"pinecone://{HOST}", f"pinecone://{HOST}/__default__"),
         (f"PINECONE://{HOST.upper()}/n/", f"pinecone://{HOST}/n"),
@@ -46,40 +46,40 @@ def test_an_asset_has_an_extra_of_its_own():
         (f"pinecone://{HOST}/%61%2fb", f"pinecone://{HOST}/a%2Fb"),
     ],
 )
-def test_airflow_normalises_what_is_written_by_hand(airflow_db, written, uri):
+def test_airflow_normalises_a_uri_written_by_hand(airflow_db, uri, normalised):
     from airflow.sdk import Asset
 
-    assert Asset(uri=written).uri == uri
+    assert Asset(uri=uri).uri == normalised
 
 
-@pytest.mark.parametrize("written", ["pinecone:///n", f"pinecone://{HOST}/a/b", f"pinecone://{HOST}/a?b=c"])
-def test_what_names_no_namespace_is_refused_where_it_is_written(airflow_db, written):
+@pytest.mark.parametrize("uri", ["pinecone:///n", f"pinecone://{HOST}/a/b", f"pinecone://{HOST}/a?b=c"])
+def test_a_uri_that_is_not_a_namespace_is_rejected(airflow_db, uri):
     from airflow.sdk import Asset
 
     with pytest.raises(ValueError, match="is not pinecone://<index host>/<namespace>"):
-        Asset(uri=written)
+        Asset(uri=uri)
 
 
 @pytest.mark.parametrize("host", ["", "https://", f"{HOST}/path", f"{HOST}?x=y"])
-def test_what_is_no_host_is_refused(host):
+def test_an_invalid_host_is_rejected(host):
     with pytest.raises(ValueError, match="is not pinecone://<index host>/<namespace>"):
         pinecone_asset(host, "n")
 
 
-def test_a_key_in_the_host_is_neither_taken_nor_shown(airflow_db):
+def test_a_key_in_the_host_is_rejected_and_not_quoted(airflow_db):
     from airflow.sdk import Asset
 
-    for build in (
+    for create in (
         lambda: pinecone_asset(f"https://pckey@{HOST}", "n"),
         lambda: Asset(uri=f"pinecone://pckey@{HOST}/n"),
     ):
         with pytest.raises(ValueError, match="user information") as caught:
-            build()
+            create()
         assert "pckey" not in str(caught.value)
 
 
 @given(st.text(st.characters(min_codepoint=1, max_codepoint=127), min_size=1, max_size=200))
-def test_every_namespace_has_an_asset_of_its_own(namespace):
+def test_every_namespace_has_a_different_asset(namespace):
     from airflow.sdk import Asset
 
     asset = pinecone_asset(HOST, namespace)
@@ -87,10 +87,10 @@ def test_every_namespace_has_an_asset_of_its_own(namespace):
     assert Asset(uri=asset.uri) == asset
 
 
-def test_the_provider_gives_airflow_handler_factory_and_converter(airflow_db):
+def test_the_provider_registers_uri_handler_factory_and_converter(airflow_db):
     try:
         from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime as ProvidersManager
-    except ImportError:  # before 3.2
+    except ImportError:  # before Airflow 3.2
         from airflow.providers_manager import ProvidersManager
 
     manager = ProvidersManager()

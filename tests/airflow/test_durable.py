@@ -1,4 +1,4 @@
-"""A task that goes on where its last try ended, in task processes of their own and with Airflow's task state store."""
+"""A task resumes where its last try ended: real task processes, and Airflow's task state store."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import pytest
 
 from airflow_pinecone_upsert.emulator import Fault
 
-from .supervised import task_processes, wait_until, worker  # noqa: F401 - fixtures
+from .supervised import wait_until
 
 UPSERT = "/vectors/upsert"
+NOT_BELIEVABLE = Fault.body(200, b'{"upsertedCount":999}', "application/json")
+"""A count that is too high fails the try at once, and Airflow may retry it."""
+
 RECORDS = 10_000
 HALF = RECORDS // 2
 TASK = """
@@ -33,7 +36,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 class CountingStorage(DirFileSystem):
-    """A remote storage that writes down how many bytes each read brings."""
+    """A remote storage that records the number of bytes of each read."""
 
     protocol = "counting"
 
@@ -42,10 +45,10 @@ class CountingStorage(DirFileSystem):
         read = handle.read
 
         def read_and_count(*arguments):
-            found = read(*arguments)
+            data = read(*arguments)
             with open("{folder}/bytes", "a") as counts:
-                counts.write(f"{{len(found)}}\\n")
-            return found
+                counts.write(f"{{len(data)}}\\n")
+            return data
 
         handle.read = read_and_count
         return handle
@@ -57,7 +60,7 @@ attach("counting", fs=CountingStorage("{folder}", LocalFileSystem()))
 
 
 def write(folder, *, bad_rows=()):
-    """Write ten row groups of a thousand records."""
+    """Write ten row groups of a thousand records each."""
     values = np.random.default_rng(1).standard_normal((RECORDS, 8), dtype=np.float32)
     values[list(bad_rows)] = np.nan
     table = pa.table({
@@ -68,122 +71,122 @@ def write(folder, *, bad_rows=()):
     pq.write_table(table, folder / "a.parquet", row_group_size=1_000, compression=None, use_dictionary=False)
 
 
-def sent(index, since=0):
+def upserts(index, since=0):
     return [request for request in list(index.requests) if request.path == UPSERT][since:]
 
 
-def fail_half_way(run, index, fault=None):
-    """Let a try fail once half of the records are there; return the ids that are, and how many requests it took."""
+def fail_halfway(run, index, fault=None):
+    """Let a try fail when half of the records are stored. Return the stored ids and the number of requests."""
     run.start()
-    wait_until(lambda: len(sent(index)) >= HALF // 100)
-    index.faults.next(fault or Fault.short_count(0), path=UPSERT)
+    wait_until(lambda: len(upserts(index)) >= HALF // 100)
+    index.faults.next(fault or NOT_BELIEVABLE, path=UPSERT)
     state = run.wait()
     assert state == ("failed" if fault else "up_for_retry")
-    return set(index.vectors("n")), len(sent(index))
+    return set(index.vectors("n")), len(upserts(index))
 
 
 def ids_of(requests):
-    return {one for request in requests for one in request.ids}
+    return {record_id for request in requests for record_id in request.ids}
 
 
-def test_a_retry_goes_on_behind_what_is_confirmed_and_reads_no_more_than_it_needs(
-    task_processes, pinecone_index, tmp_path  # noqa: F811
-):  # fmt: skip
+def test_a_retry_resumes_after_the_confirmed_rows_and_reads_no_more(task_processes, pinecone_index, tmp_path):
     write(tmp_path)
     run = task_processes(
-        TASK.format(paths="counting:///a.parquet", more=""), before=COUNTING_STORAGE.format(folder=tmp_path)
+        TASK.format(paths="counting:///a.parquet", more=""), preamble=COUNTING_STORAGE.format(folder=tmp_path)
     )
-    confirmed, before = fail_half_way(run, pinecone_index)
-    assert run.store["checkpoint"]["place"][1] >= HALF - 1_000
+    confirmed, request_count = fail_halfway(run, pinecone_index)
+    assert run.store["checkpoint"]["position"][1] >= HALF - 1_000
     assert run.store["progress"]["records"] == len(confirmed)
     (tmp_path / "bytes").unlink()
     assert run.try_once() == "success"
-    assert not ids_of(sent(pinecone_index, before)) & confirmed
+    assert not ids_of(upserts(pinecone_index, request_count)) & confirmed
     assert len(pinecone_index.vectors("n")) == RECORDS
     output = run.output()
     assert (output["upsertedCount"], output["resumedCount"]) == (RECORDS, len(confirmed))
-    assert output["requestCount"] == len(sent(pinecone_index))
+    assert output["requestCount"] == len(upserts(pinecone_index))
     read = sum(map(int, (tmp_path / "bytes").read_text().split()))
-    # From the row group of the first unconfirmed row on: six of ten at the most, of three columns two.
+    # It reads from the row group of the first unconfirmed row on, that is at most six of ten, and two of three columns.
     assert read < (tmp_path / "a.parquet").stat().st_size * 0.6
     assert set(run.store) == {"progress"}
     assert run.store["progress"]["percent"] == 100.0
 
 
-def test_a_failed_run_that_is_cleared_goes_on_and_a_successful_one_starts_afresh(
-    task_processes, pinecone_index, tmp_path  # noqa: F811
-):  # fmt: skip
+def test_clearing_resumes_a_failed_task_and_restarts_a_successful_one(task_processes, pinecone_index, tmp_path):
     write(tmp_path)
     run = task_processes(TASK.format(paths=tmp_path, more=""))
-    confirmed, before = fail_half_way(run, pinecone_index, Fault.status(401, "Invalid API Key"))
+    confirmed, request_count = fail_halfway(run, pinecone_index, Fault.status(401, "Invalid API Key"))
     run.clear()
     assert run.try_once() == "success"
-    assert not ids_of(sent(pinecone_index, before)) & confirmed
+    assert not ids_of(upserts(pinecone_index, request_count)) & confirmed
     assert run.output()["resumedCount"] == len(confirmed)
-    before = len(sent(pinecone_index))
+    request_count = len(upserts(pinecone_index))
     run.clear()
     assert run.try_once() == "success"
-    assert len(ids_of(sent(pinecone_index, before))) == RECORDS
+    assert len(ids_of(upserts(pinecone_index, request_count))) == RECORDS
     assert (run.output()["upsertedCount"], run.output()["resumedCount"]) == (RECORDS, 0)
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("change", "changed"),
     [
         ('namespace="n"', "the namespace"),
         ('task_id="upsert"', "the columns"),
         (None, "the files"),
     ],
 )
-def test_what_is_not_as_before_starts_at_the_first_row_and_says_why(
-    task_processes, pinecone_index, tmp_path, change, what  # noqa: F811
-):  # fmt: skip
+def test_a_change_restarts_at_the_first_row_and_is_logged(task_processes, pinecone_index, tmp_path, change, changed):
     write(tmp_path)
     run = task_processes(TASK.format(paths=tmp_path, more=""))
-    _, before = fail_half_way(run, pinecone_index)
+    _, request_count = fail_halfway(run, pinecone_index)
     if change is None:
-        write(tmp_path)  # the same content, at another time
+        write(tmp_path)  # the same content with another modification time
     else:
-        other = {'namespace="n"': 'namespace="other"', 'task_id="upsert"': 'task_id="upsert", values_column="others"'}
-        run.dag_file.write_text(run.dag_file.read_text().replace(change, other[change]))
+        replacements = {
+            'namespace="n"': 'namespace="other"',
+            'task_id="upsert"': 'task_id="upsert", values_column="others"',
+        }
+        run.dag_file.write_text(run.dag_file.read_text().replace(change, replacements[change]))
     assert run.try_once() == "success"
-    assert len(ids_of(sent(pinecone_index, before))) == RECORDS
-    assert f"Changed since the earlier try: {what}. Starting at the first row." in run.said
+    assert len(ids_of(upserts(pinecone_index, request_count))) == RECORDS
+    assert (
+        f"The checkpoint of an earlier try is not used. Changed since then: {changed}. Starting at the first row."
+        in run.log
+    )
     assert (run.output()["upsertedCount"], run.output()["resumedCount"]) == (RECORDS, 0)
 
 
-def test_without_durable_each_try_starts_at_the_first_row(task_processes, pinecone_index, tmp_path):  # noqa: F811
+def test_without_durable_each_try_starts_at_the_first_row(task_processes, pinecone_index, tmp_path):
     write(tmp_path)
     run = task_processes(TASK.format(paths=tmp_path, more="durable=False"))
-    _, before = fail_half_way(run, pinecone_index)
+    _, request_count = fail_halfway(run, pinecone_index)
     assert run.store == {}
     assert run.try_once() == "success"
-    assert len(ids_of(sent(pinecone_index, before))) == RECORDS
+    assert len(ids_of(upserts(pinecone_index, request_count))) == RECORDS
     assert run.output()["resumedCount"] == 0
 
 
-def test_vectors_have_no_checkpoint(task_processes, pinecone_index):  # noqa: F811
+def test_vectors_have_no_checkpoint(task_processes, pinecone_index):
     run = task_processes(
         'PineconeUpsertOperator(task_id="upsert", vectors=[(str(n), [1.0] * 8) for n in range(20)], batch_size=10)'
     )
-    pinecone_index.faults.next(Fault.short_count(0), path=UPSERT)
+    pinecone_index.faults.next(NOT_BELIEVABLE, path=UPSERT)
     assert run.try_once() == "up_for_retry"
     assert run.store == {}
-    before = len(sent(pinecone_index))
+    request_count = len(upserts(pinecone_index))
     assert run.try_once() == "success"
-    assert len(ids_of(sent(pinecone_index, before))) == 20
+    assert len(ids_of(upserts(pinecone_index, request_count))) == 20
 
 
 @pytest.mark.parametrize(("max_rejects", "state"), [(3, "failed"), (4, "success")])
-def test_rejects_are_counted_over_all_tries(task_processes, pinecone_index, tmp_path, max_rejects, state):  # noqa: F811
+def test_rejects_are_counted_over_all_tries(task_processes, pinecone_index, tmp_path, max_rejects, state):
     write(tmp_path, bad_rows=(10, 20, RECORDS - 20, RECORDS - 10))
     more = f'max_rejects={max_rejects}, rejects_path="{tmp_path}/rejects"'
     run = task_processes(TASK.format(paths=tmp_path / "a.parquet", more=more))
-    fail_half_way(run, pinecone_index)
+    fail_halfway(run, pinecone_index)
     assert run.try_once() == state
     files = sorted((tmp_path / "rejects").iterdir())
     assert len(files) == 2
-    rejected = {one for file in files for one in pq.read_table(file)["id"].to_pylist()}
+    rejected = {record_id for file in files for record_id in pq.read_table(file)["id"].to_pylist()}
     assert rejected == {f"r{row}" for row in (10, 20, RECORDS - 20, RECORDS - 10)}
     if state == "success":
         output = run.output()
@@ -191,9 +194,7 @@ def test_rejects_are_counted_over_all_tries(task_processes, pinecone_index, tmp_
         assert sorted(output["rejectsPaths"]) == list(map(str, files))
 
 
-def test_an_airflow_without_a_store_starts_at_the_first_row_and_says_so_once(
-    pinecone_index, tmp_path, monkeypatch, caplog
-):
+def test_without_a_task_state_store_each_try_starts_at_the_first_row(pinecone_index, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     from airflow_pinecone_upsert import PineconeUpsertOperator
 
@@ -204,5 +205,5 @@ def test_an_airflow_without_a_store_starts_at_the_first_row_and_says_so_once(
         caplog.clear()
         output = operator.execute({})
         assert (output["upsertedCount"], output["resumedCount"]) == (RECORDS, 0)
-        assert len(sent(pinecone_index)) == tries * 10
+        assert len(upserts(pinecone_index)) == tries * 10
         assert caplog.text.count("has no task state store") == 1

@@ -1,4 +1,4 @@
-"""The README's table of failures: each row is made to happen, and the task does and says what the row says."""
+"""The README's table of failures: each row is reproduced, and the task behaves and logs as the row says."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ import pytest
 from airflow_pinecone_upsert import PineconeUpsertOperator, exceptions
 from airflow_pinecone_upsert.api import backoff
 from airflow_pinecone_upsert.emulator import EmulatedIndex, Fault
-from tests.api.conftest import reply, serve  # noqa: F401 - fixtures
-from tests.api.test_client import certificate, tls_server  # noqa: F401 - fixtures
+from tests.state_store import InMemoryStateStore
 
-from .test_readme import table
+from .readme import readme_table
 
-ROWS = [[row[0], row[1].strip("*"), re.findall(r"`([^`]+)`", row[2]), row[3]] for row in table("When things go wrong")]
+ROWS = [
+    [failure, behaviour.strip("*"), re.findall(r"`([^`]+)`", messages), remedy]
+    for failure, behaviour, messages, remedy in readme_table("Troubleshooting")
+]
 STATS = "/describe_index_stats"
 UPSERT = "/vectors/upsert"
 GOOD = [("a", [1.0] * 8), ("b", [2.0] * 8)]
 BAD = [("a", [1.0] * 8), ("b", [1.0] * 7), ("c", [3.0] * 8)]
 
 
-class Store(dict):
-    """A task state store in memory."""
-
-    set = dict.__setitem__
-    delete = dict.__delitem__
-
-
 @dataclass
-class Stage:
-    """Where a failure is played: an index, a connection to it, and one task."""
+class Environment:
+    """
+    What a scenario uses: an index, a connection to it, and one task.
+
+    :param folder: Where files are written.
+    """
 
     index: EmulatedIndex
     folder: Path
@@ -48,7 +47,7 @@ class Stage:
     request: pytest.FixtureRequest
 
     def connect(self, **fields: Any) -> None:
-        """Change the connection."""
+        """Set fields of the connection."""
         connection = {"conn_type": "pinecone_upsert", "host": self.index.url, "password": self.index.api_key} | fields
         self.monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", json.dumps(connection))
 
@@ -57,8 +56,7 @@ class Stage:
 
     def write(self, **columns: Any) -> str:
         columns = {"id": ["a", "b"], "values": [np.ones(8, np.float32)] * 2} | columns
-        found = {name: column for name, column in columns.items() if column is not None}
-        pq.write_table(pa.table(found), self.folder / "records.parquet")
+        pq.write_table(pa.table(columns), self.folder / "records.parquet")
         return str(self.folder / "records.parquet")
 
     def task(self, **parameters: Any) -> PineconeUpsertOperator:
@@ -70,12 +68,16 @@ class Stage:
         return self.task(**parameters).execute(context or {})
 
 
-Scenario = Callable[[Stage], Any]
+Scenario = Callable[[Environment], Any]
 SCENARIOS: dict[str, list[Scenario]] = {}
 
 
 def row(*cells: str) -> Callable[[Scenario], Scenario]:
-    """Name the row that a scenario plays; of rows that continue one ("…"), the scenarios stand in their order."""
+    """
+    Register the scenario of a row of the table.
+
+    :param cells: First columns of the rows. If rows have the same first column, their scenarios are in the same order.
+    """
 
     def register(scenario: Scenario) -> Scenario:
         for cell in cells:
@@ -89,280 +91,286 @@ def row(*cells: str) -> Callable[[Scenario], Scenario]:
 
 
 @row("Both `parquet_paths` and `vectors` are set, or neither")
-def _(stage):
-    stage.task(vectors=[], parquet_paths="x")
+def _(env):
+    env.task(vectors=[], parquet_paths="x")
 
 
-@row("A parameter is out of its range")
-def _(stage):
-    stage.run(batch_size=2_000)
+@row("A parameter is out of range")
+def _(env):
+    env.run(batch_size=2_000)
 
 
 @row("The connection has no key")
-def _(stage):
-    stage.connect(password="")
-    stage.run()
+def _(env):
+    env.connect(password="")
+    env.run()
 
 
 @row("The connection names no index")
-def _(stage):
-    stage.connect(host="")
-    stage.run()
+def _(env):
+    env.connect(host="")
+    env.run()
 
 
-@row("An extra of the connection is wrong")
-def _(stage):
-    stage.connect(extra={"timeout_s": "soon"})
-    stage.run()
+@row("An extra of the connection is invalid")
+def _(env):
+    env.connect(extra={"timeout_s": "soon"})
+    env.run()
 
 
-@row("The host is no host")
-def _(stage):
-    stage.connect(host="https://a.pinecone.io/vectors/upsert")
-    stage.run()
+@row("The index host is invalid")
+def _(env):
+    env.connect(host="https://a.pinecone.io/vectors/upsert")
+    env.run()
 
 
-@row("The host is plain http on another machine")
-def _(stage):
-    stage.connect(host="http://index.example.com")
-    stage.run()
+@row("The index host uses plain http and is not on this machine")
+def _(env):
+    env.connect(host="http://index.example.com")
+    env.run()
 
 
 @row("The host's certificate is not trusted")
-def _(stage):
-    stage.connect(host=stage.request.getfixturevalue("tls_server").url)
-    stage.run()
+def _(env):
+    env.connect(host=env.request.getfixturevalue("tls_server").url)
+    env.run()
 
 
 @row("The CA bundle is missing")
-def _(stage):
-    stage.connect(host="a.pinecone.io", extra={"ca_bundle": str(stage.folder / "nowhere.pem")})
-    stage.run()
+def _(env):
+    env.connect(host="a.pinecone.io", extra={"ca_bundle": str(env.folder / "nowhere.pem")})
+    env.run()
 
 
-@row("The proxy is no URL")
-def _(stage):
-    stage.connect(host="a.pinecone.io", extra={"proxy": "nonsense"})
-    stage.run()
+@row("The proxy is not a URL")
+def _(env):
+    env.connect(host="a.pinecone.io", extra={"proxy": "nonsense"})
+    env.run()
 
 
 @row("The server redirects")
-def _(stage):
-    stage.fault(Fault.status(307, "elsewhere", headers={"Location": stage.index.url}), STATS)
-    stage.run()
+def _(env):
+    env.fault(Fault.status(307, "elsewhere", headers={"Location": env.index.url}), STATS)
+    env.run()
 
 
 @row("The key is wrong")
-def _(stage):
-    stage.connect(password="another-key")
-    stage.run()
+def _(env):
+    env.connect(password="another-key")
+    env.run()
 
 
-@row("The key may write, but not read")
-def _(stage):
-    stage.fault(Fault.status(403, "forbidden"), STATS)
-    return stage.run()
+@row("The key may write but not read")
+def _(env):
+    env.fault(Fault.status(403, "forbidden"), STATS)
+    return env.run()
 
 
-@row("No such index")
-def _(stage):
-    stage.connect(host="", extra={"index_name": "nope", "control_plane_url": stage.index.url})
-    stage.run()
+@row("The index does not exist")
+def _(env):
+    env.connect(host="", extra={"index_name": "nope", "control_plane_url": env.index.url})
+    env.run()
 
 
 @row("The index holds documents")
-def _(stage):
-    stage.fault(
+def _(env):
+    env.fault(
         Fault.status(400, "This index has a document schema, so writes must go through the documents API"), UPSERT
     )
-    stage.run()
+    env.run()
 
 
 @row("A quota of the plan is used up")
-def _(stage):
-    stage.fault(Fault.status(429, "You've reached your write unit limit for the current month (2000000)."))
-    stage.run()
+def _(env):
+    env.fault(Fault.status(429, "You've reached your write unit limit for the current month (2000000)."))
+    env.run()
 
 
-@row("No answer: DNS, firewall, proxy, time-out")
-def _(stage):
-    stage.index.close()
-    stage.run()
+@row("No response: DNS, firewall, proxy, timeout")
+def _(env):
+    env.index.close()
+    env.run()
 
 
-@row("The answer is not Pinecone's")
-def _(stage):
-    stage.fault(Fault.body(200, b"<html>Sign in</html>", "text/html"), STATS)
-    stage.run()
+@row("The response is not from Pinecone")
+def _(env):
+    env.fault(Fault.body(200, b"<html>Sign in</html>", "text/html"), STATS)
+    env.run()
 
 
 # Input ------------------------------------------------------------------------------------------
 
 
-@row("Nothing knows the scheme of a path")
-def _(stage):
-    stage.run(parquet_paths="nobody-knows://bucket/a.parquet")
+@row("The scheme of a path is unknown")
+def _(env):
+    env.run(parquet_paths="unknown-scheme://bucket/a.parquet")
 
 
-@row("No file where one should be")
-def _(stage):
-    stage.run(parquet_paths=f"{stage.folder}/*.parquet")
+@row("No file matches a path")
+def _(env):
+    env.run(parquet_paths=f"{env.folder}/*.parquet")
 
 
-@row("The storage of a file does not answer")
-def _(stage):
+@row("The storage of a file does not respond")
+def _(env):
     extra = {
         "endpoint_url": "http://127.0.0.1:9",
         "config_kwargs": {"connect_timeout": 1, "retries": {"max_attempts": 0}},
     }
     connection = {"conn_type": "aws", "login": "k", "password": "s", "extra": extra}
-    stage.monkeypatch.setenv("AIRFLOW_CONN_AWS_SILENT", json.dumps(connection))
-    stage.run(parquet_paths="s3://aws_silent@embeddings/a.parquet")
+    env.monkeypatch.setenv("AIRFLOW_CONN_AWS_SILENT", json.dumps(connection))
+    env.run(parquet_paths="s3://aws_silent@embeddings/a.parquet")
 
 
 @row("A file is not Parquet")
-def _(stage):
-    (stage.folder / "a.parquet").write_text("id,values")
-    stage.run(parquet_paths=str(stage.folder))
+def _(env):
+    (env.folder / "a.parquet").write_text("id,values")
+    env.run(parquet_paths=str(env.folder))
 
 
-@row("A file is damaged")
-def _(stage):
-    path = stage.folder / "a.parquet"
+@row("A file is corrupt")
+def _(env):
+    path = env.folder / "a.parquet"
     table = pa.table({"id": ["a", "b"], "values": [np.arange(8, dtype=np.float32)] * 2})
     pq.write_table(table, path, write_page_checksum=True, compression="none", use_dictionary=False)
     data = path.read_bytes()
     path.write_bytes(data.replace(np.float32(5).tobytes(), np.float32(6).tobytes(), 1))
-    stage.run(parquet_paths=str(path))
+    env.run(parquet_paths=str(path))
 
 
 @row("A column is missing")
-def _(stage):
-    stage.run(parquet_paths=stage.write(), id_column="sku")
+def _(env):
+    env.run(parquet_paths=env.write(), id_column="sku")
 
 
-@row("A column has a type that does not fit")
-def _(stage):
-    stage.run(parquet_paths=stage.write(values=["[1, 2]", "[1, 2]"]))
+@row("A column has an unsupported type")
+def _(env):
+    env.run(parquet_paths=env.write(values=["[1, 2]", "[1, 2]"]))
 
 
-@row("The XCom contains no records")
-def _(stage):
-    stage.run(vectors="a.parquet")
+@row("The XCom does not contain records")
+def _(env):
+    env.run(vectors="a.parquet")
 
 
-@row("A record breaks a rule")
-def _(stage):
+@row("A record is invalid")
+def _(env):
     try:
-        stage.run(vectors=BAD)
+        env.run(vectors=BAD)
     finally:
-        assert stage.index.vectors() == {}  # nothing of its chunk was sent
+        assert env.index.vectors() == {}  # no record of its chunk was sent
 
 
 @row("… and `max_rejects` allows it")
-def _(stage):
-    output = stage.run(vectors=BAD, max_rejects=1, rejects_path=str(stage.folder))
+def _(env):
+    output = env.run(vectors=BAD, max_rejects=1, rejects_path=str(env.folder))
     (path,) = output["rejectsPaths"]
     assert pq.read_table(path)["id"].to_pylist() == ["b"]
     return output
 
 
-@row("… but not so many")
-def _(stage):
-    stage.run(vectors=[*BAD, ("d", [])], max_rejects=1)
+@row("… but there are more than `max_rejects`")
+def _(env):
+    env.run(vectors=[*BAD, ("d", [])], max_rejects=1)
 
 
-@row("The server refuses a record")
-def _(stage):
-    stage.fault(Fault.status(400, "no such thing"), times=2)
-    stage.run(max_concurrency=1)
+@row("The server rejects a record")
+def _(env):
+    env.fault(Fault.status(400, "no such thing"), times=2)
+    env.run(max_concurrency=1)
 
 
 @row("… and `max_rejects` allows it")
-def _(stage):
-    stage.fault(Fault.status(400, "no such thing"), times=2)
-    output = stage.run(max_concurrency=1, max_rejects=1, rejects_path=str(stage.folder))
+def _(env):
+    env.fault(Fault.status(400, "no such thing"), times=2)
+    output = env.run(max_concurrency=1, max_rejects=1, rejects_path=str(env.folder))
     (path,) = output["rejectsPaths"]
     assert len(pq.read_table(path)) == 1
     return output
 
 
-@row("Rejects cannot be written")
-def _(stage):
-    (stage.folder / "file").write_text("")
-    stage.run(vectors=BAD, max_rejects=1, rejects_path=str(stage.folder / "file" / "folder"))
+@row("Rejected records cannot be written")
+def _(env):
+    (env.folder / "file").write_text("")
+    env.run(vectors=BAD, max_rejects=1, rejects_path=str(env.folder / "file" / "folder"))
 
 
 # The server -------------------------------------------------------------------------------------
 
 
-@row("The request is too large for the server")
-def _(stage):
-    stage.fault(Fault.body(413, b""))
-    return stage.run()
+@row("A request is too large for the server")
+def _(env):
+    env.fault(Fault.body(413, b""))
+    return env.run()
 
 
 @row("429: too many requests or bytes")
-def _(stage):
-    stage.fault(Fault.status(429, headers={"Retry-After": "0"}))
-    return stage.run()
+def _(env):
+    env.fault(Fault.status(429, headers={"Retry-After": "0"}))
+    return env.run()
 
 
-@row("408, 5xx, time-out, reset")
-def _(stage):
+@row("408, 5xx, timeout, connection reset")
+def _(env):
     for fault in (Fault.status(408), Fault.status(503), Fault.reset(), Fault.lost_ack()):
-        stage.fault(fault)
-    output = stage.run()
+        env.fault(fault)
+    output = env.run()
     assert output["retryCount"] == 4
     return output
 
 
 @row("… ten times")
-def _(stage):
-    stage.fault(Fault.status(503), times=10)
+def _(env):
+    env.fault(Fault.status(503), times=10)
     try:
-        stage.run()
+        env.run()
     finally:
-        assert len([one for one in stage.index.requests if one.path == UPSERT]) == 10
+        assert len([request for request in env.index.requests if request.path == UPSERT]) == 10
 
 
 @row("The server confirms fewer records than were sent")
-def _(stage):
-    stage.fault(Fault.short_count(1))
-    stage.run()
+def _(env):
+    env.fault(Fault.short_count(1))
+    return env.run()
+
+
+@row("… and keeps doing so")
+def _(env):
+    env.fault(Fault.short_count(1), times=10)
+    env.run()
 
 
 # The run ----------------------------------------------------------------------------------------
 
 
-@row("The task is stopped: marked, timed out, worker ends")
-def _(stage):
-    stage.fault(Fault.stall(0.2))
-    task = stage.task(batch_size=1, max_concurrency=1)
+@row("The task is stopped: marked, timed out, worker shut down")
+def _(env):
+    env.fault(Fault.stall(0.2))
+    task = env.task(batch_size=1, max_concurrency=1)
 
-    ended = threading.Event()
+    finished = threading.Event()
 
-    def stop_once_something_is_under_way():
-        while stage.index.faults.pending and not ended.wait(0.01):
+    def cancel_when_a_request_is_in_flight():
+        while env.index.faults.pending and not finished.wait(0.01):
             pass
         task.on_kill()
 
-    killer = threading.Thread(target=stop_once_something_is_under_way)
-    killer.start()
+    thread = threading.Thread(target=cancel_when_a_request_is_in_flight)
+    thread.start()
     try:
         task.execute({})
     finally:
-        ended.set()
-        killer.join()
+        finished.set()
+        thread.join()
 
 
-@row("Airflow tries a failed task again")
-def _(stage):
+@row("Airflow retries a failed task")
+def _(env):
     pytest.importorskip("airflow.models.task_state_store", reason="Before Airflow 3.3 a retry starts at the first row.")
-    path = stage.write()
-    stage.fault(Fault.stall(0.0))
-    stage.fault(Fault.short_count(0))
-    run = stage.request.getfixturevalue("run_dag")(
+    path = env.write()
+    env.fault(Fault.stall(0.0))
+    env.fault(Fault.short_count(0), times=10)
+    run = env.request.getfixturevalue("run_dag")(
         f"""
         from datetime import timedelta
 
@@ -377,51 +385,62 @@ def _(stage):
     return run.output("upsert")
 
 
-@row("Airflow before 3.3, `durable`")
-def _(stage):
-    return stage.run(parquet_paths=stage.write())
+@row("`durable` is set, and Airflow is older than 3.3")
+def _(env):
+    return env.run(parquet_paths=env.write())
 
 
 @row("The files changed since the failed try")
-def _(stage):
-    store = Store()
-    stage.fault(Fault.stall(0.0))
-    stage.fault(Fault.short_count(0))
+def _(env):
+    store = InMemoryStateStore()
+    env.fault(Fault.stall(0.0))
+    env.fault(Fault.short_count(0), times=10)
     task = {"batch_size": 1, "max_concurrency": 1}
     with pytest.raises(exceptions.IncompleteUpsertError):
-        stage.run({"task_state_store": store}, parquet_paths=stage.write(), **task)
+        env.run({"task_state_store": store}, parquet_paths=env.write(), **task)
     assert "checkpoint" in store
-    stage.write(id=["another a", "b"])
-    output = stage.run({"task_state_store": store}, parquet_paths=stage.write(id=["another a", "b"]), **task)
+    env.write(id=["another a", "b"])
+    output = env.run({"task_state_store": store}, parquet_paths=env.write(id=["another a", "b"]), **task)
     assert output["upsertedCount"] == 2
     return output
 
 
-@row("The checkpoint cannot be kept")
-def _(stage):
-    class Broken(Store):
+@row("The storage of a file reports no version")
+def _(env):
+    from airflow.sdk.io import attach
+    from fsspec.implementations.memory import MemoryFileSystem  # it has neither an ETag nor a modification time
+
+    attach("memory", fs=MemoryFileSystem())
+    with MemoryFileSystem().open("/no-version.parquet", "wb") as file:
+        pq.write_table(pa.table({"id": ["a", "b"], "values": [np.ones(8, np.float32)] * 2}), file)
+    return env.run({"task_state_store": InMemoryStateStore()}, parquet_paths="memory:///no-version.parquet")
+
+
+@row("The checkpoint cannot be saved")
+def _(env):
+    class BrokenStore(InMemoryStateStore):
         def set(self, *_):
             raise OSError("the database is away")
 
-    return stage.run({"task_state_store": Broken(checkpoint=None)}, parquet_paths=stage.write())
+    return env.run({"task_state_store": BrokenStore()}, parquet_paths=env.write())
 
 
-@row("Nothing to upsert")
-def _(stage):
-    return stage.run(vectors=[])
+@row("There are no records")
+def _(env):
+    return env.run(vectors=[])
 
 
 # The check --------------------------------------------------------------------------------------
 
-NUMBERED = [(cells, [one[0] for one in ROWS[:number]].count(cells[0])) for number, cells in enumerate(ROWS)]
+NUMBERED = [(cells, [row[0] for row in ROWS[:number]].count(cells[0])) for number, cells in enumerate(ROWS)]
 
 
 @pytest.fixture
-def stage(airflow_db, pinecone_index, tmp_path, monkeypatch, request) -> Stage:
-    monkeypatch.setattr(backoff, "BACKOFF_BASE_S", 0.0)  # waits have no length here
-    stage = Stage(pinecone_index, tmp_path, monkeypatch, request)
-    stage.connect()
-    return stage
+def env(airflow_db, pinecone_index, tmp_path, monkeypatch, request) -> Environment:
+    monkeypatch.setattr(backoff, "BACKOFF_BASE_S", 0.0)  # retries do not wait
+    env = Environment(pinecone_index, tmp_path, monkeypatch, request)
+    env.connect()
+    return env
 
 
 def test_every_row_has_a_scenario_and_every_scenario_a_row():
@@ -432,21 +451,21 @@ def test_every_row_has_a_scenario_and_every_scenario_a_row():
 
 
 @pytest.mark.parametrize(("cells", "occurrence"), NUMBERED, ids=[cells[0] for cells in ROWS])
-def test_the_task_does_and_says_what_the_row_says(cells, occurrence, stage, caplog, capsys):
-    what, does, phrases, remedy = cells
+def test_the_task_behaves_as_the_row_says(cells, occurrence, env, caplog, capsys):
+    failure, behaviour, phrases, remedy = cells
     caplog.set_level(logging.INFO)
     output, error = None, None
     try:
-        output = SCENARIOS[what][occurrence](stage)
-    except Exception as exc:  # noqa: BLE001 - its class is looked at below
+        output = SCENARIOS[failure][occurrence](env)
+    except Exception as exc:  # noqa: BLE001 - its class is checked below
         error = exc
-    if type(error).__name__ == "AirflowFailException":  # by which Airflow before 3.3 does not retry
+    if type(error).__name__ == "AirflowFailException":  # raised before Airflow 3.3, so that Airflow does not retry
         error = error.__cause__
-    said = caplog.text + capsys.readouterr().out + str(error)
+    messages = caplog.text + capsys.readouterr().out + str(error)
     assert phrases
-    assert [phrase for phrase in phrases if phrase not in said] == []
+    assert [phrase for phrase in phrases if phrase not in messages] == []
     assert remedy.endswith(".")
-    assert_it_does(does, output, error)
+    assert_it_does(behaviour, output, error)
 
 
 def assert_it_does(does: str, output: dict[str, Any] | None, error: Exception | None) -> None:
@@ -458,17 +477,17 @@ def assert_it_does(does: str, output: dict[str, Any] | None, error: Exception | 
         case "fails":
             assert isinstance(error, exceptions.PineconeUpsertError)
             assert not isinstance(error, (exceptions.SetupError, exceptions.InputError))
-        case "repeats":
+        case "retries":
             assert output["retryCount"] > 0
             assert output["upsertedCount"] == 2
-        case "sets aside":
+        case "rejects":
             assert output["rejectedCount"] == 1
             assert output["upsertedCount"] > 0
         case "resumes":
             assert output["resumedCount"] == 1
             assert output["upsertedCount"] == 2
-        case "goes on":
+        case "continues":
             assert error is None
             assert output["retryCount"] == output["rejectedCount"] == output["resumedCount"] == 0
         case _:
-            pytest.fail(f"{does!r} is nothing that a task does.")
+            pytest.fail(f"{does!r} is not something that a task does.")

@@ -1,4 +1,4 @@
-"""The hook: which index and which settings a connection means, and every method against the local index."""
+"""The hook: the index and the settings that a connection stands for, and every method against the emulator."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from airflow_pinecone_upsert import PineconeHook
 from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.exceptions import AuthenticationError, NotFoundError, SetupError
 from airflow_pinecone_upsert.operators.retry_policy import ExceptionRetryPolicy
-
-from ..api.conftest import reply, serve  # noqa: F401, TID252 - fixtures
-from ..api.test_client import certificate, tls_server  # noqa: F401, TID252 - fixtures
 
 SECRET = "pcsk_Very-Secret"
 
@@ -41,20 +38,20 @@ def test_a_host_without_a_scheme_is_reached_over_https(connect):
     assert PineconeHook().get_conn().host == "https://articles-abc.svc.aped-1.pinecone.io"
 
 
-def test_the_parameter_goes_before_the_connection(connect):
-    connect(host="https://of-the-connection.pinecone.io", password="key")
-    hook = PineconeHook(index_host="of-the-operator.pinecone.io")
-    assert hook.get_conn().host == "https://of-the-operator.pinecone.io"
+def test_the_index_host_parameter_overrides_the_connection(connect):
+    connect(host="https://connection.pinecone.io", password="key")
+    hook = PineconeHook(index_host="operator.pinecone.io")
+    assert hook.get_conn().host == "https://operator.pinecone.io"
 
 
-def test_host_and_port_may_stand_apart_as_in_a_connection_uri(pinecone_index, monkeypatch):
+def test_host_and_port_can_be_separate_as_in_a_connection_uri(pinecone_index, monkeypatch):
     host, _, port = pinecone_index.url.rpartition(":")
     uri = f"pinecone-upsert://:{pinecone_index.api_key}@{host.replace('://', '%3A%2F%2F')}:{port}"
     monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", uri)
     assert PineconeHook().test_connection()[0]
 
 
-def test_a_connection_of_the_official_provider_works_with_a_host(pinecone_index, connect):
+def test_a_connection_of_the_official_provider_works_with_an_index_host(pinecone_index, connect):
     connect(
         conn_type="pinecone",
         login="us-east-1",
@@ -65,7 +62,7 @@ def test_a_connection_of_the_official_provider_works_with_a_host(pinecone_index,
 
 
 @pytest.mark.parametrize("host", ["", "https://api.pinecone.io", "controller.us-east1-gcp.pinecone.io"])
-def test_a_connection_that_names_no_index_says_what_to_do(connect, host):
+def test_a_connection_without_an_index_is_rejected(connect, host):
     connect(conn_type="pinecone", host=host, password="key")
     with pytest.raises(SetupError, match=r"names no index .*index_host or index_name"):
         PineconeHook().get_conn()
@@ -77,10 +74,10 @@ def test_an_index_name_is_looked_up_once(pinecone_index, connect):
     hook.describe_index_stats()
     hook.describe_index_stats()
     assert hook.get_conn().host == pinecone_index.url
-    assert [one.path for one in pinecone_index.requests].count("/indexes/local") == 1
+    assert [request.path for request in pinecone_index.requests].count("/indexes/local") == 1
 
 
-def test_the_name_of_the_operator_goes_before_the_host_of_the_connection(pinecone_index, connect):
+def test_the_index_name_parameter_overrides_the_connections_host(pinecone_index, connect):
     connect(
         host="https://other.pinecone.io",
         password=pinecone_index.api_key,
@@ -95,44 +92,44 @@ def test_an_unknown_index_name_is_a_setup_error(pinecone_index, connect):
         PineconeHook().get_conn()
 
 
-def test_a_missing_key_is_named_with_its_place(connect):
+def test_a_missing_key_names_the_connection(connect):
     connect(host="https://a.pinecone.io")
     with pytest.raises(SetupError, match="'pinecone_default' has no password"):
         PineconeHook().get_conn()
 
 
-def test_a_wrong_extra_is_named_without_the_key(connect):
+def test_an_invalid_extra_is_named_without_the_key(connect):
     connect(host="https://a.pinecone.io", password="secret-key-value", extra={"timeout_s": "soon"})
     with pytest.raises(SetupError, match="timeout_s") as caught:
         PineconeHook().get_conn()
     assert "secret-key-value" not in str(caught.value)
 
 
-def test_empty_fields_of_the_form_are_as_good_as_absent(connect):
+def test_empty_fields_of_the_form_are_ignored(connect):
     extra = {"timeout_s": "", "proxy": "", "ca_bundle": None, "api_version": "", "namespace": "", "index_name": ""}
     connect(host="https://a.pinecone.io", password="key", extra=extra)
     assert PineconeHook().get_conn().host == "https://a.pinecone.io"
 
 
-def test_plain_http_to_another_machine_is_refused(connect):
+def test_plain_http_to_another_machine_is_rejected(connect):
     connect(host="http://index.example.com", password="key")
     with pytest.raises(SetupError, match="unencrypted"):
         PineconeHook().get_conn()
 
 
-def test_a_port_in_both_places_is_meant_once(connect):
+def test_the_same_port_in_host_and_port_is_accepted(connect):
     connect(host="https://a.pinecone.io:8443/", port=8443, password="key")
     assert PineconeHook().get_conn().host == "https://a.pinecone.io:8443"
 
 
-READS_ANY_EXTRA = pytest.mark.skipif(
-    ExceptionRetryPolicy is None, reason="Airflow before 3.3 refuses an extra that is no object by itself"
+NEEDS_AIRFLOW_3_3 = pytest.mark.skipif(
+    ExceptionRetryPolicy is None, reason="before 3.3, Airflow itself rejects an extra that is not an object"
 )
 
 
-@READS_ANY_EXTRA
+@NEEDS_AIRFLOW_3_3
 @pytest.mark.parametrize("extra", ["[1]", '"text"', "5"])
-def test_an_extra_that_is_no_object_is_a_setup_error(connect, extra):
+def test_an_extra_that_is_not_an_object_is_a_setup_error(connect, extra):
     connect(host="https://a.pinecone.io", password="key", extra=extra)
     with pytest.raises(SetupError, match="has an extra that is not a JSON object"):
         PineconeHook().get_conn()
@@ -142,10 +139,10 @@ def test_an_extra_that_is_no_object_is_a_setup_error(connect, extra):
 
 
 def open_clients():
-    return [one for one in gc.get_objects() if type(one) is httpx.Client and not one.is_closed]
+    return [client for client in gc.get_objects() if type(client) is httpx.Client and not client.is_closed]
 
 
-def test_a_hook_has_one_client_until_it_is_closed(hook):
+def test_a_hook_uses_one_client_until_it_is_closed(hook):
     client = hook.get_conn()
     assert hook.get_conn() is client
     assert len(open_clients()) == 1
@@ -169,19 +166,19 @@ def test_a_with_block_closes_the_client(hook):
 
 @pytest.fixture
 def press_test(connect):
-    """Do what Airflow does when somebody presses Test, and see that nothing stays open."""
+    """Do what Airflow does when a user presses Test, and check that no client stays open."""
 
     def press(**connection):
         connect(**connection)
         hook = PineconeHook()
-        answer = hook.test_connection()
+        result = hook.test_connection()
         assert open_clients() == []
-        return answer
+        return result
 
     return press
 
 
-def test_connection_test_says_what_it_reached(hook, pinecone_index, press_test):
+def test_connection_test_reports_the_index(hook, pinecone_index, press_test):
     with hook:
         hook.upsert([("a", [1.0] * 8)])
     reached = f"Reached {pinecone_index.url}"
@@ -192,28 +189,30 @@ def test_connection_test_says_what_it_reached(hook, pinecone_index, press_test):
     assert press_test(**connection) == (True, f"{reached}: 1,234 records, dimension 8, metric cosine.")
 
 
-def test_connection_test_of_a_sparse_index(pinecone_index_factory, press_test):
+def test_connection_test_reports_a_sparse_index(pinecone_index_factory, press_test):
     index = pinecone_index_factory(vector_type="sparse")
-    answer = press_test(host=index.url, password=index.api_key)
-    assert answer == (True, f"Reached {index.url}: 0 records, sparse vectors, metric dotproduct.")
+    assert press_test(host=index.url, password=index.api_key) == (
+        True,
+        f"Reached {index.url}: 0 records, sparse vectors, metric dotproduct.",
+    )
 
 
-def test_connection_test_finds_the_host_by_the_name(pinecone_index, press_test):
+def test_connection_test_finds_the_host_by_index_name(pinecone_index, press_test):
     extra = {"index_name": "local", "control_plane_url": pinecone_index.url}
-    worked, message = press_test(password=pinecone_index.api_key, extra=extra)
-    assert worked
+    succeeded, message = press_test(password=pinecone_index.api_key, extra=extra)
+    assert succeeded
     assert message.startswith(f"Reached {pinecone_index.url}")
-    worked, message = press_test(password=pinecone_index.api_key, extra={**extra, "index_name": "nope"})
-    assert not worked
+    succeeded, message = press_test(password=pinecone_index.api_key, extra={**extra, "index_name": "nope"})
+    assert not succeeded
     assert "Resource nope not found" in message
     assert "Check the index host, the index name" in message
 
 
-def test_connection_test_of_an_index_that_holds_documents(pinecone_index_factory, press_test):
+def test_connection_test_rejects_an_index_that_holds_documents(pinecone_index_factory, press_test):
     index = pinecone_index_factory(document_schema={"title": {"type": "string", "full_text_search": {}}})
     extra = {"index_name": "local", "control_plane_url": index.url}
-    worked, message = press_test(password=index.api_key, extra=extra)
-    assert not worked
+    succeeded, message = press_test(password=index.api_key, extra=extra)
+    assert not succeeded
     assert message == (
         "The index 'local' has a document schema (title). Name an index that holds vectors; this one holds documents."
     )
@@ -223,7 +222,7 @@ LONG_NAME = ".".join(["a" * 60] * 5)
 
 
 @pytest.mark.parametrize(
-    ("connection", "says"),
+    ("connection", "phrases"),
     [
         ({"password": "wrong"}, ["answered 401", "Invalid API Key", "the password of the Airflow connection"]),
         ({"password": None}, ["This connection has no password", "Put the Pinecone API key there"]),
@@ -241,37 +240,37 @@ LONG_NAME = ".".join(["a" * 60] * 5)
         ({"extra": {"timeout_s": -1}}, ["timeout_s", "greater than 0"]),
         ({"extra": {"api_version": "April 2025"}}, ["api_version"]),
         ({"extra": {"ca_bundle": "/no/such/file"}}, ["CA bundle '/no/such/file' cannot be read"]),
-        pytest.param({"extra": "[1]"}, ["not a JSON object"], marks=READS_ANY_EXTRA),
+        pytest.param({"extra": "[1]"}, ["not a JSON object"], marks=NEEDS_AIRFLOW_3_3),
     ],
 )
-def test_connection_test_says_what_is_wrong(pinecone_index_factory, press_test, connection, says):
+def test_connection_test_says_what_is_wrong(pinecone_index_factory, press_test, connection, phrases):
     index = pinecone_index_factory(dimension=8, api_key="right")
-    worked, message = press_test(**{"host": index.url, "password": "right", **connection})
-    assert not worked
-    for words in says:
-        assert words in message
-    assert "pinecone_default" not in message  # in the UI it is an id that Airflow made up
+    succeeded, message = press_test(**{"host": index.url, "password": "right", **connection})
+    assert not succeeded
+    for phrase in phrases:
+        assert phrase in message
+    assert "pinecone_default" not in message  # in the UI, Airflow uses a random id
 
 
-def test_connection_test_of_a_local_index_without_its_scheme(pinecone_index, press_test):
-    worked, message = press_test(host=pinecone_index.url.removeprefix("http://"), password="key")
-    assert not worked
+def test_connection_test_of_the_emulator_without_a_scheme(pinecone_index, press_test):
+    succeeded, message = press_test(host=pinecone_index.url.removeprefix("http://"), password="key")
+    assert not succeeded
     assert "does not speak TLS" in message
     assert "named with http://" in message
 
 
-def test_connection_test_of_a_certificate_that_is_not_trusted(tls_server, certificate, press_test):  # noqa: F811
-    worked, message = press_test(host=tls_server.url, password="key")
-    assert not worked
+def test_connection_test_of_an_untrusted_certificate(tls_server, certificate, press_test):
+    succeeded, message = press_test(host=tls_server.url, password="key")
+    assert not succeeded
     assert "no certificate that is trusted here" in message
     assert "Set ca_bundle" in message
     extra = {"ca_bundle": str(certificate / "ca.pem")}
-    worked, message = press_test(host=tls_server.url, password="key", extra=extra)
-    assert (worked, message) == (True, f"Reached {tls_server.url}: 0 records, dimension 3, metric unknown.")
+    succeeded, message = press_test(host=tls_server.url, password="key", extra=extra)
+    assert (succeeded, message) == (True, f"Reached {tls_server.url}: 0 records, dimension 3, metric unknown.")
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"),
+    ("fault", "phrases"),
     [
         (
             Fault.status(400, "This index has a document schema, so writes must go through the documents API"),
@@ -286,18 +285,18 @@ def test_connection_test_of_a_certificate_that_is_not_trusted(tls_server, certif
         (Fault.reset(), ["No answer from"]),
     ],
 )
-def test_connection_test_asks_once_and_waits_for_nothing(pinecone_index, press_test, fault, says):
+def test_connection_test_sends_one_request_and_does_not_retry(pinecone_index, press_test, fault, phrases):
     pinecone_index.faults.next(fault)
-    worked, message = press_test(host=pinecone_index.url, password=pinecone_index.api_key)
-    assert not worked
-    for words in says:
-        assert words in message
+    succeeded, message = press_test(host=pinecone_index.url, password=pinecone_index.api_key)
+    assert not succeeded
+    for phrase in phrases:
+        assert phrase in message
     assert len(pinecone_index.requests) <= 1
 
 
-def test_connection_test_does_not_raise_where_there_is_no_connection():
-    worked, message = PineconeHook("nowhere").test_connection()
-    assert not worked
+def test_connection_test_does_not_raise_without_a_connection():
+    succeeded, message = PineconeHook("nowhere").test_connection()
+    assert not succeeded
     assert "nowhere" in message
 
 
@@ -312,9 +311,9 @@ def test_connection_test_does_not_raise_where_there_is_no_connection():
     ],
 )
 def test_connection_test_never_shows_the_key(press_test, connection, caplog):
-    """Not even where it was put into another field, too."""
-    worked, message = press_test(password=SECRET, **connection)
-    assert not worked
+    """Not even if another field contains it, too."""
+    succeeded, message = press_test(password=SECRET, **connection)
+    assert not succeeded
     assert SECRET.lower() not in (message + caplog.text).lower()
 
 
@@ -334,14 +333,14 @@ def test_every_method(hook):
     hook.delete(ids=["doc-0"], namespace="x")
     hook.delete(filter={"n": 1}, namespace="x")
     assert sorted(hook.list_ids(namespace="x")) == ["doc-2", "doc-3", "doc-4"]
-    assert [one.name for one in hook.list_namespaces()] == ["x"]
+    assert [namespace.name for namespace in hook.list_namespaces()] == ["x"]
     hook.delete_namespace("x")
     assert list(hook.list_namespaces()) == []
     with pytest.raises(NotFoundError):
         hook.delete(delete_all=True, namespace="x")
 
 
-def test_the_namespace_of_the_connection_is_the_default_of_every_method(pinecone_index, connect):
+def test_the_connections_namespace_is_the_default_of_every_method(pinecone_index, connect):
     connect(host=pinecone_index.url, password=pinecone_index.api_key, extra={"namespace": "mine"})
     hook = PineconeHook()
     hook.upsert([("a", [1.0] * 8)])
@@ -353,7 +352,7 @@ def test_the_namespace_of_the_connection_is_the_default_of_every_method(pinecone
     assert pinecone_index.vectors("mine") == {}
 
 
-def test_a_wrong_key_fails_at_once(pinecone_index_factory, connect):
+def test_a_wrong_key_fails_without_a_retry(pinecone_index_factory, connect):
     index = pinecone_index_factory(dimension=8, api_key="right")
     connect(host=index.url, password="wrong")
     with PineconeHook() as hook, pytest.raises(AuthenticationError):

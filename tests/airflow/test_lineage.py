@@ -1,4 +1,4 @@
-"""What others learn of an upsert, in real runs: asset events in Airflow's database."""
+"""Asset events of upserts: real runs, and the events in Airflow's database."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 
 from airflow_pinecone_upsert import pinecone_asset
 
-from .test_operator import HEAD
+from .dag_source import DAG_HEAD
 
 UPSERT = 'PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 8)], namespace="n"{more})'
 
 
 @pytest.fixture
 def asset_of(pinecone_index):
-    """The asset of a namespace of the local index."""
+    """Return a function that builds the asset of a namespace of the emulator."""
     return lambda namespace: pinecone_asset(pinecone_index.url, namespace)
 
 
@@ -34,17 +34,16 @@ def events_of(run):
 
 
 @pytest.mark.parametrize("namespace", ["articles", "", "a/b"])
-def test_a_success_is_one_event_with_the_report(run_dag, asset_of, namespace):
-    run = run_dag(
-        HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 8)], namespace="{namespace}")'
-    )
+def test_a_success_emits_one_event_with_the_report(run_dag, asset_of, namespace):
+    task = f'PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 8)], namespace="{namespace}")'
+    run = run_dag(f"{DAG_HEAD}\n    {task}")
     assert run.state == "success"
     uri = asset_of(namespace).uri
     assert events_of(run) == [(uri, uri, "upsert", -1, run.output("upsert"))]
 
 
 @pytest.mark.parametrize("name", ["pinecone_asset(HOST, 'n').name", "'articles'"])
-def test_an_outlet_that_the_user_declared_takes_the_report(run_dag, pinecone_index, asset_of, name):
+def test_a_declared_outlet_gets_the_report(run_dag, pinecone_index, asset_of, name):
     source = f"""
 from airflow.sdk import Asset
 from airflow_pinecone_upsert import pinecone_asset
@@ -52,28 +51,24 @@ from airflow_pinecone_upsert import pinecone_asset
 HOST = "{pinecone_index.url}"
 OUTLET = Asset(name={name}, uri=pinecone_asset(HOST, "n").uri)
 """
-    dag_id = f"declares_{len(name)}_{pinecone_index.url.rpartition(':')[2]}"
-    head = HEAD.replace("dag_of_a_test", dag_id)
-    run = run_dag(source + head + "\n    " + UPSERT.format(more=", outlets=[OUTLET]"))
+    run = run_dag(source + DAG_HEAD + "\n    " + UPSERT.format(more=", outlets=[OUTLET]"))
     assert run.state == "success"
     (event,) = events_of(run)
     assert event[0] == ("articles" if name == "'articles'" else asset_of("n").uri)
     assert event[1:] == (asset_of("n").uri, "upsert", -1, run.output("upsert"))
 
 
-def test_an_outlet_for_something_else_stays_as_it_is(run_dag, asset_of):
-    head = HEAD.replace("dag_of_a_test", "declares_another")
-    run = run_dag(
-        "from airflow.sdk import Asset\n" + head + "\n    " + UPSERT.format(more=', outlets=[Asset("something_else")]')
-    )
+def test_an_outlet_for_another_asset_is_unchanged(run_dag, asset_of):
+    source = "from airflow.sdk import Asset\n" + DAG_HEAD
+    run = run_dag(source + "\n    " + UPSERT.format(more=', outlets=[Asset("something_else")]'))
     assert run.state == "success"
     events = {name: extra for name, *_, extra in events_of(run)}
     assert events == {"something_else": {}, asset_of("n").uri: run.output("upsert")}
 
 
-def test_every_mapped_instance_has_an_event_of_its_own(run_dag, asset_of):
+def test_every_mapped_instance_emits_its_own_event(run_dag, asset_of):
     run = run_dag(
-        HEAD.replace("dag_of_a_test", "has_mapped_instances")
+        DAG_HEAD
         + """
     PineconeUpsertOperator.partial(task_id="upsert", vectors=[("a", [1.0] * 8)]).expand(namespace=["x", "y"])
     """
@@ -86,39 +81,37 @@ def test_every_mapped_instance_has_an_event_of_its_own(run_dag, asset_of):
     }
 
 
-def test_a_failure_is_no_event(run_dag):
-    run = run_dag(HEAD + '\n    PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 7)])')
+def test_a_failure_emits_no_event(run_dag):
+    run = run_dag(DAG_HEAD + '\n    PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 7)])')
     assert run.state == "failed"
     assert events_of(run) == []
 
 
-def test_an_event_that_cannot_be_does_not_fail_the_task(run_dag, pinecone_index, caplog):
-    """Airflow takes 1,500 characters of a URI; Pinecone takes a namespace that needs more."""
-    run = run_dag(
-        HEAD + '\n    PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 8)], namespace="#" * 512)'
-    )
+def test_an_event_that_cannot_be_emitted_does_not_fail_the_task(run_dag, pinecone_index, caplog):
+    """Airflow accepts at most 1,500 characters in a URI; a valid namespace of Pinecone can need more."""
+    task = 'PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 8)], namespace="#" * 512)'
+    run = run_dag(f"{DAG_HEAD}\n    {task}")
     assert run.state == "success"
     assert set(pinecone_index.vectors("#" * 512)) == {"a"}
     assert events_of(run) == []
     assert "The asset event of this upsert could not be emitted; the upsert itself is complete." in caplog.text
 
 
-def test_another_asset_with_the_same_uri_does_no_harm(run_dag, pinecone_index, asset_of):
-    """Airflow takes it for another one: who is to be woken must use `pinecone_asset`."""
+def test_another_asset_with_the_same_uri_is_allowed(run_dag, pinecone_index, asset_of):
+    """Airflow treats it as another asset: a DAG that waits for upserts must use `pinecone_asset`."""
     source = f"""
 from airflow.sdk import Asset
 
 with DAG("uses_another_name", schedule=Asset("mine", uri="{asset_of("n").uri}")):
-    task(lambda: None, task_id="react")()
+    task(lambda: None, task_id="consume")()
 """
-    head = HEAD.replace("dag_of_a_test", "uses_the_uri_as_name")
-    run = run_dag(head + "    " + UPSERT.format(more="") + source)
+    run = run_dag(DAG_HEAD + "    " + UPSERT.format(more="") + source)
     assert run.state == "success"
     uri = asset_of("n").uri
     assert events_of(run) == [(uri, uri, "upsert", -1, run.output("upsert"))]
 
 
-def test_a_dag_that_is_scheduled_on_the_namespace_is_queued_and_no_other(run_dag, pinecone_index):
+def test_only_a_dag_scheduled_on_the_namespace_is_queued(run_dag, pinecone_index):
     from airflow.models.asset import AssetDagRunQueue
     from airflow.utils.session import create_session
     from sqlalchemy import select
@@ -128,13 +121,13 @@ from airflow.sdk import DAG, task
 from airflow_pinecone_upsert import PineconeUpsertOperator, pinecone_asset
 
 for namespace in ("n", "other"):
-    with DAG(f"reacts_to_{{namespace}}", schedule=pinecone_asset("{pinecone_index.url}", namespace), is_paused_upon_creation=False):
-        task(lambda: None, task_id="react")()
+    with DAG(f"consumer_of_{{namespace}}", schedule=pinecone_asset("{pinecone_index.url}", namespace), is_paused_upon_creation=False):
+        task(lambda: None, task_id="consume")()
 
-with DAG("is_reacted_to", schedule=None) as dag:
+with DAG("producer", schedule=None) as dag:
     {UPSERT.format(more="")}
 """
     assert run_dag(source).state == "success"
     with create_session() as session:
         queued = session.scalars(select(AssetDagRunQueue.target_dag_id)).all()
-    assert [dag_id for dag_id in queued if dag_id.startswith("reacts_to_")] == ["reacts_to_n"]
+    assert [dag_id for dag_id in queued if dag_id.startswith("consumer_of_")] == ["consumer_of_n"]

@@ -1,4 +1,4 @@
-"""What OpenLineage is told, read from the file that its own file transport writes in a real run of its own process."""
+"""OpenLineage events: a real run in its own process, and the file that OpenLineage's file transport writes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ import pytest
 
 from airflow_pinecone_upsert.emulator.server import EmulatedIndex
 
-from .test_storage import s3  # noqa: F401 - a fixture
-
-KEY = "pcsk_of_this_test_alone"
+KEY = "pcsk_only_for_this_test"
 
 DAG = """
 from airflow.sdk import DAG, ObjectStoragePath, task
@@ -27,7 +25,7 @@ from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
 FOLDER = {folder!r}
 
 @task(trigger_rule="all_done")
-def calls_the_hook():
+def call_hook():
     import io
     import pyarrow.parquet as pq
 
@@ -40,8 +38,8 @@ def calls_the_hook():
 
 
 @task(trigger_rule="all_done")
-def calls_in_vain():
-    PineconeHook().upsert([("a", [1.0] * 7)], namespace="in_vain")
+def fail_in_hook():
+    PineconeHook().upsert([("a", [1.0] * 7)], namespace="failed_call")
 
 
 with DAG("lineage", schedule=None) as dag:
@@ -57,8 +55,8 @@ with DAG("lineage", schedule=None) as dag:
     PineconeUpsertOperator.partial(task_id="mapped", namespace="mapped").expand(
         parquet_paths=[FOLDER + "/good/a.parquet", FOLDER + "/good/b.parquet"]
     )
-    # Last: what hooks tell is kept for the process, and `dag.test()` runs all tasks in one.
-    dag.tasks >> calls_the_hook() >> calls_in_vain()
+    # These run last: Airflow collects the hooks' lineage per process, and `dag.test()` runs all tasks in one process.
+    dag.tasks >> call_hook() >> fail_in_hook()
 """
 
 RUN = """
@@ -87,7 +85,7 @@ def index():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, s3):  # noqa: F811
+def folder(tmp_path_factory, s3):
     folder = tmp_path_factory.mktemp("lineage")
     for name in ("good", "many", "dags"):
         (folder / name).mkdir()
@@ -105,12 +103,12 @@ def folder(tmp_path_factory, s3):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def events(folder, index, s3):  # noqa: F811
-    """Run the DAG; return the last event of each task instance, by task."""
+def events(folder, index, s3):
+    """Run the DAG. Return the last event of each task instance, by task."""
     path = folder / "dags" / "lineage.py"
     path.write_text(DAG.format(folder=str(folder)))
     aws = {"conn_type": "aws", "login": "k", "password": "s", "extra": {"endpoint_url": s3, "region_name": "us-east-1"}}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", RUN.format(path=str(path))],
         env={
             **{key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")},
@@ -127,10 +125,10 @@ def events(folder, index, s3):  # noqa: F811
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = [json.loads(line) for line in (folder / "events").read_text().splitlines()]
+    assert result.returncode == 0, result.stdout + result.stderr
+    emitted = [json.loads(line) for line in (folder / "events").read_text().splitlines()]
     found = {}
-    for event in said:
+    for event in emitted:
         if event["eventType"] in ("COMPLETE", "FAIL") and event["job"]["name"].startswith("lineage."):
             found.setdefault(event["job"]["name"].removeprefix("lineage."), []).append(event)
     return found
@@ -149,14 +147,14 @@ def index_name(index):
     return index.url.replace("http://", "pinecone://")
 
 
-def test_files_go_in_and_a_namespace_comes_out(events, folder, index):
+def test_files_are_inputs_and_the_namespace_is_the_output(events, folder, index):
     (event,) = events["files"]
     assert event["eventType"] == "COMPLETE"
     paths = [f"{folder}/good/{name}.parquet" for name in ("a", "b")]
     assert names(event["inputs"]) == [("file", path) for path in paths]
     for dataset, path in zip(event["inputs"], paths, strict=True):
         assert statistics(dataset, "input") == {"size": Path(path).stat().st_size, "fileCount": 1}
-        columns = {one["name"]: one["type"] for one in dataset["facets"]["schema"]["fields"]}
+        columns = {field["name"]: field["type"] for field in dataset["facets"]["schema"]["fields"]}
         assert columns == {"id": "string", "values": "list<element: float>", "year": "int64"}
     assert names(event["outputs"]) == [(index_name(index), "files")]
     written = statistics(event["outputs"][0], "output")
@@ -171,7 +169,7 @@ def test_an_object_is_named_by_its_bucket_and_key(events, index):
     assert names(event["outputs"]) == [(index_name(index), "a/b")]
 
 
-def test_of_many_files_the_folder_is_named(events, folder, index):
+def test_more_than_100_files_are_named_by_their_folder(events, folder, index):
     (event,) = events["many"]
     assert names(event["inputs"]) == [("file", f"{folder}/many")]
     size = sum(file.stat().st_size for file in (folder / "many").iterdir())
@@ -179,39 +177,39 @@ def test_of_many_files_the_folder_is_named(events, folder, index):
     assert names(event["outputs"]) == [(index_name(index), "__default__")]
 
 
-def test_a_failure_tells_what_was_written_until_then(events, folder, index):
+def test_a_failure_reports_what_was_written(events, folder, index):
     (event,) = events["fails"]
     assert event["eventType"] == "FAIL"
     paths = [f"{folder}/good/a.parquet", f"{folder}/good/b.parquet", f"{folder}/short.parquet"]
     assert names(event["inputs"]) == [("file", path) for path in paths]
     assert names(event["outputs"]) == [(index_name(index), "fails")]
     written = statistics(event["outputs"][0], "output")
-    assert written["rowCount"] >= len(index.vectors("fails")) == 500  # b repeats ids of a
+    assert written["rowCount"] >= len(index.vectors("fails")) == 500  # b.parquet repeats ids of a.parquet
     assert written["size"] > 0
 
 
-def test_a_task_that_failed_before_it_knew_its_files_tells_nothing(events):
+def test_a_task_without_files_reports_no_dataset(events):
     (event,) = events["finds_nothing"]
     assert event["eventType"] == "FAIL"
     assert not event.get("inputs")
     assert not event.get("outputs")
 
 
-def test_records_of_another_task_are_no_dataset(events, index):
+def test_records_from_another_task_are_not_a_dataset(events, index):
     (event,) = events["records"]
     assert not event.get("inputs")
     assert names(event["outputs"]) == [(index_name(index), "records")]
     assert statistics(event["outputs"][0], "output")["rowCount"] == 1
 
 
-def test_a_namespace_that_cannot_be_named_does_no_harm(events, index):
+def test_a_namespace_that_cannot_be_named_does_not_fail_the_task(events, index):
     (event,) = events["too_long"]
     assert event["eventType"] == "COMPLETE"
     assert not event.get("outputs")
     assert len(index.vectors("#" * 512)) == 1
 
 
-def test_each_mapped_instance_names_its_own_file(events, folder):
+def test_each_mapped_instance_reports_its_own_file(events, folder):
     found = [
         (names(event["inputs"]), statistics(event["outputs"][0], "output")["rowCount"]) for event in events["mapped"]
     ]
@@ -221,20 +219,20 @@ def test_each_mapped_instance_names_its_own_file(events, folder):
     ]
 
 
-def test_a_call_of_the_hook_names_the_namespace_once_beside_what_the_task_read(events, folder, index):
-    (event,) = events["calls_the_hook"]
+def test_a_hook_call_reports_the_namespace_once_with_the_tasks_inputs(events, folder, index):
+    (event,) = events["call_hook"]
     assert event["eventType"] == "COMPLETE"
     assert names(event["inputs"]) == [("file", f"{folder}/good/b.parquet")]
     assert names(event["outputs"]) == [(index_name(index), "called")]
     assert len(index.vectors("%" * 512)) == 1
 
 
-def test_a_call_of_the_hook_that_fails_names_the_namespace(events, index):
-    (event,) = events["calls_in_vain"]
+def test_a_failed_hook_call_reports_the_namespace(events, index):
+    (event,) = events["fail_in_hook"]
     assert event["eventType"] == "FAIL"
-    assert (index_name(index), "in_vain") in names(event["outputs"])
+    assert (index_name(index), "failed_call") in names(event["outputs"])
 
 
-def test_the_key_is_in_no_event(events, folder, index):
+def test_no_event_contains_the_key(events, folder, index):
     assert index.api_key == KEY
     assert KEY not in (folder / "events").read_text()

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-HEAD = """
-from pathlib import Path
-
-from airflow.sdk import DAG, ObjectStoragePath, task
-from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
-
-with DAG(Path(__file__).stem, schedule=None) as dag:
-"""
+from .dag_source import DAG_HEAD
 
 
 def table(count: int, *, dimension: int = 8, first: int = 0) -> pa.Table:
@@ -27,10 +22,10 @@ def table(count: int, *, dimension: int = 8, first: int = 0) -> pa.Table:
     )
 
 
-def test_parquet_paths_are_upserted_and_the_output_is_what_the_server_confirmed(run_dag, pinecone_index, tmp_path):
+def test_the_output_is_what_the_server_confirmed(run_dag, pinecone_index, tmp_path):
     pq.write_table(table(1_500), tmp_path / "a.parquet")
     run = run_dag(
-        HEAD
+        DAG_HEAD
         + f"""
     PineconeUpsertOperator(task_id="upsert", parquet_paths="{tmp_path}/{{{{ params.name }}}}", namespace="n-{{{{ dag.dag_id }}}}",
         params={{"name": "*.parquet"}})
@@ -60,11 +55,11 @@ def test_parquet_paths_are_upserted_and_the_output_is_what_the_server_confirmed(
         'task(lambda name: "{folder}/" + name, task_id="up").expand(name=["a.parquet", "b.parquet"])',
     ],
 )
-def test_every_form_of_parquet_paths(run_dag, pinecone_index, tmp_path, paths):
+def test_parquet_paths_in_every_form(run_dag, pinecone_index, tmp_path, paths):
     pq.write_table(table(3), tmp_path / "a.parquet")
     pq.write_table(table(3, first=3), tmp_path / "b.parquet")
     run = run_dag(
-        HEAD
+        DAG_HEAD
         + f"""
     PineconeUpsertOperator(task_id="upsert", parquet_paths={paths.format(folder=tmp_path)})
     """
@@ -75,9 +70,9 @@ def test_every_form_of_parquet_paths(run_dag, pinecone_index, tmp_path, paths):
     assert len(pinecone_index.vectors()) == expected
 
 
-def test_vectors_of_an_upstream_task_are_neither_rendered_nor_shown(run_dag, pinecone_index):
+def test_vectors_of_an_upstream_task_are_not_rendered_or_shown(run_dag, pinecone_index):
     run = run_dag(
-        HEAD
+        DAG_HEAD
         + """
     @task
     def embed():
@@ -91,9 +86,9 @@ def test_vectors_of_an_upstream_task_are_neither_rendered_nor_shown(run_dag, pin
     assert pinecone_index.vectors()["7"].metadata == {"text": "{{ params.x }}"}
 
 
-def test_literal_vectors_are_not_rendered_either(run_dag, pinecone_index):
+def test_literal_vectors_are_not_rendered(run_dag, pinecone_index):
     run = run_dag(
-        HEAD
+        DAG_HEAD
         + """
     PineconeUpsertOperator(task_id="upsert", vectors=[("{{ a }}", [1.0] * 8, {"t": "{{ b }}"})])
     """
@@ -112,10 +107,10 @@ def test_literal_vectors_are_not_rendered_either(run_dag, pinecone_index):
         'pandas.DataFrame({"id": ["a"], "values": [[1.0] * 8], "metadata": [{"x": 1}]})',
     ],
 )
-def test_every_form_of_vectors_that_an_xcom_can_hold(run_dag, pinecone_index_factory, use_index, records):
+def test_vectors_in_every_form_that_an_xcom_can_hold(run_dag, pinecone_index_factory, use_index, records):
     index = use_index(pinecone_index_factory(dimension=8, metric="dotproduct"))
     run = run_dag(
-        HEAD
+        DAG_HEAD
         + f"""
     @task
     def embed():
@@ -130,13 +125,13 @@ def test_every_form_of_vectors_that_an_xcom_can_hold(run_dag, pinecone_index_fac
     stored = index.vectors()["a"]
     assert stored.values.tolist() == [1.0] * 8
     assert stored.metadata == {"x": 1}
-    if "parse" in records:
+    if "sparse" in records:
         assert stored.sparse_indices.tolist() == [3]
 
 
-def test_a_mapped_upstream_and_several_upstreams(run_dag, pinecone_index):
+def test_vectors_of_a_mapped_task_and_of_several_tasks(run_dag, pinecone_index):
     run = run_dag(
-        HEAD
+        DAG_HEAD
         + """
     @task
     def part(n):
@@ -158,9 +153,9 @@ def test_a_mapped_upstream_and_several_upstreams(run_dag, pinecone_index):
     assert run.rendered("several")["vectors"] == "<2 XComs of vectors>"
 
 
-def test_a_mapped_operator_takes_vectors_and_gives_its_counts_downstream(run_dag, pinecone_index):
+def test_a_mapped_operator_passes_its_counts_downstream(run_dag, pinecone_index):
     run = run_dag(
-        HEAD
+        DAG_HEAD
         + """
     @task
     def part(n):
@@ -182,9 +177,9 @@ def test_a_mapped_operator_takes_vectors_and_gives_its_counts_downstream(run_dag
     assert run.rendered("upsert", map_index=1)["vectors"] == "<2 vectors>"
 
 
-def test_a_failed_upsert_fails_the_task_and_pushes_no_output(run_dag, pinecone_index):
+def test_a_failed_task_pushes_no_output(run_dag, pinecone_index):
     run = run_dag(
-        HEAD
+        DAG_HEAD
         + """
     PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 8), ("b", [1.0] * 7)])
     """
@@ -197,14 +192,14 @@ def test_a_failed_upsert_fails_the_task_and_pushes_no_output(run_dag, pinecone_i
 
 def test_the_message_of_a_failed_task_names_the_record(run_dag, pinecone_index, tmp_path, capsys):
     pq.write_table(table(3, dimension=7), tmp_path / "short.parquet")
-    run = run_dag(HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", parquet_paths="{tmp_path}")')
+    run = run_dag(DAG_HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", parquet_paths="{tmp_path}")')
     assert run.state == "failed"
-    said = capsys.readouterr().out
-    assert f"{tmp_path}/short.parquet, row 0 (counted from 0), id 'r0', values: " in said
-    assert "the vector must have 8 components (found 7)" in said
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}/short.parquet, row 0 (counted from 0), id 'r0', values: " in printed
+    assert "the vector must have 8 components (found 7)" in printed
 
 
-def test_it_runs_outside_a_dag_run(pinecone_index, monkeypatch):
+def test_execute_works_outside_a_dag_run(pinecone_index, monkeypatch):
     from airflow_pinecone_upsert import PineconeUpsertOperator
 
     monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
@@ -214,38 +209,36 @@ def test_it_runs_outside_a_dag_run(pinecone_index, monkeypatch):
 
 
 @pytest.mark.parametrize("sources", [{}, {"vectors": [], "parquet_paths": "x"}])
-def test_exactly_one_source_is_taken(sources):
+def test_exactly_one_source_is_required(sources):
     from airflow_pinecone_upsert import PineconeUpsertOperator
 
     with pytest.raises(ValueError, match="exactly one of parquet_paths and vectors"):
         PineconeUpsertOperator(task_id="upsert", **sources)
 
 
-def test_nothing_to_upsert_is_a_success_with_a_warning(run_dag, pinecone_index, caplog):
-    run = run_dag(HEAD + '\n    PineconeUpsertOperator(task_id="upsert", vectors=[])')
+def test_no_records_is_a_success_with_a_warning(run_dag, pinecone_index, caplog):
+    run = run_dag(DAG_HEAD + '\n    PineconeUpsertOperator(task_id="upsert", vectors=[])')
     assert run.state == "success"
     assert run.output("upsert")["upsertedCount"] == 0
     assert "XCom contains no records: nothing was upserted." in caplog.text
 
 
-def test_a_wrong_parameter_is_named_with_its_value(run_dag, capsys):
-    run = run_dag(HEAD + '\n    PineconeUpsertOperator(task_id="upsert", vectors=[], batch_size=2_000)')
+def test_an_invalid_parameter_is_named_with_its_value(run_dag, capsys):
+    run = run_dag(DAG_HEAD + '\n    PineconeUpsertOperator(task_id="upsert", vectors=[], batch_size=2_000)')
     assert run.state == "failed"
     assert "batch_size: Input should be less than or equal to 1000 (found 2000)" in capsys.readouterr().out
 
 
-def test_the_connection_gives_the_namespace_unless_the_task_does(run_dag, pinecone_index, monkeypatch):
-    import json
-
-    connection = json.loads(pinecone_index.connection_json()) | {"extra": {"namespace": "of-the-connection"}}
+def test_the_connections_namespace_is_the_default(run_dag, pinecone_index, monkeypatch):
+    connection = json.loads(pinecone_index.connection_json()) | {"extra": {"namespace": "connection-namespace"}}
     monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", json.dumps(connection))
     run = run_dag(
-        HEAD
+        DAG_HEAD
         + """
     PineconeUpsertOperator(task_id="a", vectors=[("a", [1.0] * 8)])
     PineconeUpsertOperator(task_id="b", vectors=[("b", [1.0] * 8)], namespace="")
     """
     )
     assert run.state == "success"
-    assert set(pinecone_index.vectors("of-the-connection")) == {"a"}
+    assert set(pinecone_index.vectors("connection-namespace")) == {"a"}
     assert set(pinecone_index.vectors("")) == {"b"}

@@ -1,4 +1,4 @@
-"""The README: every snippet runs, every command is one that works, every table says what the code says."""
+"""The README: every snippet runs, every command works, every table matches the code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +19,9 @@ from airflow_pinecone_upsert import PineconeUpsertOperator
 from airflow_pinecone_upsert.api import limits
 from airflow_pinecone_upsert.hooks.connection_form import EXTRA_FIELDS
 
-from ..api.conftest import reply, serve  # noqa: F401, TID252 - fixtures
-from ..api.test_client import certificate, tls_server  # noqa: F401, TID252 - fixtures
-from .conftest import HOME
-from .test_storage import s3  # noqa: F401 - a fixture
+from .airflow_home import HOME
+from .readme import README, ROOT, readme_table
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 
@@ -36,22 +31,16 @@ def snippet(marker: str) -> str:
     return found
 
 
-def table(heading: str, number: int = 0) -> list[list[str]]:
-    section = README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"(?:^\|.*\n?)+", section, re.MULTILINE)[number].splitlines()
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
-
-
 @pytest.fixture
 def my_project(monkeypatch):
-    """The user's own module that embeds a text."""
+    """Create the user's module that embeds a text."""
     (HOME / "my_project.py").write_text("def embed(text):\n    return [float(len(text))] * 8\n")
     monkeypatch.syspath_prepend(str(HOME))
 
 
 @pytest.fixture
-def my_bucket(s3, monkeypatch, tmp_path):  # noqa: F811
-    """The user's bucket, with a folder for each snippet."""
+def my_bucket(s3, monkeypatch, tmp_path):
+    """Create the user's bucket, with a folder for each snippet."""
     import boto3
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
@@ -61,10 +50,14 @@ def my_bucket(s3, monkeypatch, tmp_path):  # noqa: F811
     client = boto3.client("s3")
     client.create_bucket(Bucket="my-bucket")
     vectors = [np.ones(8, np.float32)] * 3
-    plain = {"title": ["a", "b", "c"], "price": [1.5, 2.0, None], "released_on": pa.array([1, 2, 3], pa.date32())}
+    plain_columns = {
+        "title": ["a", "b", "c"],
+        "price": [1.5, 2.0, None],
+        "released_on": pa.array([1, 2, 3], pa.date32()),
+    }
     for key, columns in {
         "embeddings/1.parquet": {"id": ["a", "b", "c"], "values": vectors},
-        "products/1.parquet": {"sku": [1, 2, 3], "embedding": vectors, **plain},
+        "products/1.parquet": {"sku": [1, 2, 3], "embedding": vectors, **plain_columns},
     }.items():
         pq.write_table(pa.table(columns), tmp_path / "file")
         client.upload_file(str(tmp_path / "file"), "my-bucket", key)
@@ -104,36 +97,37 @@ def test_decorator_snippet(run_dag, pinecone_index, my_project):
 
 
 def test_events_snippet(run_dag, pinecone_index):
-    """As it stands it waits for the index of the README; with the local index's host it is queued by an upsert."""
+    """The DAG waits for the README's index. With the emulator's host instead, an upsert queues it."""
     from airflow.models.asset import AssetDagRunQueue
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     host = "articles-abc123.svc.aped-4627-b74a.pinecone.io"
     assert host in README.partition("export AIRFLOW_CONN_PINECONE_DEFAULT='")[2].partition("'")[0]
-    waits = snippet("refresh_cache").replace(host, pinecone_index.url)
-    (HOME / "dags" / "waits.py").write_text(waits.replace("schedule=", "is_paused_upon_creation=False, schedule="))
-    upserts = """
+    consumer = snippet("refresh_cache").replace(host, pinecone_index.url)
+    consumer = consumer.replace("schedule=", "is_paused_upon_creation=False, schedule=")
+    (HOME / "dags" / "consumer.py").write_text(consumer)
+    producer = """
 from airflow.sdk import DAG
 from airflow_pinecone_upsert import PineconeUpsertOperator
 
-with DAG("upserts_articles", schedule=None) as dag:
+with DAG("upsert_articles", schedule=None) as dag:
     PineconeUpsertOperator(task_id="upsert", vectors=[("a", [1.0] * 8)], namespace="articles")
 """
-    assert run_dag(upserts).state == "success"
+    assert run_dag(producer).state == "success"
     with create_session() as session:
         assert "refresh_cache" in session.scalars(select(AssetDagRunQueue.target_dag_id)).all()
 
 
 def test_pytest_snippet(tmp_path):
-    (tmp_path / "test_snippet.py").write_text(snippet("pytest_plugins"))
-    done = subprocess.run(
+    (tmp_path / "test_snippet.py").write_text(snippet("def test_upsert"))
+    result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", tmp_path], capture_output=True, text=True, check=False, cwd=tmp_path
     )
-    assert "1 passed" in done.stdout, done.stdout
+    assert "1 passed" in result.stdout, result.stdout
 
 
-def test_every_snippet_is_run_above():
+def test_every_snippet_has_a_test():
     assert len(PYTHON) == 7
 
 
@@ -146,53 +140,53 @@ def test_connection_command(monkeypatch):
 
 
 @pytest.fixture
-def find(pinecone_index_factory, tls_server, monkeypatch):  # noqa: F811
-    """Let a connection be tested that is as a row of the table says."""
+def check_connection(pinecone_index_factory, tls_server, monkeypatch):
+    """Run *Test* for the connection that a row of the table describes."""
     from airflow_pinecone_upsert import PineconeHook
 
-    def find(what):
+    def check(situation):
         index = pinecone_index_factory(dimension=256, api_key="right")
         documents = pinecone_index_factory(api_key="right", document_schema={"title": {"type": "string"}})
-        wrong = {
-            "all is well": {},
-            "a wrong key": {"password": "wrong"},
-            "no key": {"password": ""},
-            "a name that DNS does not know": {"host": ".".join(["a" * 60] * 5)},
-            "Pinecone's control plane in place of an index": {"host": "api.pinecone.io"},
-            "a certificate that nobody here trusts": {"host": tls_server.url},
-            "an index that holds documents, named by its `index_name`": {
+        changes = {
+            "the connection works": {},
+            "the key is wrong": {"password": "wrong"},
+            "the key is missing": {"password": ""},
+            "DNS does not know the host": {"host": ".".join(["a" * 60] * 5)},
+            "the host is Pinecone's control plane, not an index": {"host": "api.pinecone.io"},
+            "the host's certificate is not trusted": {"host": tls_server.url},
+            "the index, given by its `index_name`, holds documents": {
                 "host": "",
                 "extra": {"index_name": "local", "control_plane_url": documents.url},
             },
-        }[what]
-        connection = {"conn_type": "pinecone_upsert", "host": index.url, "password": "right", **wrong}
+        }[situation]
+        connection = {"conn_type": "pinecone_upsert", "host": index.url, "password": "right", **changes}
         monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", json.dumps(connection))
-        if what == "all is well":
+        if situation == "the connection works":
             with PineconeHook() as hook:
                 hook.upsert(
                     pa.table({"id": list(map(str, range(1_462))), "values": [np.ones(256, np.float32)] * 1_462})
                 )
         return PineconeHook().test_connection()
 
-    return find
+    return check
 
 
-@pytest.mark.parametrize(("what", "answer"), table("Connect", 1))
-def test_the_table_of_what_the_connection_test_answers(find, what, answer):
-    worked, message = find(what)
-    assert worked is (what == "all is well")
-    parts = [re.escape(part) for part in answer.replace("https://", "").split("…")]
+@pytest.mark.parametrize(("situation", "expected"), readme_table("Connect", 1))
+def test_connection_test_messages(check_connection, situation, expected):
+    succeeded, message = check_connection(situation)
+    assert succeeded is (situation == "the connection works")
+    parts = [re.escape(part) for part in expected.replace("https://", "").split("…")]
     assert re.fullmatch(".*".join(["", *parts]), message)
 
 
-def test_the_keys_of_the_extra_are_those_of_the_form():
-    said = README.partition("Its `extra` may hold ")[2].partition(" A connection")[0]
-    assert set(re.findall(r"`(\w+)`", said)) - {"host"} == {field.name for field in EXTRA_FIELDS} | {
+def test_extra_keys_match_the_connection_form():
+    keys = README.partition("Its `extra` may contain ")[2].partition(" A connection")[0]
+    assert set(re.findall(r"`(\w+)`", keys)) - {"host"} == {field.name for field in EXTRA_FIELDS} | {
         "control_plane_url"
     }
 
 
-def test_local_index_command():
+def test_emulator_command():
     (command,) = [line for line in COMMANDS if line.startswith("python -m")]
     arguments = [sys.executable, *shlex.split(command.replace("5080", "0"))[1:]]
     server = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
@@ -206,24 +200,24 @@ def test_local_index_command():
 
 def test_make_demo_answers_its_questions():
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, ROOT / "dev" / "demo.py"],
         capture_output=True,
         text=True,
         check=False,
         env=environment,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    count = int(re.search(r'"upsertedCount": (\d+)', done.stdout)[1])
+    assert result.returncode == 0, result.stdout + result.stderr
+    count = int(re.search(r'"upsertedCount": (\d+)', result.stdout)[1])
     assert count >= 1_400
-    assert f"Done: {count:,} records upserted" in done.stdout
+    assert f"Done: {count:,} records upserted" in result.stdout
     for question in ("garbage collection", "highest precedence", "breakpoint"):
-        assert question in done.stdout
-    assert "operator-summary#1" in done.stdout
+        assert question in result.stdout
+    assert "operator-summary#1" in result.stdout
 
 
-def test_every_command_is_known():
-    """`make test` is what runs this; the extras that `pip install` names exist; the others are run above."""
+def test_every_command_exists():
+    """`make` targets and the extras of `pip install` exist; the other commands are run by the tests above."""
     extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
     makefile = (ROOT / "Makefile").read_text()
     inside_json = re.compile(r"^ +\"|^}'$")
@@ -236,16 +230,22 @@ def test_every_command_is_known():
             assert line.startswith(("export AIRFLOW_CONN_PINECONE_DEFAULT=", "python -m")) or inside_json.match(line)
 
 
-def test_the_table_of_parameters_is_the_operators_signature():
-    ours = list(inspect.signature(PineconeUpsertOperator.__init__).parameters.values())[1:-1]
-    assert {one.name: one.default for one in ours} == {
+def test_parameters_table_matches_the_operator_signature():
+    parameters = [
+        parameter
+        for kind in PineconeUpsertOperator.__mro__
+        if kind.__module__.startswith("airflow_pinecone_upsert")
+        for parameter in inspect.signature(kind.__init__).parameters.values()
+    ]
+    named = {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+    assert named == {
         name.strip("`"): json.loads(default.strip("`").replace("None", "null"))
-        for name, default, _ in table("Parameters")
+        for name, default, _ in readme_table("Parameters")
     }
 
 
-def test_the_table_of_limits_is_the_codes():
-    assert [int(value.replace(",", "")) for _, value in table("Limits")] == [
+def test_limits_table_matches_the_code():
+    assert [int(value.replace(",", "")) for _, value in readme_table("Limits")] == [
         limits.MAX_RECORDS_PER_REQUEST,
         limits.MAX_REQUEST_BYTES,
         limits.MAX_ID_LENGTH,
@@ -257,34 +257,35 @@ def test_the_table_of_limits_is_the_codes():
     ]
 
 
-def test_the_figures_are_those_of_the_benchmarks_report():
+def test_figures_match_the_benchmark_report():
     report = (ROOT / "tests" / "benchmarks" / "results" / "results.md").read_text()
     rows = [line for line in README.partition("## Speed and memory")[2].splitlines() if line.startswith("|")]
     assert len(rows[2:]) == 5
     assert all(row in report for row in rows)
-    share = re.search(r"it uses ([\d.]+) % of them with nothing refused, also from object storage", README)[1]
+    share = re.search(r"it uses ([\d.]+) % of them with no request throttled, also from object\s+storage", README)[1]
     for source in ("bytes bound", "from S3"):
         assert f"share of the allowance, {source} | ≥ 97.0% | **{share}%**" in report
         assert f"throttled, {source} | ≤ 1.0% | **0.0%**" in report
 
 
-def test_the_targets_that_are_missed_are_told():
+def test_missed_targets_match_the_benchmark_report():
     report = (ROOT / "tests" / "benchmarks" / "results" / "results.md").read_text()
-    wide, aimed_wide, small, aimed_small, floor_wide, floor_small = re.search(
-        r"CPU is ([\d.]+)\nof the SDK's where ([\d.]+) was .* ([\d.]+) at 64 .* where ([\d.]+) was.* ([\d.]+) and ([\d.]+) of",
-        README,
+    wide, target_wide, small, target_small, floor_wide, floor_small = re.search(
+        r"CPU time is ([\d.]+) of the SDK's \(target: ([\d.]+)\), and ([\d.]+) at 64 dimensions \(target: ([\d.]+)\)\. "
+        r"The floor itself takes ([\d.]+) and ([\d.]+)\.",
+        " ".join(README.split()),
     ).groups()
     missed = re.findall(r"≤ ([\d.]+) \| \*\*([\d.]+)\*\* \| \*\*missed\*\*", report)
-    assert missed == [(aimed_wide, wide), (aimed_small, small)]
+    assert missed == [(target_wide, wide), (target_small, small)]
     assert report.count("**missed**") == len(missed)
     sdk, floor = (
         re.findall(rf"^\| {name} \| ([\d.]+) s", report, re.MULTILINE) for name in ("SDK, from DataFrame", "floor")
     )
-    shares = [f"{float(one) / float(other):.2f}" for one, other in zip(floor, sdk, strict=True)]
+    shares = [f"{float(ours) / float(theirs):.2f}" for ours, theirs in zip(floor, sdk, strict=True)]
     assert shares == [floor_wide, floor_small]
 
 
-def test_the_versions_of_airflow_are_those_that_the_tests_run_on():
+def test_airflow_versions_match_the_constraints():
     pinned = [(ROOT / name).read_text() for name in ("constraints.txt", "constraints-airflow-3.1.txt")]
     newest, oldest = (re.search(r"^apache-airflow==(.+)$", lines, re.MULTILINE)[1] for lines in pinned)
     assert f"the tests run on Airflow {newest} and {oldest}." in README
@@ -294,7 +295,7 @@ LINKS = re.findall(r"\]\((?!http)([^)]+)\)", README)
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_links_lead_to_files(link):
+def test_links_point_to_files(link):
     assert (ROOT / link).exists()
 
 

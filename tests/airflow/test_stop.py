@@ -1,4 +1,4 @@
-"""A task that is told to stop: nothing more is started, what is in flight has two seconds, and the next try goes on."""
+"""A cancelled task: no request is started, those in flight get two seconds to finish, and the next try resumes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 
 from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.exceptions import IncompleteUpsertError
+from tests.state_store import InMemoryStateStore
 
-from .supervised import task_processes, wait_until, worker  # noqa: F401 - fixtures
+from .supervised import wait_until
 
-GONE_WITHIN_S = 4.0
-"""Airflow kills a task process five seconds after it has asked it to end."""
+EXITS_WITHIN_S = 4.0
+"""Airflow kills a task process five seconds after SIGTERM."""
 
 FOREVER_S = 3_600
 UPSERT = "/vectors/upsert"
@@ -44,14 +45,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 class BlockingStorage(DirFileSystem):
-    """A remote storage that answers until it blocks; it leaves a mark when it does."""
+    """A remote storage that blocks once, and creates the file `blocked` when it does."""
 
     protocol = "blocking"
 
     def block(self):
-        mark = Path("{folder}/blocked")
-        if not mark.exists():
-            mark.touch()
+        marker = Path("{folder}/blocked")
+        if not marker.exists():
+            marker.touch()
             time.sleep(3_600)
 
     def info(self, path, **options):
@@ -79,7 +80,7 @@ attach("blocking", fs=BlockingStorage("{folder}", LocalFileSystem()))
 
 @pytest.fixture
 def folder(tmp_path):
-    """A file of a thousand records, one of them invalid."""
+    """Write a file of a thousand records, one of them invalid."""
     values = [np.full(8, row + 1, np.float32) for row in range(RECORDS + 1)]
     values[3] = np.full(8, np.nan, np.float32)
     pq.write_table(
@@ -92,128 +93,122 @@ def upserts(index):
     return [request for request in list(index.requests) if request.path == UPSERT]
 
 
-def stop(run):
-    """Send SIGTERM: the process is gone in time, and the task is to be tried again."""
-    asked_s = time.monotonic()
+def terminate(run):
+    """Send SIGTERM. The process exits in time, and Airflow will retry the task."""
+    started_s = time.monotonic()
     run.signal(signal.SIGTERM)
-    wait_until(lambda: run.is_gone)
-    took_s = time.monotonic() - asked_s
+    wait_until(lambda: run.has_exited)
+    elapsed_s = time.monotonic() - started_s
     assert run.wait() == "up_for_retry"
-    assert took_s < GONE_WITHIN_S
+    assert elapsed_s < EXITS_WITHIN_S
 
 
-def succeeds_without(confirmed, run, index):
-    """Run the next try; nothing of what is confirmed is sent again, and all is there in the end."""
-    before = len(upserts(index))
+def retry_without_resending(confirmed, run, index):
+    """Run the next try. It sends no confirmed record again, and all records are stored in the end."""
+    request_count = len(upserts(index))
     assert run.try_once() == "success"
-    assert not {one for request in upserts(index)[before:] for one in request.ids} & confirmed
+    assert not {record_id for request in upserts(index)[request_count:] for record_id in request.ids} & confirmed
     output = run.output()
     assert (output["upsertedCount"], output["resumedCount"]) == (RECORDS, len(confirmed))
     assert (output["rejectedCount"], len(index.vectors())) == (1, RECORDS)
 
 
 def rejected_ids(folder):
-    return {one for file in (folder / "rejects").iterdir() for one in pq.read_table(file)["id"].to_pylist()}
+    files = (folder / "rejects").iterdir()
+    return {record_id for file in files for record_id in pq.read_table(file)["id"].to_pylist()}
 
 
-def test_what_is_in_flight_settles_and_nothing_more_is_started(task_processes, pinecone_index, folder):  # noqa: F811
+def test_requests_in_flight_finish_and_no_more_are_sent(task_processes, pinecone_index, folder):
     pinecone_index.faults.next(Fault.stall(1.2), times=8, path=UPSERT)
     run = task_processes(TASK.format(paths=folder / "a.parquet", folder=folder, more=""))
     run.start()
     wait_until(lambda: not pinecone_index.faults.pending)
-    stop(run)
+    terminate(run)
     assert "The upsert was cancelled" in run.log_file.read_text()
     assert [request.record_count for request in upserts(pinecone_index)] == [10] * 8
-    assert run.store["checkpoint"]["counts"]["upserted"] == 80
+    assert run.store["checkpoint"]["counts"]["upsertedCount"] == 80
     assert rejected_ids(folder) == {"r3"}
-    succeeds_without(set(pinecone_index.vectors()), run, pinecone_index)
+    retry_without_resending(set(pinecone_index.vectors()), run, pinecone_index)
 
 
-def hang_seven_lanes(index):
-    """Let seven requests hang, and all others pass."""
+def hang_seven_requests(index):
+    """Let seven requests hang. All others succeed."""
     index.faults.next(Fault.stall(FOREVER_S), times=7, path=UPSERT)
 
 
-def is_all_else_confirmed(index):
+def all_others_are_confirmed(index):
     return len(index.vectors()) == RECORDS - 70
 
 
-def test_while_requests_hang(task_processes, pinecone_index, folder):  # noqa: F811
-    hang_seven_lanes(pinecone_index)
+def test_sigterm_while_requests_hang(task_processes, pinecone_index, folder):
+    hang_seven_requests(pinecone_index)
     run = task_processes(TASK.format(paths=folder / "a.parquet", folder=folder, more=""))
     run.start()
-    wait_until(lambda: is_all_else_confirmed(pinecone_index))
-    stop(run)
+    wait_until(lambda: all_others_are_confirmed(pinecone_index))
+    terminate(run)
     assert rejected_ids(folder) == {"r3"}
-    succeeds_without(set(pinecone_index.vectors()), run, pinecone_index)
+    retry_without_resending(set(pinecone_index.vectors()), run, pinecone_index)
 
 
-def test_a_time_out_of_the_task_while_requests_hang(task_processes, pinecone_index, folder):  # noqa: F811
-    hang_seven_lanes(pinecone_index)
+def test_task_timeout_while_requests_hang(task_processes, pinecone_index, folder):
+    hang_seven_requests(pinecone_index)
     more = "execution_timeout=timedelta(seconds=8)"
     run = task_processes(TASK.format(paths=folder / "a.parquet", folder=folder, more=more))
     run.start()
-    wait_until(lambda: "Process timed out" in run.said)
-    asked_s = time.monotonic()
-    wait_until(lambda: run.is_gone)
-    assert time.monotonic() - asked_s < GONE_WITHIN_S
+    wait_until(lambda: "Process timed out" in run.log)
+    started_s = time.monotonic()
+    wait_until(lambda: run.has_exited)
+    assert time.monotonic() - started_s < EXITS_WITHIN_S
     assert run.wait() == "up_for_retry"
     assert "AirflowTaskTimeout" in run.log_file.read_text()
-    assert is_all_else_confirmed(pinecone_index)
+    assert all_others_are_confirmed(pinecone_index)
     assert rejected_ids(folder) == {"r3"}
-    succeeds_without(set(pinecone_index.vectors()), run, pinecone_index)
+    retry_without_resending(set(pinecone_index.vectors()), run, pinecone_index)
 
 
 @pytest.mark.parametrize("blocks_on", ["info", "read"])
-def test_while_a_remote_storage_blocks(task_processes, pinecone_index, folder, blocks_on):  # noqa: F811
+def test_sigterm_while_a_remote_storage_blocks(task_processes, pinecone_index, folder, blocks_on):
     run = task_processes(
         TASK.format(paths="blocking:///a.parquet", folder=folder, more=""),
-        before=BLOCKING_STORAGE.format(folder=folder, blocks_on=blocks_on),
+        preamble=BLOCKING_STORAGE.format(folder=folder, blocks_on=blocks_on),
     )
     run.start()
     wait_until((folder / "blocked").exists)
-    stop(run)
+    terminate(run)
     assert upserts(pinecone_index) == []
-    succeeds_without(set(), run, pinecone_index)
+    retry_without_resending(set(), run, pinecone_index)
 
 
-def test_while_the_first_request_hangs(task_processes, pinecone_index, folder):  # noqa: F811
+def test_sigterm_while_the_first_request_hangs(task_processes, pinecone_index, folder):
     pinecone_index.faults.next(Fault.stall(FOREVER_S), path="/describe_index_stats")
     run = task_processes(TASK.format(paths=folder / "a.parquet", folder=folder, more=""))
     run.start()
     wait_until(lambda: not pinecone_index.faults.pending)
-    stop(run)
+    terminate(run)
     assert upserts(pinecone_index) == []
-    succeeds_without(set(), run, pinecone_index)
-
-
-class Store(dict):
-    """A store as Airflow's."""
-
-    set = dict.__setitem__
-    delete = dict.pop
+    retry_without_resending(set(), run, pinecone_index)
 
 
 def test_on_kill_from_another_thread(pinecone_index, folder, monkeypatch):
     from airflow_pinecone_upsert import PineconeUpsertOperator
 
     monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
-    hang_seven_lanes(pinecone_index)
-    store = Store()
+    hang_seven_requests(pinecone_index)
+    store = InMemoryStateStore()
     operator = PineconeUpsertOperator(
         task_id="upsert", parquet_paths=str(folder / "a.parquet"), batch_size=10, max_rejects=1
     )
 
-    def kill():
-        wait_until(lambda: is_all_else_confirmed(pinecone_index))
+    def cancel():
+        wait_until(lambda: all_others_are_confirmed(pinecone_index))
         operator.on_kill()
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    thread = threading.Thread(target=cancel)
+    thread.start()
     with pytest.raises(IncompleteUpsertError, match="was cancelled"):
         operator.execute({"task_state_store": store})
-    killer.join()
-    assert store["checkpoint"]["counts"]["upserted"] == RECORDS - 70
+    thread.join()
+    assert store["checkpoint"]["counts"]["upsertedCount"] == RECORDS - 70
     output = operator.execute({"task_state_store": store})
     assert (output["upsertedCount"], output["resumedCount"]) == (RECORDS, RECORDS - 70)
     assert len(pinecone_index.vectors()) == RECORDS

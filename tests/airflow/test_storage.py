@@ -1,4 +1,4 @@
-"""Parquet paths beyond this machine's disk: a real S3 API, served by moto."""
+"""Parquet files in object storage: a real S3 API, served by moto."""
 
 from __future__ import annotations
 
@@ -12,24 +12,14 @@ from moto.server import ThreadedMotoServer
 
 from airflow_pinecone_upsert.exceptions import SetupError, SourceError, StorageError
 
-from .test_operator import HEAD
+from .dag_source import DAG_HEAD
 
 BUCKET = "embeddings"
 
 
-@pytest.fixture(scope="module")
-def s3():
-    """Yield the address of an S3 server with one bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
 def bucket(s3, monkeypatch, tmp_path):
-    """Two Parquet files of ten records in a bucket that Airflow's connection `aws_default` leads to."""
+    """Create a bucket with two Parquet files of ten records, and the Airflow connection `aws_default`."""
     monkeypatch.setenv(
         "AIRFLOW_CONN_AWS_DEFAULT",
         f'{{"conn_type": "aws", "login": "k", "password": "s", "extra": {{"endpoint_url": "{s3}", "region_name": "us-east-1"}}}}',
@@ -59,7 +49,7 @@ def bucket(s3, monkeypatch, tmp_path):
     ],
 )  # fmt: skip
 def test_parquet_on_s3(run_dag, pinecone_index, bucket, paths, count):
-    run = run_dag(HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", parquet_paths={paths})')
+    run = run_dag(DAG_HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", parquet_paths={paths})')
     assert run.state == "success"
     assert run.output("upsert")["upsertedCount"] == count
     assert len(pinecone_index.vectors()) == count
@@ -86,16 +76,16 @@ def test_a_scheme_without_its_provider_names_the_extra():
         parquet_files("gs://bucket/x.parquet")
 
 
-def test_a_scheme_that_nobody_knows_is_named():
+def test_an_unknown_scheme_is_named():
     from airflow_pinecone_upsert.storage import parquet_files
 
     with pytest.raises(
-        SetupError, match=r"No file system for nobody-knows:.*bucket/x is installed here .* Check the scheme"
+        SetupError, match=r"No file system for unknown-scheme:.*bucket/x is installed here .* Check the scheme"
     ):
-        parquet_files("nobody-knows://bucket/x")
+        parquet_files("unknown-scheme://bucket/x")
 
 
-def test_what_is_no_path_is_named_with_its_parameter():
+def test_a_value_that_is_not_a_path_names_the_parameter():
     from airflow_pinecone_upsert.storage import parquet_files, rejects_folder
 
     with pytest.raises(SourceError, match=r"^parquet_paths holds 7 "):
@@ -105,14 +95,14 @@ def test_what_is_no_path_is_named_with_its_parameter():
 
 
 @pytest.mark.parametrize("paths", [None, 7, "", ["a", None], {"a": 1}, b"x"])
-def test_what_is_no_path_is_shown(paths):
+def test_a_value_that_is_not_a_path_is_rejected(paths):
     from airflow_pinecone_upsert.storage import parquet_files
 
     with pytest.raises(SourceError):
         parquet_files(paths)
 
 
-def test_the_same_file_twice_is_read_once(tmp_path):
+def test_a_file_that_is_named_twice_is_read_once(tmp_path):
     from airflow_pinecone_upsert.storage import parquet_files
 
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "a.parquet")
@@ -120,7 +110,7 @@ def test_the_same_file_twice_is_read_once(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["listing", "opening", "reading"])
-def test_a_storage_that_does_not_answer_may_be_tried_again(monkeypatch, moment):
+def test_a_storage_that_does_not_respond_is_a_storage_error(monkeypatch, moment):
     import fsspec
 
     from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
@@ -142,7 +132,7 @@ def test_a_storage_that_does_not_answer_may_be_tried_again(monkeypatch, moment):
         use_listings_cache=False,
     )
     storage.mkdir(moment)
-    vectors = np.random.default_rng(0).random((5_000, 1_024), np.float32)  # more than one range request brings
+    vectors = np.random.default_rng(0).random((5_000, 1_024), np.float32)  # more than one range request reads
     columns = {"id": [str(row) for row in range(5_000)], "values": list(vectors)}
     with storage.open(f"{moment}/a.parquet", "wb") as file:
         pq.write_table(pa.table(columns), file)
@@ -163,10 +153,10 @@ def test_a_storage_that_does_not_answer_may_be_tried_again(monkeypatch, moment):
         server.stop()
 
 
-# Records that are set aside ----------------------------------------------------------------------
+# Rejected records -------------------------------------------------------------------------------
 
 REJECTING = (
-    HEAD
+    DAG_HEAD
     + """
     PineconeUpsertOperator(task_id="upsert", vectors=[("a", [0.5] * 8), ("bad", [0.0] * 8, {{"n": 1}})],
         max_rejects=1, rejects_path={path!r}, params={{"part": "p1"}})
@@ -174,11 +164,11 @@ REJECTING = (
 )
 
 
-def ids_in(handle):
-    return pq.read_table(handle)["id"].to_pylist()
+def ids_in(file):
+    return pq.read_table(file)["id"].to_pylist()
 
 
-def test_rejects_path_is_a_template_and_its_file_a_source(run_dag, pinecone_index, tmp_path):
+def test_rejects_path_is_templated_and_the_file_can_be_upserted(run_dag, pinecone_index, tmp_path):
     run = run_dag(REJECTING.format(path=f"{tmp_path}/{{{{ params.part }}}}/{{{{ task.task_id }}}}.parquet"))
     assert run.state == "success"
     path = f"{tmp_path}/p1/upsert.parquet"
@@ -186,10 +176,10 @@ def test_rejects_path_is_a_template_and_its_file_a_source(run_dag, pinecone_inde
     output = run.output("upsert")
     assert (output["upsertedCount"], output["rejectedCount"], output["rejectsPaths"]) == (1, 1, [path])
     rejected = pq.read_table(path)
-    mended = rejected.set_column(rejected.schema.get_field_index("values"), "values", pa.array([[0.25] * 8]))
-    pq.write_table(mended, path)
-    again = run_dag(HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", parquet_paths="{path}")')
-    assert again.output("upsert")["upsertedCount"] == 1
+    fixed = rejected.set_column(rejected.schema.get_field_index("values"), "values", pa.array([[0.25] * 8]))
+    pq.write_table(fixed, path)
+    second_run = run_dag(DAG_HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", parquet_paths="{path}")')
+    assert second_run.output("upsert")["upsertedCount"] == 1
     assert pinecone_index.vectors()["bad"].metadata == {"n": 1}
 
 
@@ -198,22 +188,22 @@ def test_rejects_on_s3(run_dag, pinecone_index, bucket, name):
     url = f"s3://aws_default@{BUCKET}/rejects/{{{{ params.part }}}}/{name}"
     runs = [run_dag(REJECTING.format(path=url)) for _ in range(2)]
     keys = [item["Key"] for item in bucket.list_objects_v2(Bucket=BUCKET, Prefix="rejects/p1/")["Contents"]]
-    assert len(keys) == 2  # none written over
-    told = [path for run in runs for path in run.output("upsert")["rejectsPaths"]]
-    assert sorted(told) == sorted(f"s3://{BUCKET}/{key}" for key in keys)
+    assert len(keys) == 2  # no file is overwritten
+    reported = [path for run in runs for path in run.output("upsert")["rejectsPaths"]]
+    assert sorted(reported) == sorted(f"s3://{BUCKET}/{key}" for key in keys)
     for key in keys:
         assert key.endswith(".parquet")
         assert ids_in(pa.BufferReader(bucket.get_object(Bucket=BUCKET, Key=key)["Body"].read())) == ["bad"]
 
 
-def test_a_failed_task_leaves_its_rejects_on_s3(run_dag, bucket):
+def test_a_failed_task_writes_its_rejects_to_s3(run_dag, bucket):
     dag = REJECTING.format(path=f"s3://aws_default@{BUCKET}/failed").replace("max_rejects=1", "max_rejects=0")
     assert run_dag(dag).state == "failed"
     [item] = bucket.list_objects_v2(Bucket=BUCKET, Prefix="failed/")["Contents"]
     assert ids_in(pa.BufferReader(bucket.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read())) == ["bad"]
 
 
-def test_a_bucket_of_rejects_that_is_not_there_is_named(bucket, pinecone_index, monkeypatch):
+def test_a_missing_bucket_for_rejects_is_named(bucket, pinecone_index, monkeypatch):
     from airflow_pinecone_upsert import PineconeUpsertOperator
 
     monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())

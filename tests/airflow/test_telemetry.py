@@ -1,4 +1,4 @@
-"""What others see of an upsert: metrics by real statsd datagrams, a span by real OTLP, the link in the UI."""
+"""Metrics as real statsd datagrams, spans over real OTLP, and the link in the UI."""
 
 import json
 import re
@@ -15,9 +15,9 @@ import pytest
 from airflow_pinecone_upsert.emulator.faults import Fault
 from airflow_pinecone_upsert.links import console_url
 
-from .supervised import started_worker, task_processes  # noqa: F401 - a fixture
+from .supervised import running_worker
 
-# A process of its own, because tracer and metrics are set up once in each.
+# It runs in its own process, because tracer and metrics can be set up only once in a process.
 PROGRAM = """
 import json, os, sys, tempfile
 from pathlib import Path
@@ -41,28 +41,28 @@ trace.set_tracer_provider(provider)
 
 from airflow.utils.db import initdb
 initdb()
-try:  # as Airflow's task runner does it at its start
+try:  # as Airflow's task runner does when it starts
     from airflow.sdk.observability import stats
     from airflow.sdk.observability.metrics import stats_utils
     stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=False)
 except ImportError:
-    pass  # Airflow before 3.3 does it at the first metric
+    pass  # Airflow before 3.3 does this with the first metric
 
-(home / "dags" / "seen_from_outside.py").write_text('''
+(home / "dags" / "telemetry.py").write_text('''
 from airflow.sdk import DAG, task
 from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
 
-with DAG("seen_from_outside") as dag:
+with DAG("telemetry") as dag:
     vectors = [(str(n), [1.0, n]) for n in range(30)]
 
     @task
-    def call():
+    def call_hook():
         PineconeHook().upsert(vectors, batch_size=15, namespace="called")
 
-    PineconeUpsertOperator(task_id="upsert", vectors=vectors, batch_size=10, namespace="ns") >> call()
+    PineconeUpsertOperator(task_id="upsert", vectors=vectors, batch_size=10, namespace="ns") >> call_hook()
 ''')
 import runpy
-run = runpy.run_path(str(home / "dags" / "seen_from_outside.py"))["dag"].test()
+run = runpy.run_path(str(home / "dags" / "telemetry.py"))["dag"].test()
 found = [json.loads(span.to_json()) for span in spans.get_finished_spans() if span.name == "pinecone_upsert"]
 print("SPANS", json.dumps([{"status": span["status"], "attributes": span["attributes"]} for span in found]))
 link = run.get_task_instance("upsert").xcom_pull(task_ids="upsert", key="_link_PineconeConsoleLink")
@@ -72,7 +72,7 @@ print("LINK", link)
 
 @pytest.fixture(scope="module")
 def statsd():
-    """A server whose datagrams wait to be read."""
+    """Start a UDP server. The test reads the datagrams later."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
@@ -81,23 +81,22 @@ def statsd():
 
 
 @pytest.fixture
-def seen_from_outside(pinecone_index_factory, use_index, statsd):
-    """Run a DAG; return the sums of its metrics, its spans and its link."""
+def run_program(pinecone_index_factory, use_index, statsd):
+    """Run a DAG with a fault. Return the sums of its metrics, its spans and its link."""
     index = use_index(pinecone_index_factory(dimension=2))
 
     def run(fault, *, times):
         index.faults.next(fault, times=times, path="/vectors/upsert")
         command = [sys.executable, "-c", PROGRAM, str(statsd.getsockname()[1])]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        sums = _sums(statsd)
-        said = dict(re.findall(r"^(SPANS|LINK) (.*)$", done.stdout, re.MULTILINE))
-        return sums, json.loads(said["SPANS"]), said["LINK"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        printed = dict(re.findall(r"^(SPANS|LINK) (.*)$", result.stdout, re.MULTILINE))
+        return _sums(statsd), json.loads(printed["SPANS"]), printed["LINK"]
 
     return run
 
 
 def _sums(statsd):
-    """Add up, by task, what came since the last time; of latencies, their number."""
+    """Add up by task the metrics that arrived since the last call. Latencies are counted."""
     sums = defaultdict(Counter)
     while datagram := _next(statsd):
         for name, task, value in re.findall(r"pinecone_upsert\.(\w+),[^:]*task_id=(\w+)[^:]*:([\d.]+)\|", datagram):
@@ -112,22 +111,22 @@ def _next(server):
         return ""
 
 
-def test_metrics_spans_and_link_of_the_operator_and_of_the_hook(seen_from_outside):
-    sums, [span, span_of_call], link = seen_from_outside(Fault.status(429, "slow down"), times=1)
+def test_metrics_spans_and_link_of_operator_and_hook(run_program):
+    sums, [span, hook_span], link = run_program(Fault.status(429, "slow down"), times=1)
     size = sums["upsert"].pop("bytes")
     assert sums["upsert"] == {"records": 30, "requests": 4, "retries": 1, "throttled": 1, "latency": 4}
     assert span["attributes"]["pinecone_upsert.upsertedCount"] == 30
     assert span["attributes"]["pinecone_upsert.requestBytes"] == size
     assert span["attributes"]["db.namespace"] == "ns"
     assert link == "https://app.pinecone.io/organizations/-/projects/-/indexes"
-    size = sums["call"].pop("bytes")
-    assert sums["call"] == {"records": 30, "requests": 2, "latency": 2}
-    assert span_of_call["attributes"]["pinecone_upsert.requestBytes"] == size
-    assert span_of_call["attributes"]["db.namespace"] == "called"
+    size = sums["call_hook"].pop("bytes")
+    assert sums["call_hook"] == {"records": 30, "requests": 2, "latency": 2}
+    assert hook_span["attributes"]["pinecone_upsert.requestBytes"] == size
+    assert hook_span["attributes"]["db.namespace"] == "called"
 
 
-def test_metrics_and_span_of_a_failure(seen_from_outside):
-    sums, [span], _ = seen_from_outside(Fault.status(404, "gone"), times=3)
+def test_metrics_and_span_of_a_failure(run_program):
+    sums, [span], _ = run_program(Fault.status(404, "gone"), times=3)
     assert sums["upsert"]["requests"] == 3
     assert "records" not in sums["upsert"]
     assert span["status"]["status_code"] == "ERROR"
@@ -135,7 +134,7 @@ def test_metrics_and_span_of_a_failure(seen_from_outside):
 
 
 class _Collector(BaseHTTPRequestHandler):
-    """Takes spans by OTLP over HTTP, https://opentelemetry.io/docs/specs/otlp/#otlphttp."""
+    """Receives spans by OTLP over HTTP, https://opentelemetry.io/docs/specs/otlp/#otlphttp."""
 
     def do_POST(self):
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -162,12 +161,12 @@ def collector():
 
 @pytest.fixture(scope="module")
 def worker(airflow_db, collector, statsd):
-    """Task processes of an Airflow that is set up to be observed."""
-    yield from started_worker(
+    """Start a worker whose task processes export metrics and spans."""
+    yield from running_worker(
         AIRFLOW__TRACES__OTEL_ON="True",
         OTEL_TRACES_EXPORTER="otlp_proto_http",
         OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.server_port}",
-        OTEL_TRACES_SAMPLER="always_on",  # the DAG run was made by the tests, who trace nothing
+        OTEL_TRACES_SAMPLER="always_on",  # the tests create the DAG run without a trace
         AIRFLOW__METRICS__STATSD_ON="True",
         AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED="True",
         AIRFLOW__METRICS__STATSD_HOST="127.0.0.1",
@@ -176,8 +175,8 @@ def worker(airflow_db, collector, statsd):
 
 
 @pytest.fixture
-def observed(task_processes, pinecone_index_factory, collector, statsd):  # noqa: F811
-    """Try a task in a process of its own; return state, sums of the metrics, our span and the task's."""
+def run_task(task_processes, pinecone_index_factory, collector, statsd):
+    """Run one try in a task process. Return its state, the sums of its metrics, our span and the task's span."""
     index = pinecone_index_factory(dimension=2)
 
     def run(fault, *, more=""):
@@ -197,40 +196,40 @@ def observed(task_processes, pinecone_index_factory, collector, statsd):  # noqa
 
 
 def _attributes(span):
-    values = ((one.key, one.value) for one in span.attributes)
+    values = ((attribute.key, attribute.value) for attribute in span.attributes)
     return {key: getattr(value, value.WhichOneof("value")) for key, value in values}
 
 
 @pytest.mark.slow
-def test_a_task_process_exports_a_span_below_the_tasks_own(observed):
-    seen = observed(Fault.status(429, "slow down"))
-    assert seen.state == "success"
-    assert seen.sums["records"] == 30
-    assert (seen.sums["requests"], seen.sums["latency"], seen.sums["throttled"]) == (4, 4, 1)
-    assert seen.span.trace_id == seen.task_span.trace_id
-    assert seen.span.parent_span_id == seen.task_span.span_id
-    attributes = _attributes(seen.span)
+def test_the_span_is_a_child_of_the_tasks_span(run_task):
+    observed = run_task(Fault.status(429, "slow down"))
+    assert observed.state == "success"
+    assert observed.sums["records"] == 30
+    assert (observed.sums["requests"], observed.sums["latency"], observed.sums["throttled"]) == (4, 4, 1)
+    assert observed.span.trace_id == observed.task_span.trace_id
+    assert observed.span.parent_span_id == observed.task_span.span_id
+    attributes = _attributes(observed.span)
     assert attributes["pinecone_upsert.upsertedCount"] == 30
-    assert attributes["pinecone_upsert.requestBytes"] == seen.sums["bytes"]
+    assert attributes["pinecone_upsert.requestBytes"] == observed.sums["bytes"]
     assert attributes["db.namespace"] == "ns"
-    assert seen.span.status.code == seen.span.status.STATUS_CODE_UNSET
+    assert observed.span.status.code == observed.span.status.STATUS_CODE_UNSET
 
 
 @pytest.mark.slow
-def test_a_task_process_that_fails_exports_what_it_did(observed):
-    seen = observed(Fault.status(404, "gone"), more="max_concurrency=1")
-    assert seen.state == "failed"
-    assert seen.sums["requests"] == 1
-    assert seen.span.status.code == seen.span.status.STATUS_CODE_ERROR
-    assert _attributes(seen.span)["pinecone_upsert.requestCount"] == 1
+def test_a_failed_task_process_exports_metrics_and_a_span(run_task):
+    observed = run_task(Fault.status(404, "gone"), more="max_concurrency=1")
+    assert observed.state == "failed"
+    assert observed.sums["requests"] == 1
+    assert observed.span.status.code == observed.span.status.STATUS_CODE_ERROR
+    assert _attributes(observed.span)["pinecone_upsert.requestCount"] == 1
 
 
 @pytest.mark.slow
-def test_a_task_process_that_times_out_exports_an_error(observed):
-    seen = observed(Fault.stall(3_600), more="execution_timeout=timedelta(seconds=8)")
-    assert seen.state == "up_for_retry"
-    assert seen.span.status.code == seen.span.status.STATUS_CODE_ERROR
-    assert "AirflowTaskTimeout" in seen.span.status.message
+def test_a_task_process_that_times_out_exports_an_error(run_task):
+    observed = run_task(Fault.stall(3_600), more="execution_timeout=timedelta(seconds=8)")
+    assert observed.state == "up_for_retry"
+    assert observed.span.status.code == observed.span.status.STATUS_CODE_ERROR
+    assert "AirflowTaskTimeout" in observed.span.status.message
 
 
 @pytest.mark.parametrize(
@@ -242,5 +241,5 @@ def test_a_task_process_that_times_out_exports_an_error(observed):
         ("https://pinecone.example.com", ""),
     ],
 )
-def test_the_link_names_the_index_where_its_host_does(host, page):
+def test_the_link_points_to_the_index_if_its_host_names_it(host, page):
     assert console_url(host) == f"https://app.pinecone.io/organizations/-/projects/-/indexes{page}"

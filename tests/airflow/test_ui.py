@@ -1,7 +1,7 @@
 """
-`make airflow`: the web UI of a real Airflow, as a browser shows it.
+`make airflow`: the web UI of a real Airflow, in a browser.
 
-The README's pictures are taken here; they go to a temporary folder unless ``SCREENSHOTS`` is set.
+These tests take the README's screenshots. They are written to a temporary folder, unless ``SCREENSHOTS`` is set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from airflow_pinecone_upsert.links import console_url
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
-WITHIN_S = 180
+TIMEOUT_S = 180
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 CHROMIUM_OPTIONS = (
@@ -48,19 +48,19 @@ class WebUI:
     """
     A running `make airflow`.
 
-    :param url: Where it listens.
-    :param said: What it printed until it was up.
-    :param api: A client of its REST API, as the user that the UI has.
+    :param url: Its URL.
+    :param printed: What it printed while it started.
+    :param api: A client of its REST API, with the same user as the UI.
     """
 
     url: str
-    said: str
+    printed: str
     api: httpx.Client
 
 
 @pytest.fixture(scope="module")
 def airflow_ui():
-    """Start it on a free port."""
+    """Start the web UI on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -72,24 +72,24 @@ def airflow_ui():
         stderr=subprocess.STDOUT,
         text=True,
     )
-    said = []
+    lines = []
     for line in process.stdout:
-        said.append(line)
+        lines.append(line)
         if "Ctrl-C" in line:
             break
-    assert "Ctrl-C" in said[-1], "".join(said)
+    assert "Ctrl-C" in lines[-1], "".join(lines)
     url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, trust_env=False, timeout=WITHIN_S) as api:
+    with httpx.Client(base_url=url, trust_env=False, timeout=TIMEOUT_S) as api:
         api.headers["Authorization"] = f"Bearer {api.get('/auth/token').json()['access_token']}"
-        yield WebUI(url, "".join(said), api)
+        yield WebUI(url, "".join(lines), api)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
     process.stdout.close()
 
 
-def finished(api, dag_id, run_id=None):
-    """Wait until a run of a DAG is over, the first one if none is named; return its path and what Airflow says of it."""
-    deadline = time.monotonic() + WITHIN_S
+def wait_for_run(api, dag_id, run_id=None):
+    """Wait until a run of a DAG has finished, by default any run. Return its path and Airflow's description of it."""
+    deadline = time.monotonic() + TIMEOUT_S
     while True:
         runs = api.get(f"/api/v2/dags/{dag_id}/dagRuns").json()["dag_runs"]
         for run in runs:
@@ -101,10 +101,10 @@ def finished(api, dag_id, run_id=None):
 
 @pytest.fixture(scope="module")
 def run_path(airflow_ui):
-    """Trigger the DAG `upsert_parquet` and wait until it ends; the path of its run."""
-    answer = airflow_ui.api.post("/api/v2/dags/upsert_parquet/dagRuns", json={"logical_date": None})
-    assert answer.is_success, answer.text
-    path, _ = finished(airflow_ui.api, "upsert_parquet", answer.json()["dag_run_id"])
+    """Trigger the DAG `upsert_parquet`, wait until it has finished, and return the path of its run."""
+    response = airflow_ui.api.post("/api/v2/dags/upsert_parquet/dagRuns", json={"logical_date": None})
+    assert response.is_success, response.text
+    path, _ = wait_for_run(airflow_ui.api, "upsert_parquet", response.json()["dag_run_id"])
     return path
 
 
@@ -112,26 +112,26 @@ def upserted_count(api, run_path):
     return int(api.get(f"/api/v2{run_path}/taskInstances/upsert/xcomEntries/upsertedCount").json()["value"])
 
 
-def test_it_comes_up_with_a_connection_and_the_example_dags(airflow_ui):
-    assert f"Airflow      {airflow_ui.url}" in airflow_ui.said
-    assert re.search(r"Local index  http://127\.0\.0\.1:\d+", airflow_ui.said)
+def test_it_starts_with_a_connection_and_the_example_dags(airflow_ui):
+    assert f"Airflow      {airflow_ui.url}" in airflow_ui.printed
+    assert re.search(r"Emulator     http://127\.0\.0\.1:\d+", airflow_ui.printed)
     connections = airflow_ui.api.get("/api/v2/connections").json()["connections"]
-    assert [one["connection_id"] for one in connections] == ["pinecone_default"]
+    assert [connection["connection_id"] for connection in connections] == ["pinecone_default"]
     assert connections[0]["password"] == "***"
     assert airflow_ui.api.get("/api/v2/importErrors").json()["total_entries"] == 0
 
 
-def test_a_run_that_is_triggered_there_succeeds(airflow_ui, run_path):
+def test_a_triggered_run_succeeds(airflow_ui, run_path):
     assert airflow_ui.api.get(f"/api/v2{run_path}").json()["state"] == "success"
     assert upserted_count(airflow_ui.api, run_path) >= 1_400
 
 
-def test_its_event_starts_the_dag_that_waits_for_it(airflow_ui, run_path):
+def test_the_asset_event_starts_the_scheduled_dag(airflow_ui, run_path):
     count = upserted_count(airflow_ui.api, run_path)
-    path, run = finished(airflow_ui.api, "react_to_upsert")
+    path, run = wait_for_run(airflow_ui.api, "react_to_upsert")
     assert (run["state"], run["run_type"]) == ("success", "asset_triggered")
-    said = airflow_ui.api.get(f"/api/v2{path}/taskInstances/announce/xcomEntries/return_value").json()["value"]
-    assert f"upsert_parquet: {count} records in " in str(said)
+    output = airflow_ui.api.get(f"/api/v2{path}/taskInstances/announce/xcomEntries/return_value").json()["value"]
+    assert f"upsert_parquet: {count} records in " in str(output)
 
 
 # In a browser -----------------------------------------------------------------------------------
@@ -139,13 +139,13 @@ def test_its_event_starts_the_dag_that_waits_for_it(airflow_ui, run_path):
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    """Start Debian's chromium, with a profile of its own, as selenium's driver."""
+    """Start Debian's chromium with a new profile, and return selenium's driver."""
     from selenium import webdriver
 
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not browser or not driver:
-        give_up = pytest.fail if os.environ.get("BROWSER_REQUIRED") else pytest.skip
-        give_up("needs a browser: apt-get install chromium chromium-driver")
+        fail_or_skip = pytest.fail if os.environ.get("BROWSER_REQUIRED") else pytest.skip
+        fail_or_skip("needs a browser: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for option in (*CHROMIUM_OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
@@ -156,52 +156,52 @@ def chromium(tmp_path_factory):
 
 class Page:
     """
-    What somebody sees and does in the browser, who waits until a thing is there.
+    A page in the browser. Every method waits until the element is there.
 
     :param browser: Selenium's driver.
-    :param url: Of the web UI.
-    :param pictures: The folder for screenshots.
+    :param url: The URL of the web UI.
+    :param folder: Where screenshots are written.
     """
 
-    def __init__(self, browser, url, pictures):
+    def __init__(self, browser, url, folder):
         self.browser = browser
         self.url = url
-        self.pictures = pictures
+        self.folder = folder
 
     def open(self, path, *, width, height):
         self.browser.set_window_size(width, height)
         self.browser.get(f"{self.url}{path}")
 
-    def see(self, xpath):
+    def find(self, xpath):
         return self._wait_for("visibility_of_element_located", xpath)
 
     def click(self, xpath):
         self._wait_for("element_to_be_clickable", xpath).click()
 
-    def write(self, name, text):
-        self.see(f"//*[@name='{name}']").send_keys(text)
+    def enter(self, name, text):
+        self.find(f"//*[@name='{name}']").send_keys(text)
 
-    def point_at(self, xpath):
+    def hover(self, xpath):
         from selenium.webdriver import ActionChains
 
-        ActionChains(self.browser).move_to_element(self.see(xpath)).perform()
+        ActionChains(self.browser).move_to_element(self.find(xpath)).perform()
 
-    def take_picture(self, name, element=None):
-        path = str(self.pictures / f"{name}.png")
+    def take_screenshot(self, name, element=None):
+        path = str(self.folder / f"{name}.png")
         assert element.screenshot(path) if element else self.browser.save_screenshot(path)
 
     def _wait_for(self, condition, xpath):
         from selenium.webdriver.support import expected_conditions
         from selenium.webdriver.support.ui import WebDriverWait
 
-        return WebDriverWait(self.browser, WITHIN_S).until(getattr(expected_conditions, condition)(("xpath", xpath)))
+        return WebDriverWait(self.browser, TIMEOUT_S).until(getattr(expected_conditions, condition)(("xpath", xpath)))
 
 
 @pytest.fixture(scope="module")
 def signed_in(chromium, airflow_ui):
-    """The browser, once it has signed in: Airflow 3.1 then shows its home page, whatever was asked for."""
+    """Sign in and return the browser. After that, Airflow 3.1 shows its home page, not the requested page."""
     chromium.get(airflow_ui.url)
-    Page(chromium, airflow_ui.url, None).see("//*[.='Home']")
+    Page(chromium, airflow_ui.url, None).find("//*[.='Home']")
     return chromium
 
 
@@ -214,37 +214,37 @@ FORM = "//*[@role='dialog']"
 
 
 def open_form(page, connection_id):
-    """Choose our type for a new connection. One section of the form is open at a time, at first *Standard Fields*."""
+    """Create a connection of our type. One section of the form is open at a time, first *Standard Fields*."""
     page.open("/connections", width=1_000, height=1_300)
     page.click("//button[normalize-space()='Add Connection']")
-    page.write("connection_id", connection_id)
-    page.see(f"{FORM}//input[@role='combobox']").send_keys("Pinecone (ups")
+    page.enter("connection_id", connection_id)
+    page.find(f"{FORM}//input[@role='combobox']").send_keys("Pinecone (ups")
     page.click("//*[@role='option'][.='Pinecone (upsert)']")
-    page.see("//*[@name='host']")
-    return page.see(FORM)
+    page.find("//*[@name='host']")
+    return page.find(FORM)
 
 
 def open_extra_fields(page):
     page.click("//button[normalize-space()='Extra Fields']")
-    page.see("//*[@name='element_proxy']")
+    page.find("//*[@name='element_proxy']")
 
 
 def fill_in(page, **fields):
     for name, text in fields.items():
-        page.write(name, text)
+        page.enter(name, text)
 
 
-def reaching(index):
-    """Say what a user enters for a local index."""
+def host_and_port(index):
+    """Return the fields that a user fills in for an index of the emulator."""
     host, _, port = index.url.rpartition(":")
     return {"host": host, "port": port}
 
 
 def press_test(page, connection_id):
-    """Press Test in the connection's row; return title and text of what pops up."""
+    """Press Test in the connection's row. Return title and text of the notification."""
     page.click(f"//tr[td='{connection_id}']//button[@aria-label='Test Connection']")
     toast = "//*[@data-scope='toast'][@data-part='root'][contains(., 'Test Connection')]"
-    return [page.see(f"{toast}//*[@data-part='{part}']").text for part in ("title", "description")]
+    return [page.find(f"{toast}//*[@data-part='{part}']").text for part in ("title", "description")]
 
 
 def save_and_test(page, connection_id):
@@ -252,29 +252,29 @@ def save_and_test(page, connection_id):
     return press_test(page, connection_id)
 
 
-def test_the_form_has_a_label_and_a_help_for_each_field(page):
+def test_the_form_has_a_label_and_a_help_text_for_each_field(page):
     form = open_form(page, "pinecone_articles")
     for name, label in connection_form.LABELS.items():
-        assert page.see(f"//*[@name='{name}']").get_attribute("placeholder") == connection_form.PLACEHOLDERS[name]
+        assert page.find(f"//*[@name='{name}']").get_attribute("placeholder") == connection_form.PLACEHOLDERS[name]
         assert label in form.text
-    assert page.see("//*[@name='password']").get_attribute("type") == "password"
+    assert page.find("//*[@name='password']").get_attribute("type") == "password"
     for name in connection_form.HIDDEN:
         assert not page.browser.find_elements("name", name)
     fill_in(page, host="articles-abc123.svc.aped-4627-b74a.pinecone.io", port="443", password="x" * 40)
-    page.take_picture("connection-form", form)
+    page.take_screenshot("connection-form", form)
     open_extra_fields(page)
     for field in connection_form.EXTRA_FIELDS:
-        assert page.see(f"//*[@name='element_{field.name}']").is_enabled()
+        assert page.find(f"//*[@name='element_{field.name}']").is_enabled()
         assert field.label in form.text
         assert field.help in form.text
     fill_in(page, element_namespace="articles", element_timeout_s="30")
-    page.take_picture("connection-form-extra", form)
+    page.take_screenshot("connection-form-extra", form)
 
 
 def test_a_connection_is_filled_in_saved_and_tested(page, airflow_ui, pinecone_index_factory):
     index = pinecone_index_factory(dimension=256, api_key="pcsk_of-this-index")
     open_form(page, "articles")
-    fill_in(page, **reaching(index), password=index.api_key)
+    fill_in(page, **host_and_port(index), password=index.api_key)
     open_extra_fields(page)
     fill_in(page, element_namespace="articles", element_timeout_s="30")
     assert save_and_test(page, "articles") == [
@@ -289,10 +289,10 @@ def test_a_connection_is_filled_in_saved_and_tested(page, airflow_ui, pinecone_i
     assert index.api_key not in page.browser.page_source
 
 
-def test_a_wrong_key_is_told(page, pinecone_index_factory):
+def test_a_wrong_key_is_reported(page, pinecone_index_factory):
     index = pinecone_index_factory(dimension=256, api_key="pcsk_of-this-index")
     open_form(page, "mistaken")
-    fill_in(page, **reaching(index), password="pcsk_of-another-index")
+    fill_in(page, **host_and_port(index), password="pcsk_of-another-index")
     title, message = save_and_test(page, "mistaken")
     assert title == "Test Connection Failed"
     assert "Invalid API Key" in message
@@ -300,7 +300,7 @@ def test_a_wrong_key_is_told(page, pinecone_index_factory):
     assert "pcsk_of-another-index" not in page.browser.page_source
 
 
-def test_the_ready_connection_passes_its_test(page, airflow_ui):
+def test_the_default_connection_passes_its_test(page, airflow_ui):
     page.open("/connections", width=1_000, height=900)
     title, message = press_test(page, "pinecone_default")
     assert title == "Test Connection Successful"
@@ -309,26 +309,26 @@ def test_the_ready_connection_passes_its_test(page, airflow_ui):
 
 def open_task(page, run_path, view, *, height):
     page.open(f"{run_path.replace('dagRuns', 'runs')}/tasks/upsert/{view}", width=1_400, height=height)
-    page.see("//*[.='Success']")
+    page.find("//*[.='Success']")
 
 
 def test_the_page_of_a_finished_task_shows_its_output(page, run_path):
     open_task(page, run_path, "xcom", height=850)
     page.click("//button[@aria-label='Expand all extra JSON']")
-    page.see("//span[.='\"upsertedCount\"']")  # once the editor has loaded and coloured it
-    page.point_at("//*[.='PineconeUpsertOperator']")  # not at the button, whose help would cover the output
-    page.take_picture("finished-task")
+    page.find("//span[.='\"upsertedCount\"']")  # it appears when the editor has loaded
+    page.hover("//*[.='PineconeUpsertOperator']")  # away from the button, whose tooltip would cover the output
+    page.take_screenshot("finished-task")
 
 
 def test_the_page_of_a_finished_task_shows_its_progress(page, airflow_ui, run_path):
-    pytest.importorskip("airflow.models.task_state_store", reason="Airflow keeps task state from 3.3 on")
+    pytest.importorskip("airflow.models.task_state_store", reason="the task state store needs Airflow 3.3")
     open_task(page, run_path, "task-state-store", height=750)
     for key, value in {"records": upserted_count(airflow_ui.api, run_path), "percent": 100, "etaSeconds": 0}.items():
-        page.see(f"//tr[td='progress']//span[.='\"{key}\"']/following-sibling::span[.='{value}']")
-    page.take_picture("finished-task-progress")
+        page.find(f"//tr[td='progress']//span[.='\"{key}\"']/following-sibling::span[.='{value}']")
+    page.take_screenshot("finished-task-progress")
 
 
-def test_the_page_of_a_finished_task_leads_to_the_console(page, run_path):
+def test_the_page_of_a_finished_task_links_to_the_console(page, run_path):
     open_task(page, run_path, "details", height=850)
-    link = page.see("//a[.='Pinecone console']").get_attribute("href")
+    link = page.find("//a[.='Pinecone console']").get_attribute("href")
     assert link == console_url("http://127.0.0.1")

@@ -1,8 +1,8 @@
 """
-A worker beside the tests: gives each try it is told of to a task process of its own, as Airflow's executors do.
+A worker process: runs each try in its own task process, as Airflow's executors do.
 
-Reads lines ``file of the DAG <tab> file of the log <tab> task instance as JSON``, and writes one when that task process
-is gone and Airflow knows what became of it.
+It reads lines ``DAG file <tab> log file <tab> task instance as JSON``. It writes ``READY`` when it has started, and
+``DONE`` for each line when that task process has exited and Airflow knows how it ended.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from airflow.sdk.execution_time.supervisor import InProcessTestSupervisor, super
 
 def main() -> None:
     """Run until the input ends."""
-    # Airflow's API in this process in place of a server of its own; supervisor and task process are the real ones.
+    # Airflow's API runs in this process, not in a server; the supervisor and the task process are the real ones.
     client = InProcessTestSupervisor._api_client()
     print("READY", flush=True)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""An error's class says what to do next; its words are the server's. Bodies are those of the real service."""
+"""Error responses become errors, whose class says what to do next. The bodies were recorded from Pinecone."""
 
 import inspect
 import pickle
@@ -18,58 +18,66 @@ HOST = "https://name-abc.svc.region.pinecone.io"
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc).timestamp()
 
 
-def answered(status, body=b"", **headers):
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return error_from_response(status, names, body, host=HOST, now=NOW)
+def error_of(status, body=b"", **headers):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return error_from_response(status, headers, body, host=HOST, now=NOW)
 
 
-def as_json(message, code=3):
+def error_body(message, code=3):
     return orjson.dumps({"code": code, "message": message, "details": []})
 
 
 RECORDED = [
-    (400, as_json("Vector dimension 3072 does not match the dimension of the index 1024"), exceptions.BadRequestError),
     (
         400,
-        as_json("Metadata value must be a string, number, boolean or list of strings, got 'null' for field 'x'"),
+        error_body("Vector dimension 3072 does not match the dimension of the index 1024"),
         exceptions.BadRequestError,
     ),
     (
         400,
-        as_json("Dense vectors must contain at least one non-zero value. Vector ID 'a' contains only zeros"),
+        error_body("Metadata value must be a string, number, boolean or list of strings, got 'null' for field 'x'"),
         exceptions.BadRequestError,
     ),
     (
         400,
-        as_json("Metadata size is 42177 bytes, which exceeds the limit of 40960 bytes per vector"),
+        error_body("Dense vectors must contain at least one non-zero value. Vector ID 'a' contains only zeros"),
+        exceptions.BadRequestError,
+    ),
+    (
+        400,
+        error_body("Metadata size is 42177 bytes, which exceeds the limit of 40960 bytes per vector"),
         exceptions.BadRequestError,
     ),
     (400, b"Root element must be a message.", exceptions.BadRequestError),
     (400, b'vectors[0].values[1]: invalid value "type" for type TYPE_FLOAT', exceptions.BadRequestError),
-    (400, as_json("Request size 3MB exceeds the maximum supported size of 2MB"), exceptions.RequestTooLargeError),
+    (400, error_body("Request size 3MB exceeds the maximum supported size of 2MB"), exceptions.RequestTooLargeError),
     (
         400,
-        as_json("Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes", 11),
+        error_body("Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes", 11),
         exceptions.RequestTooLargeError,
     ),
     (
         400,
-        as_json("This index has a document schema, so writes must go through the documents API"),
+        error_body("This index has a document schema, so writes must go through the documents API"),
         exceptions.UnsupportedIndexError,
     ),
     (413, b"", exceptions.RequestTooLargeError),
     (413, b"<html>Request Entity Too Large</html>", exceptions.RequestTooLargeError),
     (401, b"Invalid API Key", exceptions.AuthenticationError),
     (403, b"Forbidden", exceptions.AuthenticationError),
-    (403, as_json("You've reached the max object quota", 7), exceptions.QuotaExceededError),
-    (403, as_json("You've reached your storage limit", 7), exceptions.QuotaExceededError),
+    (403, error_body("You've reached the max object quota", 7), exceptions.QuotaExceededError),
+    (403, error_body("You've reached your storage limit", 7), exceptions.QuotaExceededError),
     (404, b"", exceptions.NotFoundError),
-    (404, as_json("Namespace not found", 5), exceptions.NotFoundError),
-    (429, as_json("You've reached the max upsert size limit per second for index docs", 8), exceptions.RateLimitError),
-    (429, as_json("You've reached the upsert QPS limit for namespace docs (100 QPS)", 8), exceptions.RateLimitError),
+    (404, error_body("Namespace not found", 5), exceptions.NotFoundError),
     (
         429,
-        as_json("You've reached your write unit limit for the current month (2000000). To continue, upgrade.", 8),
+        error_body("You've reached the max upsert size limit per second for index docs", 8),
+        exceptions.RateLimitError,
+    ),
+    (429, error_body("You've reached the upsert QPS limit for namespace docs (100 QPS)", 8), exceptions.RateLimitError),
+    (
+        429,
+        error_body("You've reached your write unit limit for the current month (2000000). To continue, upgrade.", 8),
         exceptions.QuotaExceededError,
     ),
     (405, b"<html>Method Not Allowed</html>", exceptions.NotFoundError),
@@ -77,29 +85,29 @@ RECORDED = [
     *((status, b"upstream connect error", exceptions.ServerError) for status in (500, 502, 503, 504, 529)),
     (301, b"", exceptions.SetupError),
     (308, b"", exceptions.SetupError),
-    (409, as_json("conflict"), exceptions.BadRequestError),
-    (422, as_json("unprocessable"), exceptions.BadRequestError),
+    (409, error_body("conflict"), exceptions.BadRequestError),
+    (422, error_body("unprocessable"), exceptions.BadRequestError),
     (999, b"", exceptions.BadRequestError),
 ]
 
 
-@pytest.mark.parametrize(("status", "body", "kind"), RECORDED)
-def test_an_answer_has_its_class_the_servers_words_and_a_remedy(status, body, kind):
-    error = answered(status, body, x_pinecone_request_id="42")
-    assert type(error) is kind
-    assert (error.answer.status, error.answer.request_id) == (status, "42")
+@pytest.mark.parametrize(("status", "body", "error_class"), RECORDED)
+def test_an_error_has_its_class_the_servers_message_and_a_remedy(status, body, error_class):
+    error = error_of(status, body, x_pinecone_request_id="42")
+    assert type(error) is error_class
+    assert (error.response.status, error.response.request_id) == (status, "42")
     assert f"{HOST} answered {status}" in str(error)
-    assert error.answer.message in str(error)
+    assert error.response.message in str(error)
     if body:
-        assert error.answer.message
+        assert error.response.message
         assert "request id 42" in str(error)
     assert re.search(r"(”\)|answered \d+)\. [A-Z].+\.$", str(error), re.DOTALL)
 
 
 @pytest.mark.parametrize("name", ["storage", "quota-test", "exceeded"])
-def test_the_name_of_an_index_does_not_make_a_passing_failure_final(name):
-    body = as_json(f"You've reached the max upsert size limit per second for index {name}", 8)
-    assert type(answered(429, body)) is exceptions.RateLimitError
+def test_the_name_of_an_index_does_not_change_the_class(name):
+    body = error_body(f"You've reached the max upsert size limit per second for index {name}", 8)
+    assert type(error_of(429, body)) is exceptions.RateLimitError
 
 
 @pytest.mark.parametrize(
@@ -117,9 +125,9 @@ def test_the_name_of_an_index_does_not_make_a_passing_failure_final(name):
         (b'{"message": "' + b"x" * 1_000 + b'"}', None, "x" * 500),
     ],
 )
-def test_a_body_is_json_or_text_and_never_shown_at_length(body, code, message):
-    answer = answered(400, body).answer
-    assert (answer.code, answer.message) == (code, message)
+def test_a_body_is_json_or_text_and_is_shortened(body, code, message):
+    response = error_of(400, body).response
+    assert (response.code, response.message) == (code, message)
 
 
 @pytest.mark.parametrize(
@@ -145,33 +153,32 @@ def test_a_body_is_json_or_text_and_never_shown_at_length(body, code, message):
 def test_retry_after_is_seconds_or_a_date(value, seconds):
     assert parse_retry_after(value, now=NOW) == seconds
     if value is not None:
-        assert answered(429, retry_after=value).answer.retry_after_s == seconds
+        assert error_of(429, retry_after=value).response.retry_after_s == seconds
 
 
 @given(st.text(max_size=40) | st.floats().map(str) | st.datetimes().map(format_datetime))
 @example("Mon, 1 Jan 0001 00:00:00 +2359")
 @example("Fri, 31 Dec 9999 23:59:59 -2359")
-def test_no_retry_after_breaks_the_parser(value):
+def test_any_retry_after_can_be_parsed(value):
     seconds = parse_retry_after(value, now=NOW)
     assert seconds is None or 0 <= seconds < float("inf")
 
 
 ALL_CLASSES = [
-    kind
-    for _, kind in inspect.getmembers(exceptions, inspect.isclass)
-    if issubclass(kind, exceptions.PineconeUpsertError) and kind is not exceptions.RecordError
+    found
+    for _, found in inspect.getmembers(exceptions, inspect.isclass)
+    if issubclass(found, exceptions.PineconeUpsertError) and found is not exceptions.RecordError
 ]
 
 
-@pytest.mark.parametrize("kind", ALL_CLASSES)
-def test_every_error_survives_a_pickle(kind):
-    error = kind("what happened", answer=exceptions.ErrorResponse(429, "slow down", 8, "42", 1.5))
-    error.report = {"upsertedCount": 5}
+@pytest.mark.parametrize("error_class", ALL_CLASSES)
+def test_every_error_can_be_pickled(error_class):
+    error = error_class("what happened", response=exceptions.ErrorResponse(429, "slow down", 8, "42", 1.5))
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
-    assert (type(copy), str(copy), vars(copy)) == (kind, "what happened", vars(error))
+    assert (type(copy), str(copy), vars(copy)) == (error_class, "what happened", vars(error))
 
 
-def test_a_record_error_survives_a_pickle():
+def test_a_record_error_can_be_pickled():
     error = exceptions.RecordError(
         "too long", remedy="Shorten it.", origin="f", row=3, record_id="a", field="id", value="'x'"
     )
@@ -180,8 +187,11 @@ def test_a_record_error_survives_a_pickle():
     assert vars(copy) == vars(error)
 
 
-def test_the_tree_that_is_drawn_is_the_tree_that_is():
-    lines = exceptions.__doc__.partition("::")[2].splitlines()
-    drawn = [line.replace("│", " ").replace("├──", "   ").replace("└──", "   ").split("  ") for line in lines]
-    names = {part.strip() for parts in drawn for part in parts if part.strip().endswith("Error")}
-    assert names == {kind.__name__ for kind in [*ALL_CLASSES, exceptions.RecordError]}
+def test_the_tree_in_the_docstring_matches_the_classes():
+    drawn = re.findall(r"^ {4}([│├└─ ]*)(\w+Error)\b", exceptions.__doc__, re.MULTILINE)
+    parents, path = {}, []
+    for branch, name in drawn:
+        depth = len(branch) // 4
+        path[depth:] = [name]
+        parents[name] = path[depth - 1] if depth else "Exception"
+    assert parents == {error.__name__: error.__base__.__name__ for error in [*ALL_CLASSES, exceptions.RecordError]}

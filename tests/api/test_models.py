@@ -1,4 +1,4 @@
-"""The shapes that travel, read leniently from the server and strictly from a user."""
+"""The models accept unknown keys in the server's responses, and reject a user's records that are not valid."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from airflow_pinecone_upsert.api.models import (
         [np.float32(1), np.float64(2.5)],
     ],
 )
-def test_a_vector_is_float64_whatever_it_came_in(values):
+def test_a_vector_is_converted_to_float64(values):
     vector = Record(id="a", values=values).values
     assert vector.dtype == np.float64
     assert vector.tolist() == [1, 2.5]
@@ -57,7 +57,7 @@ def test_an_array_is_not_copied():
         (np.array(["a"]), "element 0"),
     ],
 )
-def test_what_is_no_vector_says_why(values, message):
+def test_an_invalid_vector_is_rejected_with_the_reason(values, message):
     with pytest.raises(ValidationError, match=message) as caught:
         Record(id="a", values=values)
     assert [error["loc"] for error in caught.value.errors()] == [("values",)]
@@ -66,12 +66,12 @@ def test_what_is_no_vector_says_why(values, message):
 @pytest.mark.parametrize(
     ("given", "expected"), [("a", "a"), (7, "7"), (np.int64(7), "7"), (np.uint8(7), "7"), (-1, "-1")]
 )
-def test_an_id_is_text_or_the_digits_of_an_integer(given, expected):
+def test_an_id_is_a_string_or_the_digits_of_an_integer(given, expected):
     assert Record(id=given).id == expected
 
 
 @pytest.mark.parametrize("given", [True, None, 1.5, [], "\ud800"])
-def test_an_id_is_nothing_else(given):
+def test_an_id_of_another_type_is_rejected(given):
     with pytest.raises(ValidationError):
         Record(id=given)
 
@@ -84,24 +84,24 @@ def test_indices_are_int64(indices):
 
 
 @pytest.mark.parametrize("indices", [[0.5], [float("nan")], [float("inf")], ["1"]])
-def test_indices_are_whole_numbers(indices):
+def test_indices_that_are_not_whole_numbers_are_rejected(indices):
     with pytest.raises(ValidationError, match="not a"):
         SparseValues(indices=indices, values=[0.5])
 
 
-def test_json_names_are_camel_case_and_python_names_snake_case():
+def test_keys_are_camel_case_in_json_and_snake_case_in_python():
     sparse = {"indices": [1], "values": [0.5]}
     for record in (Record(id="a", sparse_values=sparse), Record.model_validate({"id": "a", "sparseValues": sparse})):
         assert record.sparse_values.indices.tolist() == [1]
         assert record.model_dump(by_alias=True, exclude_none=True) == {"id": "a", "sparseValues": sparse}
 
 
-def test_answers_of_the_real_service():
+def test_responses_of_the_real_service():
     stats = b'{"namespaces":{"":{"vectorCount":5}},"dimension":1024,"indexFullness":0,"totalVectorCount":5,"metric":"cosine"}'
     assert IndexStats.model_validate_json(stats).namespaces[""].vector_count == 5
     assert IndexStats.model_validate_json(b"{}").dimension is None
     assert UpsertResponse.model_validate_json(b'{"upsertedCount":3}').upserted_count == 3
-    assert UpsertResponse.model_validate_json(b"{}").upserted_count == 0  # protobuf's JSON leaves out a zero
+    assert UpsertResponse.model_validate_json(b"{}").upserted_count == 0  # the JSON form of protobuf may omit a zero
     fetched = FetchResponse.model_validate_json(
         b'{"vectors":{"a":{"id":"a","values":[1,2]}},"namespace":"","usage":{}}'
     )
@@ -125,15 +125,15 @@ def test_answers_of_the_real_service():
         ({}, False),
     ],
 )
-def test_a_schema_tells_whether_the_index_holds_documents(fields, documents):
+def test_the_schema_shows_whether_the_index_holds_documents(fields, documents):
     assert IndexSchema(fields=fields).is_of_documents is documents
 
 
-def test_answers_may_grow():
+def test_unknown_keys_of_a_response_are_ignored():
     assert Match.model_validate_json(b'{"id":"a","score":1,"novelty":{"x":[1]}}').id == "a"
 
 
-def test_an_invalid_answer_is_not_quoted():
+def test_an_invalid_response_is_not_quoted():
     """A server may echo the API key."""
     with pytest.raises(ValidationError) as caught:
         UpsertResponse.model_validate_json(b'{"upsertedCount":"secret"}')

@@ -1,10 +1,11 @@
 """
-``make bench``, or ``python -m tests.benchmarks``: what the nine points of speed and memory come to on this machine.
+``make bench``, or ``python -m tests.benchmarks``: measure the nine points of speed and memory on this machine.
 
-Linux only (``wait4``, ``/proc``), two cores or more, 6 GB of disk for a while. All traffic stays on 127.0.0.1. The
-results of a complete run are written to ``tests/benchmarks/results``; those of a part of it are only printed.
+Requires Linux (``wait4``, ``/proc``), at least two cores and 6 GB of temporary disk space. All traffic stays on
+127.0.0.1. The results of a complete run are written to ``tests/benchmarks/results``, those of a partial run to a
+temporary folder.
 
-It fails if something could not be measured, not if a target is missed.
+The exit code is 1 if something could not be measured; a missed target is not a failure.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ MEASUREMENTS: Sequence[tuple[set[int], Callable[[Bench], Section]]] = (
 
 
 def measure(bench: Bench, points: set[int]) -> tuple[list[Section], bool]:
-    """Take the figures of some points; return them, and whether all could be taken."""
+    """Measure some points; return the results, and whether all of them could be measured."""
     sections, complete = [], True
-    for numbers, take in MEASUREMENTS:
+    for numbers, measure_section in MEASUREMENTS:
         if not numbers & points:
             continue
-        bench.say(f"points {sorted(numbers)}: {take.__name__}")
+        bench.say(f"points {sorted(numbers)}: {measure_section.__name__}")
         try:
-            sections.append(take(bench))
-        except Exception:  # noqa: BLE001 - the others can be measured all the same
+            sections.append(measure_section(bench))
+        except Exception:  # noqa: BLE001 - the other points can still be measured
             traceback.print_exc()
             complete = False
     return sections, complete
@@ -66,22 +67,22 @@ def write(sections: Sequence[Section], folder: Path, *, quick: bool, runs: int) 
 
 def main() -> int:
     """Run, print, and return the exit code."""
-    parser = argparse.ArgumentParser(description="What the nine points of speed and memory come to on this machine.")
-    parser.add_argument("--only", metavar="1,5", default="1,2,3,4,5,6,7,8,9", help="only these points")
-    parser.add_argument("--runs", type=int, help="of each contender, in turn (default: 3, with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="less data: to see that it works, not for figures")
-    parser.add_argument("--keep", action="store_true", help=f"leave the generated files in {CACHE}")
+    parser = argparse.ArgumentParser(description="Measure the nine points of speed and memory on this machine.")
+    parser.add_argument("--only", metavar="1,5", default="1,2,3,4,5,6,7,8,9", help="measure only these points")
+    parser.add_argument("--runs", type=int, help="runs of each contender (default: 3, or 1 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="use less data, to check that the benchmark works")
+    parser.add_argument("--keep", action="store_true", help=f"keep the generated files in {CACHE}")
     arguments = parser.parse_args()
     runs = arguments.runs or (1 if arguments.quick else 3)
     points = {int(point) for point in arguments.only.split(",")}
     started_s = time.monotonic()
 
-    def say(what: str) -> None:
-        print(f"[{time.monotonic() - started_s:5.0f} s] {what}", file=sys.stderr, flush=True)
+    def say(message: str) -> None:
+        print(f"[{time.monotonic() - started_s:5.0f} s] {message}", file=sys.stderr, flush=True)
 
     CACHE.mkdir(exist_ok=True)
     if shutil.disk_usage(CACHE).free < NEEDED_BYTES:
-        parser.error(f"{CACHE} needs {NEEDED_BYTES / 1e9:.0f} GB of free disk. Set TMPDIR to a folder that has it.")
+        parser.error(f"{CACHE} needs {NEEDED_BYTES / 1e9:.0f} GB of free disk space. Set TMPDIR to another folder.")
     try:
         with IndexService() as index:
             sections, complete = measure(Bench(index, CACHE, runs, arguments.quick, say), points)
@@ -93,7 +94,7 @@ def main() -> int:
     folder = RESULTS if is_full else Path(tempfile.mkdtemp(prefix="bench-results-"))
     write(sections, folder, quick=arguments.quick, runs=runs)
     print(as_text(summary(sections)))
-    print(f"\nThe whole report: {folder / 'results.md'}")
+    print(f"\nFull report: {folder / 'results.md'}")
     return 0 if complete else 1
 
 

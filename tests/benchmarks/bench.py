@@ -1,4 +1,4 @@
-"""What every measurement needs: the index, the files, how often and how much."""
+"""What every measurement uses: the index, the files, the number of runs and the amount of data."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Bench:
     """
     One run of the benchmark.
 
-    :param index: The stand-in for Pinecone; one for everything.
+    :param index: The replacement for Pinecone; one server for all measurements.
     :param cache: Folder of the generated files.
-    :param runs: Of each contender, in turn.
-    :param quick: With less data.
-    :param say: Tells of progress.
+    :param runs: Runs of each contender.
+    :param quick: Whether to use less data.
+    :param say: Reports progress.
     """
 
     index: IndexService
@@ -30,22 +30,22 @@ class Bench:
     say: Callable[[str], None]
 
     def amount(self, full: int, quick: int) -> int:
-        """Choose how much."""
+        """Choose between the full amount and the one of a quick run."""
         return quick if self.quick else full
 
     def data(self, *, records: int, dimension: int, files: int = 1, one_row_group: bool = False) -> Path:
         """
-        Return a folder of generated files, made when it is first asked for.
+        Return a folder of generated files, which are written on the first call.
 
-        :param records: In each file.
+        :param records: Records in each file.
         """
         folder = self.cache / f"{records}x{dimension}-{files}{'-one-row-group' * one_row_group}"
         if not folder.exists():
             self.say(f"writing {files} x {records:,} records of {dimension} dimensions")
-            half_done = folder.with_suffix(".part")
+            incomplete = folder.with_suffix(".part")
             shape = ("--records", records, "--dimension", dimension, "--files", files)
-            run("data", half_done, *shape, *["--one-row-group"] * one_row_group)
-            half_done.rename(folder)
+            run("data", incomplete, *shape, *["--one-row-group"] * one_row_group)
+            incomplete.rename(folder)
         return folder
 
     def measure(
@@ -55,19 +55,19 @@ class Bench:
         Run a client against the index under fresh rules.
 
         :param client: Module and arguments.
-        :param records: How many the server must have accepted; None where fewer are no failure.
-        :raises RunError: It did not do what it was to do.
+        :param records: Records that the server must have accepted; None if it may be fewer.
+        :raises RunError: The client failed, or not every record was accepted.
         """
         self.index.set_rules(rules)
-        done = run(f"clients.{client[0]}", *client[1:], core=core)
+        result = run(f"clients.{client[0]}", *client[1:], core=core)
         log = self.index.log()
-        if records is not None and {log.records, done.said.get("confirmed", records)} != {records}:
+        if records is not None and {log.records, result.output.get("confirmed", records)} != {records}:
             raise RunError(
-                f"{client}: the server accepted {log.records:,} of {records:,} records; it says {done.said}."
+                f"{client}: the server accepted {log.records:,} of {records:,} records; it printed {result.output}."
             )
         name = " ".join(str(argument) for argument in client[:2] if argument != self.index.url)
-        self.say(f"{name}: {done.cpu_s:.1f} s of CPU, {done.wall_s:.1f} s, {done.peak_bytes / 1e6:,.0f} MB")
-        return Sample(done, log)
+        self.say(f"{name}: {result.cpu_s:.1f} s of CPU, {result.wall_s:.1f} s, {result.peak_bytes / 1e6:,.0f} MB")
+        return Sample(result, log)
 
     def in_turn(
         self,
@@ -78,7 +78,7 @@ class Bench:
         records: int | None,
         core: int | None = None,
     ) -> dict[str, list[Sample]]:
-        """Measure clients A B A B, so that what else the machine does meets all of them. See :meth:`measure`."""
+        """Measure clients A B A B, so that other load on the machine affects all of them. See :meth:`measure`."""
         samples: dict[str, list[Sample]] = {name: [] for name in clients}
         for _ in range(runs):
             for name, client in clients.items():
@@ -86,12 +86,12 @@ class Bench:
         return samples
 
     def import_bytes(self, *client: object) -> int:
-        """Return the peak memory of a client that only imports what it needs."""
+        """Return the peak memory of a client that only imports its modules."""
         return run(f"clients.{client[0]}", *client[1:]).peak_bytes
 
 
 class Sample(NamedTuple):
-    """One run of a client: the process as the kernel saw it, and its requests as the server saw them."""
+    """One run of a client: the process as measured by the kernel, and its requests as logged by the server."""
 
     run: Run
     log: Log

@@ -1,4 +1,4 @@
-"""Charts as SVG by hand: readable on white and on black, no script, no font but the reader's own."""
+"""Charts as hand-written SVG: readable in light and dark mode, without scripts or embedded fonts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STYLE = """
 _WIDTH = 880
 _NAMES = 170  # width of the contenders' names
 _ROW = 26
-_TOP = 34  # where what lies under a title begins
+_TOP = 34  # where the content below the title starts
 
 _Point = tuple[float, float]
 
@@ -41,17 +41,17 @@ def bars(title: str, names: Sequence[str], panels: Mapping[str, Sequence[tuple[f
     """
     Draw panels side by side that share the names of their rows.
 
-    :param title: Above the chart.
-    :param names: The contenders; the first one is ours.
-    :param panels: By what they show: for each contender the value and how it is written.
+    :param title: The title above the chart.
+    :param names: The contenders; the first one is this project.
+    :param panels: Panels by title: for each contender the value and its label.
     """
     top = _TOP + 24
     parts = [_text(0, 16, title, "title")]
     parts += [_text(0, top + _ROW * row + 16.5, name, "title" if row == 0 else "") for row, name in enumerate(names)]
     width = (_WIDTH - _NAMES) / len(panels)
-    for column, (what, values) in enumerate(panels.items()):
+    for column, (heading, values) in enumerate(panels.items()):
         left = _NAMES + column * width
-        parts.append(_text(left, top - 10, what))
+        parts.append(_text(left, top - 10, heading))
         longest = max(value for value, _ in values)
         for row, (value, text) in enumerate(values):
             length = max(2.0, value / longest * (width - 90))
@@ -66,30 +66,31 @@ def lines(title: str, unit: str, series: Mapping[str, tuple[str, Sequence[_Point
     """
     Draw rates over time.
 
-    :param title: Above the chart.
-    :param unit: Of the rate.
-    :param series: By name: the style ``ours``, ``other`` or ``allowed``, and the points (seconds, rate).
+    :param title: The title above the chart.
+    :param unit: The unit of the rate.
+    :param series: Lines by name: the style ``ours``, ``other`` or ``allowed``, and the points (seconds, rate).
     """
     height, left, bottom = 300, 60, 30
     end = max(x for _, points in series.values() for x, _ in points)
     top = 1.12 * max(y for _, points in series.values() for _, y in points)
 
-    def place(point: _Point) -> str:
+    def position(point: _Point) -> str:
         x = left + point[0] / end * (_WIDTH - left - 20)
         return f"{x:.1f} {height - bottom - point[1] / top * (height - bottom - _TOP - 18):.1f}"
 
     parts = [_text(0, 16, title, "title")]
     for tick in _ticks(top):
-        height_of_tick = float(place((0, tick)).split()[1])
-        parts.append(f'<path d="M{place((0, tick))} L{place((end, tick))}" class="axis" style="stroke-width:1"/>')
+        height_of_tick = float(position((0, tick)).split()[1])
+        parts.append(f'<path d="M{position((0, tick))} L{position((end, tick))}" class="axis" style="stroke-width:1"/>')
         parts.append(_text(left - 8, height_of_tick + 4, f"{tick:,.0f}", anchor="end"))
     parts += [
-        _text(float(place((tick, 0)).split()[0]), height - 10, f"{tick:.0f} s", anchor="middle") for tick in _ticks(end)
+        _text(float(position((tick, 0)).split()[0]), height - 10, f"{tick:.0f} s", anchor="middle")
+        for tick in _ticks(end)
     ]
     x = float(left)
     for name, (style, points) in series.items():
         css = "allowed" if style == "allowed" else f"{style}line"
-        parts.append(f'<path d="M{" L".join(map(place, points))}" class="{css}"/>')
+        parts.append(f'<path d="M{" L".join(map(position, points))}" class="{css}"/>')
         parts.append(f'<path d="M{x} {_TOP} h22" class="{css}"/>')
         parts.append(_text(x + 28, _TOP + 4, name))
         x += 60 + 6.6 * len(name)
@@ -98,7 +99,7 @@ def lines(title: str, unit: str, series: Mapping[str, tuple[str, Sequence[_Point
 
 
 def stairs(points: Sequence[_Point]) -> list[_Point]:
-    """Turn a rate that jumps into points of a line: each value holds until the next moment."""
+    """Turn a rate that changes in steps into the points of a line: each value holds until the next point."""
     held = [(next_x, y) for (_, y), (next_x, _) in pairwise(points)]
     return [point for pair in zip(points, held, strict=False) for point in pair] + [points[-1]]
 

@@ -1,9 +1,8 @@
 """
-The files that are upserted: seeded float32 embeddings of length 1 with metadata as people have it.
+The files that are upserted: seeded float32 embeddings of length 1 with typical metadata.
 
-``python -m tests.benchmarks.data FOLDER --records N --dimension N --files N [--one-row-group]`` writes them, in memory
-that does not grow with them. A file is as a Parquet writer makes it by default (snappy, pages of 1 MB), with row groups
-of 10,000 records.
+``python -m tests.benchmarks.data FOLDER --records N --dimension N --files N [--one-row-group]`` writes them in bounded
+memory. The files have the defaults of the Parquet writer (snappy, pages of 1 MB), with row groups of 10,000 records.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _LANGUAGES = ["en", "de", "fr", "pt"]
 
 
 def batches(records: int, dimension: int, seed: int) -> Iterator[pa.RecordBatch]:
-    """Yield records in chunks of 10,000; the same arguments give the same records."""
+    """Yield records in chunks of 10,000. The same arguments give the same records."""
     random = np.random.default_rng(seed)
     for start in range(0, records, _CHUNK):
         count = min(_CHUNK, records - start)
@@ -74,7 +73,7 @@ def _metadata(random: np.random.Generator, count: int) -> pa.StructArray:
 
 
 def write(path: Path, chunks: Iterator[pa.RecordBatch]) -> None:
-    """Write a file, each chunk a row group."""
+    """Write a file with one row group for each chunk."""
     first = next(chunks)
     with pq.ParquetWriter(path, first.schema) as writer:
         for chunk in chain([first], chunks):
@@ -82,7 +81,7 @@ def write(path: Path, chunks: Iterator[pa.RecordBatch]) -> None:
 
 
 def write_one_row_group(path: Path, chunks: Iterator[pa.RecordBatch]) -> None:
-    """Write a file that is a single row group. A writer wants all of it at once: give it a table that lies on disk."""
+    """Write a file with a single row group. The writer needs all of it at once, so the table is mapped from disk."""
     spool = path.with_suffix(".arrow")
     first = next(chunks)
     with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
@@ -95,7 +94,7 @@ def write_one_row_group(path: Path, chunks: Iterator[pa.RecordBatch]) -> None:
 
 
 def main() -> None:
-    """Write the files ``part-0.parquet`` and so on, all of the same size."""
+    """Write the files ``part-0.parquet``, ``part-1.parquet`` …, all of the same size."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--records", type=int, required=True, help="in each file")

@@ -1,11 +1,11 @@
 """
-Programs run whole and measured from outside.
+Run programs as whole processes and measure them from outside.
 
-CPU is user and system time of the process with all its threads, from fork to exit, as the kernel counts it; memory is
-its largest resident set (``ru_maxrss``); time is the wall's. Nothing of it is measured by what is measured.
+CPU is the user and system time of the process with all its threads, from fork to exit, as the kernel counts it. Memory
+is its largest resident set (``ru_maxrss``), and time is wall-clock time. No program measures itself.
 
-The harness itself imports neither Arrow nor numpy: a child's ``ru_maxrss`` begins at the size of the process that
-forked it.
+The harness imports neither Arrow nor numpy: the ``ru_maxrss`` of a child starts at the size of the process that forked
+it.
 """
 
 from __future__ import annotations
@@ -30,43 +30,43 @@ from tests.benchmarks.rules import Rules, Upsert
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(tempfile.gettempdir()) / "airflow-pinecone-upsert-bench"
-_KIB = 1024  # what Linux counts ru_maxrss in
+_KIB = 1024  # the unit of ru_maxrss on Linux
 _ENVIRONMENT = {**os.environ, "NO_PROXY": "127.0.0.1", "AIRFLOW_HOME": str(CACHE / "airflow")}
 
 
 class RunError(Exception):
-    """A measured program failed, or did not do what it was to do: there is no figure."""
+    """A measured program failed, or did not do its work, so there is no result."""
 
 
 @dataclass(frozen=True)
 class Run:
     """
-    A program that has ended well.
+    A program that ended successfully.
 
-    :param cpu_s: User and system seconds.
-    :param wall_s: From its start to its end.
+    :param cpu_s: User and system time in seconds.
+    :param wall_s: Seconds from its start to its end.
     :param peak_bytes: Its largest resident set.
-    :param said: The JSON object that it printed last.
+    :param output: The JSON object that it printed last.
     """
 
     cpu_s: float
     wall_s: float
     peak_bytes: int
-    said: dict[str, Any]
+    output: dict[str, Any]
 
 
 class Program:
     """
-    A module of this package as a process. In a ``with`` block it cannot outlive the block.
+    A module of this package as a process. In a ``with`` block, it cannot outlive the block.
 
-    :param module: Behind ``tests.benchmarks.``, run as ``python -m``.
+    :param module: Name of the module after ``tests.benchmarks.``, run as ``python -m``.
     :param arguments: Its command line.
-    :param core: The only core that it may use; None for all of them.
+    :param core: The only core that it may use; None for all cores.
     """
 
     def __init__(self, module: str, *arguments: object, core: int | None = None) -> None:
         self._name = f"{module} {' '.join(map(str, arguments))}"
-        # Files and not pipes: nobody reads while it runs.
+        # Files instead of pipes, because no one reads while the program runs.
         self._stdout, self._stderr = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         with _only_on(core):
             self._started_s = time.monotonic()
@@ -91,7 +91,7 @@ class Program:
 
     def wait(self, timeout_s: float = 600) -> Run:
         """
-        Wait for its end.
+        Wait for the program to end.
 
         :raises RunError: It failed, took too long, or printed no JSON object.
         """
@@ -103,13 +103,13 @@ class Program:
             killer.cancel()
         wall_s = time.monotonic() - self._started_s
         self._process.returncode = os.waitstatus_to_exitcode(status)
-        said = self._read(self._stdout).strip().rpartition("\n")[2]
-        if self._process.returncode != 0 or not said.startswith("{"):
+        last_line = self._read(self._stdout).strip().rpartition("\n")[2]
+        if self._process.returncode != 0 or not last_line.startswith("{"):
             raise RunError(
-                f"{self._name} ended with {self._process.returncode} after {wall_s:.0f} s "
-                f"(at most {timeout_s:.0f} s):\n{self._read(self._stderr)[-3_000:]}"
+                f"{self._name} ended with exit code {self._process.returncode} after {wall_s:.0f} s "
+                f"(timeout: {timeout_s:.0f} s):\n{self._read(self._stderr)[-3_000:]}"
             )
-        return Run(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss * _KIB, json.loads(said))
+        return Run(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss * _KIB, json.loads(last_line))
 
     @staticmethod
     def _read(file: Any) -> str:
@@ -119,7 +119,7 @@ class Program:
 
 @contextmanager
 def _only_on(core: int | None) -> Iterator[None]:
-    """Start children on one core: they inherit the set of the process that starts them."""
+    """Start children on one core: they inherit the CPU affinity of the process that starts them."""
     if core is None:
         yield
         return
@@ -132,16 +132,16 @@ def _only_on(core: int | None) -> Iterator[None]:
 
 
 def run(module: str, *arguments: object, core: int | None = None, timeout_s: float = 600) -> Run:
-    """Run a module to its end. See :class:`Program`."""
+    """Run a module until it ends. See :class:`Program`."""
     with Program(module, *arguments, core=core) as program:
         return program.wait(timeout_s)
 
 
 class Service:
     """
-    A server in a process of its own, in a ``with`` block. It ends when its standard input is closed.
+    A server in a separate process, for a ``with`` block. It ends when its standard input is closed.
 
-    :param module: As for :class:`Program`; it prints its URL as the first line.
+    :param module: See :class:`Program`; it prints its URL as the first line.
     :param arguments: Its command line.
     """
 
@@ -173,10 +173,10 @@ class Service:
 @dataclass(frozen=True)
 class Log:
     """
-    What the server saw since its rules were set.
+    What the server logged since its rules were set.
 
-    :param upserts: In the order of their arrival.
-    :param cpu_s: User and system seconds of the server itself.
+    :param upserts: The requests in the order of their arrival.
+    :param cpu_s: User and system time of the server in seconds.
     """
 
     upserts: Sequence[Upsert]
@@ -198,26 +198,26 @@ class Log:
 
     @property
     def throttled_share(self) -> float:
-        """Requests that got a 429, of all."""
+        """The share of requests that got a 429."""
         return 1 - len(self.accepted) / len(self.upserts)
 
 
 class IndexService(Service):
-    """The stand-in for Pinecone, :mod:`.server`."""
+    """The replacement for Pinecone, :mod:`.server`."""
 
     def __init__(self) -> None:
         super().__init__("server")
 
     def set_rules(self, rules: Rules) -> None:
-        """Set the rules for the next run, and forget the last one."""
-        self._ask("PUT", "/rules", rules.to_json())
+        """Set the rules for the next run, and clear the log."""
+        self._request("PUT", "/rules", rules.to_json())
 
     def log(self) -> Log:
-        """Read what it saw since then."""
-        said = json.loads(self._ask("GET", "/log"))
-        return Log([Upsert(*upsert) for upsert in said["upserts"]], said["cpu_s"])
+        """Return what the server logged since the rules were set."""
+        log = json.loads(self._request("GET", "/log"))
+        return Log([Upsert(*upsert) for upsert in log["upserts"]], log["cpu_s"])
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        request = urllib.request.Request(self.url + path, data=body, method=method)  # noqa: S310 - of our own
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
-            return bytes(answer.read())
+    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(self.url + path, data=body, method=method)  # noqa: S310 - our own server
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
+            return bytes(response.read())

@@ -1,4 +1,4 @@
-"""Figures, whether they meet their targets, and how all of it is written down."""
+"""Figures, whether they meet their targets, and the report that lists them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LIBRARIES = ("pyarrow", "numpy", "orjson", "httpx", "pandas", "s3fs")
 
 class Target(NamedTuple):
     """
-    What must hold of a figure.
+    The condition that a figure must meet.
 
     :param sign: ``≤`` or ``≥``.
-    :param bound: In the figure's unit.
+    :param bound: The bound, in the figure's unit.
     """
 
     sign: Literal["≤", "≥"]
@@ -37,13 +37,13 @@ class Target(NamedTuple):
 @dataclass(frozen=True)
 class Figure:
     """
-    One number that was measured.
+    One measured number.
 
-    :param what: What it is.
-    :param value: In its unit.
-    :param unit: How it is shown.
-    :param target: What must hold; None where nothing must.
-    :param note: Its spread, and what stands beside it.
+    :param what: What was measured.
+    :param value: The value, in its unit.
+    :param unit: How the value is formatted.
+    :param target: The condition to meet; None if there is none.
+    :param note: The spread, and values to compare with.
     """
 
     what: str
@@ -59,7 +59,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a head."""
+    """Rows of text below a header row."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -72,19 +72,19 @@ class Table:
 @dataclass(frozen=True)
 class Section:
     """
-    What the measurement of one or more points of the issue gave.
+    The result of measuring one or more points.
 
-    :param points: Their numbers.
-    :param title: In a word or two.
-    :param taken_by: The function that took it; its docstring says how.
-    :param figures: With and without targets.
-    :param tables: The numbers behind them.
+    :param points: The numbers of the points.
+    :param title: A short title.
+    :param measured_by: The function that measured it; its docstring says how.
+    :param figures: Figures with and without targets.
+    :param tables: The numbers that the figures are based on.
     :param charts: SVG by file name.
     """
 
     points: Sequence[int]
     title: str
-    taken_by: Callable[..., Section]
+    measured_by: Callable[..., Section]
     figures: Sequence[Figure]
     tables: Sequence[Table] = ()
     charts: Mapping[str, str] = field(default_factory=dict)
@@ -96,12 +96,12 @@ class Section:
 
 class Spread(NamedTuple):
     """
-    How two contenders compare over interleaved runs: run by run, because a shared machine is faster in one minute than in
-    the next, for both of them.
+    How two contenders compare over interleaved runs. Ratios are taken run by run, because the speed of a shared machine
+    varies over time, for both of them.
 
     :param ratio: The median of the ratios.
-    :param least: The least of them.
-    :param most: The highest.
+    :param least: The lowest ratio.
+    :param most: The highest ratio.
     """
 
     ratio: float
@@ -129,17 +129,17 @@ _FORMATS: Mapping[Unit, Callable[[float], str]] = {
 
 
 def shown(value: float, unit: Unit) -> str:
-    """Write a number with its unit."""
+    """Format a number with its unit."""
     return _FORMATS[unit](value)
 
 
 def range_of(values: Sequence[float], unit: Unit) -> str:
-    """Write the least and the most of several runs."""
+    """Format the lowest and the highest value of several runs."""
     return f"{shown(min(values), unit)} to {shown(max(values), unit)} run by run"
 
 
 def summary(sections: Sequence[Section]) -> Table:
-    """Put every figure with a target into one table, then those without."""
+    """Put all figures into one table."""
     rows = [
         [
             f"{section.head}: {figure.what}",
@@ -151,11 +151,11 @@ def summary(sections: Sequence[Section]) -> Table:
         for section in sections
         for figure in section.figures
     ]
-    return Table(["what", "target", "measured", "", "beside it"], rows)
+    return Table(["what", "target", "measured", "", "for comparison"], rows)
 
 
 def machine() -> str:
-    """Describe where it ran."""
+    """Describe the machine and the versions of the packages."""
     cpu_info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = re.search(r"model name\s*: (.*)", cpu_info)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -168,23 +168,23 @@ def machine() -> str:
 
 
 def as_markdown(sections: Sequence[Section], *, quick: bool, runs: int) -> str:
-    """Write the whole report."""
-    extent = "a quick run with less data: no figure of it counts" if quick else "a complete run"
+    """Format the whole report."""
+    extent = "a quick run with less data, whose figures are not meaningful" if quick else "a complete run"
     parts = [
         "# Benchmarks",
-        f"By `make bench`: {extent}, {runs} runs of each contender in turn where medians are compared.",
+        f"Written by `make bench`: {extent}. Medians are those of {runs} alternating runs of each contender.",
         machine(),
         str(summary(sections)),
     ]
     for section in sections:
-        parts += [f"## {section.head}", inspect.getdoc(section.taken_by) or ""]
+        parts += [f"## {section.head}", inspect.getdoc(section.measured_by) or ""]
         parts += [f"![{section.title}]({name})" for name in section.charts]
         parts += map(str, section.tables)
     return "\n\n".join(parts) + "\n"
 
 
 def as_text(table: Table) -> str:
-    """Align a table for a terminal."""
+    """Format a table for a terminal."""
     plain = [[cell.replace("**", "") for cell in row] for row in [table.head, *table.rows]]
     widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in plain)

@@ -1,7 +1,7 @@
 """
-What the stand-in for Pinecone allows, and what it wrote down: shared by :mod:`.server` and by those who read its log.
+What the replacement for Pinecone allows, and what it logs: shared by :mod:`.server` and the modules that read its log.
 
-Nothing but the standard library, so that whoever imports it stays small.
+Imports only the standard library, so that the importing processes stay small.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 class Dip(NamedTuple):
     """
-    A while in which less is allowed.
+    A period in which the server allows less.
 
-    :param start_s: Seconds after the first upsert.
-    :param end_s: Likewise.
-    :param factor: What is left of both rates, from 0 to 1.
+    :param start_s: Start, in seconds after the first upsert.
+    :param end_s: End, in seconds after the first upsert.
+    :param factor: The remaining part of both rates, from 0 to 1.
     """
 
     start_s: float
@@ -31,13 +31,13 @@ class Rules:
     """
     How the server treats upserts.
 
-    :param dimension: What it says of the index.
-    :param latency_s: From the last byte of a request to its answer, a refusal's included.
-    :param bytes_per_second: Token bucket over the bodies of all clients; None for no bound.
-    :param requests_per_second: Likewise for their number.
-    :param burst_s: What either bucket holds at the most, as seconds of its full rate. 0.25 s are 12.5 MB of 50 MB/s,
-        four requests of the SDK's (3.3 MB), so whoever starts all its requests together is refused.
-    :param dips: When less is allowed. They lower the rates, not what the buckets hold.
+    :param dimension: The dimension that the server reports for the index.
+    :param latency_s: Time from the last byte of a request to its response, also of a 429.
+    :param bytes_per_second: Token bucket over the bodies of all clients; None for no limit.
+    :param requests_per_second: Token bucket over the requests of all clients; None for no limit.
+    :param burst_s: Capacity of both buckets, in seconds of the full rate. 0.25 s of 50 MB/s are 12.5 MB, four requests
+        of the SDK (3.3 MB each), so a client that starts all its requests together is throttled.
+    :param dips: Periods in which less is allowed. They lower the rates, not the capacity of the buckets.
     """
 
     dimension: int = 1_536
@@ -56,7 +56,7 @@ class Rules:
         return cls(**{**given, "dips": [Dip(*dip) for dip in given["dips"]]})
 
     def full_rate_s(self, start_s: float, end_s: float) -> float:
-        """Tell how many seconds at the full rate allow as much as the time between two moments."""
+        """Return how many seconds at the full rate allow as much as the time between two moments."""
         lost_s = sum(
             max(0.0, min(end_s, dip.end_s) - max(start_s, dip.start_s)) * (1 - dip.factor) for dip in self.dips
         )
@@ -67,12 +67,12 @@ class Upsert(NamedTuple):
     """
     One request that the server answered.
 
-    :param at_s: When its last byte arrived, in seconds after that of the first one.
-    :param key: The client's API key; here it is the client's name.
+    :param at_s: When its last byte arrived, in seconds after the last byte of the first request.
+    :param key: The client's API key, which is the client's name here.
     :param body_bytes: Length of the body.
-    :param records: Records in it.
-    :param accepted: It got 200; else it got 429.
-    :param in_flight: Requests that waited for their answer at that moment, this one included.
+    :param records: Records in the body.
+    :param accepted: Whether the status was 200 rather than 429.
+    :param in_flight: Requests that waited for their response at that moment, this one included.
     """
 
     at_s: float

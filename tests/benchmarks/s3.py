@@ -1,11 +1,12 @@
 """
-A read-only stand-in for S3 on 127.0.0.1 with a round trip: ``python -m tests.benchmarks.s3 FOLDER --delay 0.05``.
+A read-only replacement for S3 on 127.0.0.1 with a delay: ``python -m tests.benchmarks.s3 FOLDER --delay 0.05``.
 
-Bucket ``bench`` is the folder. Every request takes the delay before its first byte, as object storage does; the bytes
-then come as fast as the kernel sends a file. It knows what reading takes: HEAD, GET with a range, and ListObjectsV2.
+The folder is the bucket ``bench``. Every response waits for the delay before its first byte, as with object storage;
+the bytes then arrive as fast as the kernel sends a file. The server supports what reading needs: HEAD, GET with a
+range, and ListObjectsV2.
 
-Not moto behind a proxy: moto copies the whole object for each range of it (a range of 8 MB out of 311 MB took 0.2 s of a
-core, 39 MB/s in all), so on two cores the figure would in part be moto's.
+moto behind a proxy is not used because it copies the whole object for each range (a range of 8 MB out of 311 MB took
+0.2 s of a core, 39 MB/s in all), so on two cores the result would partly measure moto.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class Bucket:
     """
     The files of a folder.
 
-    :param folder: Where they are.
-    :param delay_s: What each request waits for.
+    :param folder: The folder.
+    :param delay_s: Seconds that each response waits.
     """
 
     def __init__(self, folder: Path, delay_s: float) -> None:
@@ -42,7 +43,7 @@ class Bucket:
                 await asyncio.sleep(self._delay_s)
                 await self._answer(head, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has gone
+            pass  # the client closed the connection
         finally:
             writer.close()
 
@@ -100,7 +101,7 @@ async def _send(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
 
 
 async def main() -> None:
-    """Serve, and print the URL once."""
+    """Print the URL, then serve until standard input ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--delay", type=float, required=True, help="seconds")

@@ -1,16 +1,15 @@
 """
-A stand-in for Pinecone on 127.0.0.1, lean enough not to be what is measured: ``python -m tests.benchmarks.server``.
+A replacement for Pinecone on 127.0.0.1, fast enough not to affect results: ``python -m tests.benchmarks.server``.
 
-It reads HTTP/1.1 by hand into one small buffer, counts records while the bytes pass, keeps none of them, and answers
-what Pinecone answers. What it leaves out on purpose: checks, TLS, ``Retry-After``, which the real service does not
-promise, and a limit of the request's size (the SDK's requests of 100 x 1536 are 3.3 MB of JSON, which the real service
-may refuse).
+It parses HTTP/1.1 in one small buffer, counts records while it reads, stores none of them, and answers as Pinecone
+does. It leaves out on purpose: checks, TLS, ``Retry-After`` (which the real service does not guarantee) and a limit on
+the size of a request (the SDK's requests of 100 x 1536 are 3.3 MB of JSON, which the real service may reject).
 
-A record is counted where ``{"id":`` stands. That is exact for these benchmarks, because no key of the generated
-metadata is ``id``; and whoever runs a client also compares the sum with what the file holds.
+Each ``{"id":`` counts as a record. That is exact for these benchmarks, because no key of the generated metadata is
+``id``; the benchmark also compares the sum with the number of records in the file.
 
-``PUT /rules`` sets :class:`Rules` and clears the log, ``GET /log`` returns it. The server ends when its standard input
-does, so it cannot outlive the benchmark, however that ends.
+``PUT /rules`` sets :class:`Rules` and clears the log, ``GET /log`` returns the log. The server ends when its standard
+input ends, so it cannot outlive the benchmark.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tests.benchmarks.rules import Rules, Upsert
 _RECORD = b'{"id":'
 _OVERLAP = len(_RECORD) - 1
 _BUFFER_BYTES = 256 << 10
-_REFUSAL = {
+_TOO_MANY_REQUESTS = {
     "code": 8,
     "message": "Too Many Requests: reached the max upsert size limit per second for index bench",
     "details": [],
@@ -34,7 +33,7 @@ _REFUSAL = {
 
 
 class Bucket:
-    """A token bucket. ``full_rate_s`` is the time since the last request, as :meth:`Rules.full_rate_s` counts it."""
+    """A token bucket. ``full_rate_s`` is the time since the last request, as :meth:`Rules.full_rate_s` returns it."""
 
     def __init__(self, per_second: float | None, burst_s: float) -> None:
         self._per_second = per_second or float("inf")
@@ -53,14 +52,14 @@ class Bucket:
 
 
 class Index:
-    """All state of the server: the rules, the buckets and the log."""
+    """The state of the server: the rules, the buckets and the log."""
 
     def __init__(self) -> None:
         self.url = ""
         self.set_rules(Rules())
 
     def set_rules(self, rules: Rules) -> None:
-        """Begin anew."""
+        """Set the rules, and reset the log and the buckets."""
         self.rules = rules
         self.log: list[Upsert] = []
         self.in_flight = 0
@@ -71,7 +70,7 @@ class Index:
         self._cpu_s = time.process_time()
 
     def admit(self, key: str, body_bytes: int, records: int) -> bool:
-        """Decide about an upsert, and write it down."""
+        """Accept or throttle an upsert, and log it."""
         now = time.monotonic()
         if self._started_s is None:
             self._started_s = now
@@ -88,11 +87,11 @@ class Index:
         return accepted
 
     def answer(self, method: str, path: str, body: bytes) -> dict[str, Any]:
-        """Answer anything but an upsert."""
+        """Return the response to any request that is not an upsert."""
         match method, path:
             case "POST", "/describe_index_stats":
                 return {"namespaces": {}, "dimension": self.rules.dimension, "indexFullness": 0, "totalVectorCount": 0}
-            case "GET", "/indexes/bench":  # the control plane, which the official operator asks for the host
+            case "GET", "/indexes/bench":  # the control plane: the official operator looks up the host here
                 return {
                     "name": "bench",
                     "host": self.url,
@@ -106,15 +105,15 @@ class Index:
                 return {}
             case "GET", "/log":
                 return {"upserts": self.log, "cpu_s": time.process_time() - self._cpu_s}
-        raise ValueError(f"{method} {path} is not served here")
+        raise ValueError(f"{method} {path} is not supported")
 
 
 class Connection(asyncio.BufferedProtocol):
     """
-    One connection: heads and bodies in turn.
+    One connection: alternating heads and bodies.
 
-    The buffer begins with the last bytes of what was read before, where a pattern may have been cut in two. What stands
-    before a body is the end of its head, which no pattern matches.
+    The buffer starts with the last bytes of the previous read, because a pattern may have been cut in two. Before the
+    first read of a body these bytes are the end of the head, which cannot match.
     """
 
     def __init__(self, index: Index) -> None:
@@ -125,7 +124,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _await_head(self) -> None:
         self._head = b""
-        self._missing = -1  # bytes of the body that are still to come; -1: the head is not complete
+        self._missing = -1  # bytes of the body that are missing; -1: the head is not complete
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -170,22 +169,22 @@ class Connection(asyncio.BufferedProtocol):
         index = self._index
         index.in_flight += 1
         accepted = index.admit(self._key, self._length, self._records)
-        answer = _http(200, {"upsertedCount": self._records}) if accepted else _http(429, _REFUSAL)
+        response = _http(200, {"upsertedCount": self._records}) if accepted else _http(429, _TOO_MANY_REQUESTS)
         if index.rules.latency_s:
-            asyncio.get_running_loop().call_later(index.rules.latency_s, self._land, answer)
+            asyncio.get_running_loop().call_later(index.rules.latency_s, self._respond, response)
         else:
-            self._land(answer)
+            self._respond(response)
 
-    def _land(self, answer: bytes) -> None:
+    def _respond(self, response: bytes) -> None:
         self._index.in_flight -= 1
-        self._transport.write(answer)
+        self._transport.write(response)
 
     def _answer_other(self) -> None:
         self._transport.write(_http(200, self._index.answer(self._method, self._path, self._body)))
 
 
-def _http(status: int, answer: dict[str, Any]) -> bytes:
-    body = json.dumps(answer).encode()
+def _http(status: int, content: dict[str, Any]) -> bytes:
+    body = json.dumps(content).encode()
     reason = {200: "OK", 429: "Too Many Requests"}[status]
     return b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
         status,
@@ -196,20 +195,20 @@ def _http(status: int, answer: dict[str, Any]) -> bytes:
 
 
 def url_of(server: asyncio.Server) -> str:
-    """Tell where a server listens."""
+    """Return the URL of a server."""
     host, port = server.sockets[0].getsockname()
     return f"http://{host}:{port}"
 
 
 async def until_stdin_ends() -> None:
-    """Return when whoever started this process closes its standard input, or is gone."""
+    """Return when the parent process closes the standard input of this process, or ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await reader.read()
 
 
 async def main() -> None:
-    """Serve, and print the URL once."""
+    """Print the URL, then serve until standard input ends."""
     index = Index()
     server = await asyncio.get_running_loop().create_server(lambda: Connection(index), "127.0.0.1", 0)
     index.url = url_of(server)

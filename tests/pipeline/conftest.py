@@ -1,4 +1,4 @@
-"""What the tests of the pipeline share: a small index, and the pipeline as the operator runs it."""
+"""Shared by the tests of the pipeline: small indexes, records and files, and the pipeline as the operator runs it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from airflow_pinecone_upsert.api.client import ClientSettings, IndexClient
+from airflow_pinecone_upsert.api.http import ClientSettings
+from airflow_pinecone_upsert.client import IndexClient
 from airflow_pinecone_upsert.emulator import EmulatedIndex, RequestRecord
 from airflow_pinecone_upsert.pipeline.options import UpsertOptions
 from airflow_pinecone_upsert.pipeline.read.files import find_parquet_files
@@ -18,11 +19,15 @@ from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 from airflow_pinecone_upsert.pipeline.report import UpsertReport
 from airflow_pinecone_upsert.pipeline.run import upsert
+from airflow_pinecone_upsert.pipeline.send.events import Attempt
+from airflow_pinecone_upsert.pipeline.send.transport import Transport
+from airflow_pinecone_upsert.pipeline.track.checkpoint import StateStore
+from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
 
 
 @pytest.fixture
 def index(pinecone_index_factory) -> EmulatedIndex:
-    """Dense vectors of two components, and sparse ones beside them."""
+    """Two dimensions; sparse values are allowed."""
     return pinecone_index_factory(dimension=2, metric="dotproduct")
 
 
@@ -31,31 +36,65 @@ def sparse_index(pinecone_index_factory) -> EmulatedIndex:
     return pinecone_index_factory(vector_type="sparse")
 
 
-@pytest.fixture
-def run() -> Callable[..., UpsertReport]:
-    """Upsert what a path or a value holds: ``run(index, source, **options)``. Backoff has no length here."""
+class UpsertRunner:
+    """
+    The wiring of source, client and pipeline: ``run(index, source, **parameters)``. Backoff takes no time.
 
-    def run(index: EmulatedIndex, source: Any, *, timeout_s: float = 30.0, **options: Any) -> UpsertReport:
-        chosen = UpsertOptions.checked(**options)
+    :ivar report: The report of the last run, whether it succeeded or failed.
+    """
+
+    report: UpsertReport
+
+    def __call__(
+        self,
+        index: EmulatedIndex,
+        source: Any,
+        *,
+        timeout_s: float = 30.0,
+        rejects_folder: RejectsFolder | None = None,
+        state: StateStore | None = None,
+        transport: Transport | None = None,
+        **parameters: Any,
+    ) -> UpsertReport:
+        options = UpsertOptions.checked(**parameters)
         if isinstance(source, Path):
-            records = ParquetSource(find_parquet_files(LocalFileSystem(), str(source)), chosen)
-        else:
-            records = InMemorySource(source, chosen)
+            source = ParquetSource(find_parquet_files(LocalFileSystem(), str(source)), options)
+        elif not isinstance(source, ParquetSource):
+            source = InMemorySource(source, options)
         with IndexClient(index.url, ClientSettings(api_key=index.api_key, timeout_s=timeout_s)) as client:
-            return upsert(records, client, chosen, random=lambda: 0.0)
+            return upsert(
+                source,
+                client,
+                options,
+                rejects_folder=rejects_folder,
+                state=state,
+                observers=[self],
+                random=lambda: 0.0,
+                transport=transport,
+            )
 
-    return run
+    def attempted(self, attempt: Attempt) -> None:
+        pass
+
+    def ended(self, report: UpsertReport) -> None:
+        self.report = report
+
+
+@pytest.fixture
+def run() -> UpsertRunner:
+    """Upsert a path or a value."""
+    return UpsertRunner()
 
 
 @pytest.fixture
 def upserts() -> Callable[[EmulatedIndex], list[RequestRecord]]:
-    """Tell which upserts an index has received."""
+    """Return the upserts that an index has received."""
     return lambda index: [request for request in index.requests if request.path == "/vectors/upsert"]
 
 
 @pytest.fixture
 def rows() -> Callable[..., list[dict[str, Any]]]:
-    """Make valid records ``r0``, ``r1`` …, no two of them with the same values."""
+    """Make valid records ``r0``, ``r1`` …, each with other values."""
 
     def rows(count: int, *, start: int = 0, **more: Any) -> list[dict[str, Any]]:
         return [{"id": f"r{n}", "values": [1.0, float(n)], **more} for n in range(start, start + count)]
@@ -78,5 +117,5 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def bits() -> Callable[[Any], list[int]]:
-    """Show float32 as bits, so that -0.0 and 0.0 differ."""
+    """Return float32 as bits, so that -0.0 and 0.0 differ."""
     return lambda values: np.asarray(values, np.float32).view(np.uint32).tolist()

@@ -1,9 +1,10 @@
 """
 A world in which the pipeline runs without waiting: a server with faults, a virtual clock, and processes that die.
 
-Simulated is only what lies outside of a process. :class:`World` is what outlives it: the server, the state store, the
-files of rejects. :class:`Process` is one try's way to them: each touch is a step, at which it may die or be asked to
-stop, and which it enters into its journal. Everything between these seams is what ``upsert()`` runs in production.
+Only the outside of a process is simulated. :class:`World` is what outlives a process: the server, the state store, the
+files of rejects. :class:`Process` is the access of one try to them: each access is a step, at which the process may die
+or be cancelled, and which is entered into its journal. Everything between these seams is what ``upsert()`` runs in
+production.
 """
 
 import heapq
@@ -23,35 +24,35 @@ import pyarrow.parquet as pq
 
 from airflow_pinecone_upsert import exceptions
 from airflow_pinecone_upsert.api import responses
-from airflow_pinecone_upsert.api.client import Body
-from airflow_pinecone_upsert.api.models import IndexStats
+from airflow_pinecone_upsert.api.models import IndexStats, UpsertResponse
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.position import Position
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
+from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.transport import Completion
 
 HOST = "https://simulated.example"
 TIMEOUT_S = 10.0
 EPOCH_S = 1_800_000_000
-"""What the wall clock says at 0."""
+"""The wall clock at 0."""
 
 DIMENSION = 2
 MAX_STEPS = 100_000
-"""A try that touches the outside more often than this does not end: the longest of 1,000 schedules took a seventh."""
+"""A try with more steps does not end: the longest of 1,000 schedules took a seventh."""
 
 TOO_LARGE = "Request size 3MB exceeds the maximum supported size of 2MB"
 
 
 class Death(BaseException):
-    """The process is gone. What it has not told anyone is lost."""
+    """The process is gone, with everything that it did not store."""
 
 
 class Record(NamedTuple):
     """
     One row of the source.
 
-    :param number: In the order of the source, from 0; its first component, plus one, so that the server can tell it.
-    :param refused_with: Status and message with which the server refuses every request that holds it.
+    :param number: In the order of the source, from 0; its first component, plus one, so that the server can recognise it.
+    :param rejected_with: Status and message with which the server rejects every request that contains it.
     """
 
     number: int
@@ -60,27 +61,27 @@ class Record(NamedTuple):
     id: str | None
     values: list[float]
     is_valid: bool = True
-    refused_with: tuple[int, str] | None = None
+    rejected_with: tuple[int, str] | None = None
 
     @property
     def is_acceptable(self) -> bool:
-        return self.is_valid and self.refused_with is None
+        return self.is_valid and self.rejected_with is None
 
 
 @dataclass(frozen=True)
 class Weather:
     """
-    What one try meets outside. As it is by default, nothing goes wrong.
+    The conditions of one try. By default nothing goes wrong.
 
-    :param faults: Names of :data:`FAULTS` that pass.
+    :param faults: Names of transient :data:`FAULTS`.
     :param final_faults: Names of :data:`FINAL_FAULTS`.
-    :param slow_start_s: In the first seconds of a try the server takes its time.
+    :param slow_start_s: In the first seconds of a try the server is slow.
     :param max_records: A request of more gets 413.
-    :param max_body_bytes: So does one of more bytes. Every record by itself fits.
+    :param max_body_bytes: So does one of more bytes. Every single record fits.
     :param store_failures: Share of the writes to the state store that fail.
     :param folder_failures: Share of the writes of rejects that fail.
-    :param source_breaks_at: The number of the chunk in whose place an error comes.
-    :param is_down: The index does not answer when it is asked for its dimension.
+    :param source_breaks_at: The number of the chunk that raises an error.
+    :param is_down: The index does not answer the request for its statistics.
     """
 
     latency_s: float = 0.2
@@ -104,9 +105,10 @@ class Weather:
 class Started(NamedTuple):
     at_s: float
     numbers: tuple[int, ...]
+    body_bytes: int
 
 
-class Landed(NamedTuple):
+class Completed(NamedTuple):
     at_s: float
     numbers: tuple[int, ...]
     body_bytes: int
@@ -126,17 +128,17 @@ class Saved(NamedTuple):
     value: Mapping[str, Any]
 
 
-class StopAsked(NamedTuple):
+class Cancelled(NamedTuple):
     at_s: float
 
 
 class Broke(NamedTuple):
-    """A part beside the server fails; ``error`` is what the run may end with."""
+    """Something other than the server fails; ``error`` is what the run may end with."""
 
     error: type[exceptions.PineconeUpsertError] | None
 
 
-Entry = Started | Landed | Read | Wrote | Saved | StopAsked | Broke
+Entry = Started | Completed | Read | Wrote | Saved | Cancelled | Broke
 
 
 # The server -------------------------------------------------------------------------------------
@@ -144,10 +146,10 @@ Entry = Started | Landed | Read | Wrote | Saved | StopAsked | Broke
 
 class Reply(NamedTuple):
     """
-    What becomes of one request.
+    The response to one request.
 
-    :param after_s: When the client learns of it.
-    :param status: 200, 0 for none at all, or another.
+    :param after_s: When the client gets it.
+    :param status: 200, 0 for no response, or another.
     :param said: ``upsertedCount``, or a message.
     :param applied: How many of its records are stored, from the first one on.
     :param retry_after: The header.
@@ -180,12 +182,12 @@ def _stalled(after_s: float, records: int, now: datetime, random: Random) -> Rep
     return Reply(after_s + random.uniform(1, 5) * TIMEOUT_S, 200, records, applied=random.choice([0, records]))
 
 
-FAULTS = {"throttled": _throttled, "down": _down, "reset": _reset, "stalled": _stalled}
-
-
 def _short(after_s: float, records: int, now: datetime, random: Random) -> Reply:
     said = random.randrange(records)
     return Reply(after_s, 200, said, applied=random.choice([said, records]))
+
+
+FAULTS = {"throttled": _throttled, "down": _down, "reset": _reset, "stalled": _stalled, "short": _short}
 
 
 def _high(after_s: float, records: int, now: datetime, random: Random) -> Reply:
@@ -197,7 +199,6 @@ def _answering(status: int, message: str) -> Callable[..., Reply]:
 
 
 FINAL_FAULTS = {
-    "short": _short,
     "high": _high,
     "wrong key": _answering(401, "Invalid API Key"),
     "quota": _answering(429, "You've reached your write unit limit for the current month (2000000)."),
@@ -212,9 +213,9 @@ class World:
     What outlives a process.
 
     :param records: The source's, in order.
-    :param random: Decides all that goes wrong.
-    :param has_repeated_ids: Then no write comes later than the client's time-out: behind a newer write of the same id
-        it would stand, as the README says.
+    :param random: Decides what goes wrong.
+    :param has_repeated_ids: Then no write is later than the client's time-out: it could follow a newer write of the
+        same id, as the README says.
     """
 
     records: Sequence[Record]
@@ -227,17 +228,17 @@ class World:
     _writes: list[tuple[float, int, list[dict[str, Any]]]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=count)
 
-    def pass_to(self, moment_s: float) -> None:
-        """Let time pass."""
+    def advance_to(self, moment_s: float) -> None:
+        """Advance the clock."""
         self.clock_s = max(self.clock_s, moment_s)
         while self._writes and self._writes[0][0] <= self.clock_s:
             for record in heapq.heappop(self._writes)[2]:
                 self.stored[record["id"]] = record
 
     def settle(self) -> None:
-        """Apply what is under way."""
+        """Apply the writes that are pending."""
         now, self.clock_s = self.clock_s, math.inf
-        self.pass_to(math.inf)
+        self.advance_to(math.inf)
         self.clock_s = now
 
     def receive(self, records: list[dict[str, Any]], body_bytes: int, weather: Weather, age_s: float) -> Reply:
@@ -255,21 +256,21 @@ class World:
         if age_s < weather.slow_start_s:
             after_s += random.uniform(0, 1.5) * TIMEOUT_S
         fault = _fault(weather, random)
-        refusal = self._refusal(records, body_bytes, weather)
+        rejection = self._rejection(records, body_bytes, weather)
         if fault:
             now = datetime.fromtimestamp(EPOCH_S + self.clock_s, timezone.utc)
             reply = fault(after_s, len(records), now, random)
-            if not refusal:
+            if not rejection:
                 return reply
             if reply.status != 200 or reply.after_s > TIMEOUT_S:
                 return reply._replace(applied=0)
-        return Reply(after_s, *refusal) if refusal else Reply(after_s, 200, len(records), applied=len(records))
+        return Reply(after_s, *rejection) if rejection else Reply(after_s, 200, len(records), applied=len(records))
 
-    def _refusal(self, records: list[dict[str, Any]], body_bytes: int, weather: Weather) -> tuple[int, str] | None:
-        refusals = (self.records[number_of(record)].refused_with for record in records)
+    def _rejection(self, records: list[dict[str, Any]], body_bytes: int, weather: Weather) -> tuple[int, str] | None:
+        rejections = (self.records[number_of(record)].rejected_with for record in records)
         is_too_large = len(records) > weather.max_records or (body_bytes > weather.max_body_bytes and len(records) > 1)
         too_large = self.random.choice([(413, ""), (400, TOO_LARGE)]) if is_too_large else None
-        return next(filter(None, refusals), too_large)
+        return next(filter(None, rejections), too_large)
 
 
 def _fault(weather: Weather, random: Random) -> Callable[..., Reply] | None:
@@ -281,14 +282,14 @@ def _fault(weather: Weather, random: Random) -> Callable[..., Reply] | None:
 
 
 def number_of(record: Mapping[str, Any]) -> int:
-    """Tell which record of the source a sent one is."""
+    """Return the number in the source of a record that was sent."""
     return int(record["values"][0]) - 1
 
 
-def _result(reply: Reply, now: float) -> int | exceptions.PineconeUpsertError:
-    """Make of a reply what the client would make of it."""
+def _result(reply: Reply, now: float) -> UpsertResponse | exceptions.PineconeUpsertError:
+    """Convert a reply as the client would."""
     if reply.status == 200:
-        return int(reply.said)
+        return UpsertResponse.model_construct(upserted_count=int(reply.said))
     if reply.status == 0:
         return exceptions.TransportError(reply.said)
     headers = {} if reply.retry_after is None else {"retry-after": reply.retry_after}
@@ -301,15 +302,15 @@ def _result(reply: Reply, now: float) -> int | exceptions.PineconeUpsertError:
 
 class Process:
     """
-    One try: what ``upsert()`` is given in it.
+    One try: everything that ``upsert()`` is given.
 
-    It is the source, the client, the lanes, the state store and the file system of rejects, all in one, because dying
-    ends all of them at once.
+    It is the source, the index, the transport, the state store and the file system of rejects, all in one, because the
+    death of the process ends all of them at once.
 
     :param chunk_rows: Rows in a chunk of the source.
-    :param version: Of the source's files; None where no place in the source lasts.
+    :param version: Of the source's files; None where the source cannot be resumed.
     :param dies_at: The step at which it dies; None for never.
-    :param stops_at: The step at which it is asked to stop; None for never.
+    :param cancelled_at: The step at which it is cancelled; None for never.
     """
 
     host = HOST
@@ -322,31 +323,32 @@ class Process:
         chunk_rows: int,
         version: int | None,
         dies_at: int | None,
-        stops_at: int | None,
+        cancelled_at: int | None,
     ) -> None:
-        self.stop = CancellationToken()
+        self.cancellation = CancellationToken()
         self.journal: list[Entry] = []
         self.identity = version
+        self.not_resumable = "it has no version" if version is None else None
         self._world = world
         self._weather = weather
         self._dies_at = dies_at
-        self._stops_at = stops_at
+        self._cancelled_at = cancelled_at
         self._chunk_rows = chunk_rows
         self._steps = 0
-        self._began_s = world.clock_s
+        self._started_s = world.clock_s
         self._in_flight: list[tuple[float, int, Completion, tuple[int, ...]]] = []
         self._numbers = count()
 
     def _step(self) -> None:
         self._steps += 1
         if self._dies_at is not None and self._steps >= self._dies_at:
-            raise Death  # again and again: the dead write no checkpoint on their way out
-        if self._steps == self._stops_at:
-            self.stop.ask()
-            self.journal.append(StopAsked(self._world.clock_s))
+            raise Death  # again and again: a dead process writes no checkpoint on its way out
+        if self._steps == self._cancelled_at:
+            self.cancellation.cancel()
+            self.journal.append(Cancelled(self._world.clock_s))
         assert self._steps < MAX_STEPS, "it does not end"
 
-    # The client
+    # The index
 
     def describe_index_stats(self) -> IndexStats:
         if self._weather.is_down:
@@ -354,7 +356,7 @@ class Process:
             raise exceptions.ServerError("down")
         return IndexStats(dimension=DIMENSION)
 
-    # Lanes
+    # The transport
 
     def __enter__(self):
         return self
@@ -365,27 +367,30 @@ class Process:
     def now(self) -> float:
         return self._world.clock_s
 
-    def start(self, job: Any, body: Body) -> None:
+    def start(self, request: UpsertRequest) -> None:
         self._step()
         world = self._world
-        records = orjson.loads(b"".join(body))["vectors"]
+        body_bytes = len(request.body)
+        records = orjson.loads(b"".join(request.body))["vectors"]
         numbers = tuple(map(number_of, records))
-        self.journal.append(Started(world.clock_s, numbers))
-        reply = world.receive(records, len(body), self._weather, world.clock_s - self._began_s)
-        lands_at_s = world.clock_s + reply.after_s
-        landing = Completion(job, len(body), _result(reply, lands_at_s))
-        heapq.heappush(self._in_flight, (lands_at_s, next(self._numbers), landing, numbers))
+        self.journal.append(Started(world.clock_s, numbers, body_bytes))
+        reply = world.receive(records, body_bytes, self._weather, world.clock_s - self._started_s)
+        ends_at_s = world.clock_s + reply.after_s
+        completion = Completion(request, body_bytes, _result(reply, ends_at_s))
+        heapq.heappush(self._in_flight, (ends_at_s, next(self._numbers), completion, numbers))
 
     def next_completion(self, timeout_s: float) -> Completion | None:
         self._step()
         world = self._world
         if not self._in_flight or self._in_flight[0][0] > world.clock_s + timeout_s:
-            world.pass_to(world.clock_s + timeout_s)
+            world.advance_to(world.clock_s + timeout_s)
             return None
-        lands_at_s, _, landing, numbers = heapq.heappop(self._in_flight)
-        world.pass_to(lands_at_s)
-        self.journal.append(Landed(world.clock_s, numbers, landing.body_bytes, landing.result))
-        return landing
+        ends_at_s, _, completion, numbers = heapq.heappop(self._in_flight)
+        world.advance_to(ends_at_s)
+        result = completion.result
+        outcome = result.upserted_count if isinstance(result, UpsertResponse) else result
+        self.journal.append(Completed(world.clock_s, numbers, completion.body_bytes, outcome))
+        return completion
 
     # The source
 
@@ -400,16 +405,16 @@ class Process:
             chunk = [one for one in records[first : first + self._chunk_rows] if one.origin == records[first].origin]
             if not chunk:
                 return
-            self._world.pass_to(self._world.clock_s + self._weather.reading_s)
+            self._world.advance_to(self._world.clock_s + self._weather.reading_s)
             self.journal.append(Read(range(first, first + len(chunk))))
             yield _chunk(chunk)
             first += len(chunk)
 
-    def share_before(self, place: Position) -> float:
-        return self.number_at(*place) / len(self._world.records)
+    def share_before(self, position: Position) -> float:
+        return self.number_at(*position) / len(self._world.records)
 
     def number_at(self, origin: str, row: int) -> int:
-        """Tell the number of a row, which may lie behind the last one of its file."""
+        """Return the number of a row, which may be one past the last row of its file."""
         return next(one.number for one in self._world.records if one.origin == origin) + row
 
     # The state store
@@ -437,7 +442,7 @@ class Process:
         self._world.state.pop(key, None)
         self._step()
 
-    # The file system of rejects, which like an object store's shows a file as a whole or not at all
+    # The file system of rejects, which like an object store has a file completely or not at all
 
     def exists(self, path: str) -> bool:
         return path in self._world.files
@@ -466,4 +471,4 @@ def _chunk(records: Sequence[Record]) -> Chunk:
             "values": pa.array([record.values for record in records], pa.list_(pa.float32())),
         }
     )
-    return Chunk(records[0].origin, records[0].row, columns, PARTS)
+    return Chunk(records[0].origin, range(records[0].row, records[0].row + len(records)), columns, PARTS)

@@ -1,10 +1,10 @@
-"""What a user may choose is validated once, with an error that names every field that is wrong."""
+"""Options are validated once, with an error that names every field that is wrong."""
 
 import pytest
 from pydantic import ValidationError
 
 from airflow_pinecone_upsert.exceptions import SetupError
-from airflow_pinecone_upsert.pipeline.options import UpsertOptions
+from airflow_pinecone_upsert.pipeline.options import UpsertOptions, UpsertParameters
 
 
 def test_the_defaults_are_pinecones_limits():
@@ -45,17 +45,17 @@ def test_every_invalid_option_is_named_at_once():
         UpsertOptions.checked(batch_size=0, max_concurrency=0)
 
 
-def test_metadata_are_one_column_or_many_and_not_both():
+def test_metadata_are_one_column_or_many_but_not_both():
     with pytest.raises(SetupError, match="metadata_column and metadata_columns exclude each other"):
         UpsertOptions.checked(metadata_column="meta", metadata_columns=["year"])
 
 
-def test_a_metadata_column_twice():
+def test_a_repeated_metadata_column():
     with pytest.raises(SetupError, match="metadata_columns names a column twice"):
         UpsertOptions.checked(metadata_columns=["year", "year"])
 
 
-def test_none_lifts_a_bound_of_the_rate():
+def test_none_removes_a_rate_limit():
     options = UpsertOptions.checked(max_requests_per_second=None, max_bytes_per_second=None)
     assert options.max_requests_per_second is options.max_bytes_per_second is None
 
@@ -68,3 +68,7 @@ def test_options_are_frozen():
 def test_a_column_is_named_when_it_is_not_the_default():
     assert UpsertOptions(values_column="embedding").is_named("values_column")
     assert not UpsertOptions().is_named("values_column")
+
+
+def test_the_parameters_of_the_hook_are_the_options_but_for_the_namespace():
+    assert set(UpsertParameters.__annotations__) == set(UpsertOptions.model_fields) - {"namespace"}

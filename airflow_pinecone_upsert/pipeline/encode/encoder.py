@@ -1,17 +1,17 @@
 """
-From Arrow columns to one JSON fragment of bytes per record, every rule checked on the way.
+The encoder: from Arrow columns to the JSON of each record, with every rule checked.
 
-What always holds: a fragment is complete and valid by the rules of Pinecone's limits; a float32 is written in its
-shortest form that reads back bit for bit; no Python object is made for a component of a vector.
+Invariants: an encoded record is complete and valid by Pinecone's limits; a float32 is written in its shortest form that
+reads back bit for bit; no Python object is created for a component of a vector.
 
-A rule looks at a whole column. orjson writes NaN as ``null``, so finiteness is checked before, never after.
+A rule checks a whole column at once. orjson writes NaN as ``null``, so finiteness is checked before encoding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import compress, repeat
+from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -29,7 +29,8 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_SPARSE_VALUES,
 )
 from airflow_pinecone_upsert.exceptions import RecordError, SourceError
-from airflow_pinecone_upsert.pipeline.encode.metadata import metadata_rows, too_long
+from airflow_pinecone_upsert.pipeline.encode.metadata import metadata_rows, metadata_values, too_long
+from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, as_numpy
 from airflow_pinecone_upsert.pipeline.violation import Violation, preview
@@ -39,65 +40,23 @@ _Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 _ROUNDED_TWICE: Final = np.uint32(0x15AE43FD)
 """
-7.038531e-26: read as a double and then rounded to float32, its shortest form is its neighbour. A server may read so.
+7.038531e-26: its shortest form, read as a double and then rounded to float32 as a server may do, is its neighbour.
 
 It is the only one: all 2**31 float32 of one sign were written by orjson 3.13 and read in this way.
 """
 
-_MEND_VECTOR: Final = "Fix the embedding or drop the record."
-
-
-class EncodedRecords(NamedTuple):
-    """
-    Records in order, ready to be sent; in columns, because the garbage collector would visit an object for each.
-
-    :param origins: The file's path or URL that each comes from, or ``XCom``.
-    :param rows: The row of each there, counted from 0.
-    :param ids: The id of each.
-    :param bodies: The JSON object of each.
-    """
-
-    origins: list[str]
-    rows: list[int]
-    ids: list[str]
-    bodies: list[bytes]
-
-    @property
-    def columns(self) -> tuple[list[Any], ...]:
-        """All of them, as columns of the same length."""
-        return self
-
-    def only(self, wanted: Iterable[bool]) -> EncodedRecords:
-        """
-        Leave some out.
-
-        :param wanted: For each, whether it stays.
-        """
-        kept = list(wanted)
-        return self._each(lambda column: list(compress(column, kept)))
-
-    def add(self, more: EncodedRecords) -> None:
-        """Put more behind them."""
-        for column, others in zip(self.columns, more.columns, strict=True):
-            column.extend(others)
-
-    def cut(self, count: int) -> tuple[EncodedRecords, EncodedRecords]:
-        """Return the first ones, and the others."""
-        return self._each(lambda column: column[:count]), self._each(lambda column: column[count:])
-
-    def _each(self, change: Callable[[list[Any]], list[Any]]) -> EncodedRecords:
-        return EncodedRecords(*map(change, self.columns))
+_FIX_VECTOR: Final = "Fix the embedding or drop the record."
 
 
 class EncodedChunk(NamedTuple):
     """
-    What became of the rows of a chunk: each of them is one or the other.
+    The rows of a chunk: each of them is one or the other.
 
-    :param fragments: Those that are valid.
-    :param errors: Of those that break a rule, in order: the first rule of each.
+    :param records: The valid ones.
+    :param errors: The invalid ones, in order: the first rule that each breaks.
     """
 
-    fragments: EncodedRecords
+    records: EncodedRecords
     errors: list[RecordError]
 
 
@@ -107,7 +66,7 @@ def encode(chunk: Chunk, shape: IndexShape, *, max_bytes: int) -> EncodedChunk:
 
     :param chunk: The records.
     :param shape: The index they are for.
-    :param max_bytes: The longest fragment that fits into a request.
+    :param max_bytes: The longest record that fits into a request.
     :raises SourceError: A column's values cannot be read, for example text that is not UTF-8.
     """
     return _Encoder(chunk, shape, max_bytes).run()
@@ -120,7 +79,7 @@ class _Encoder:
         self._chunk = chunk
         self._shape = shape
         self._max_bytes = max_bytes
-        self._problems: dict[int, Violation] = dict(chunk.problems)
+        self._violations: dict[int, Violation] = dict(chunk.violations)
         self._ids: list[str] = []
 
     def run(self) -> EncodedChunk:
@@ -130,36 +89,51 @@ class _Encoder:
         self._check_parts(dense, sparse)
         metadata = self._metadata()
         nothing: repeat[None] = repeat(None)
-        bodies = list(map(_body, self._ids, dense or nothing, sparse or nothing, metadata or nothing))
+        bodies = self._bodies(self._ids, dense or nothing, sparse or nothing, metadata or nothing)
         self._check_sizes(bodies, metadata)
         chunk, count = self._chunk, len(bodies)
-        rows = list(range(chunk.first_row, chunk.first_row + count))
-        fragments = EncodedRecords([chunk.origin] * count, rows, self._ids, bodies)
-        if not self._problems:
-            return EncodedChunk(fragments, [])
-        valid = fragments.only(offset not in self._problems for offset in range(count))
-        return EncodedChunk(valid, [self._error(offset, self._problems[offset]) for offset in sorted(self._problems)])
+        records = EncodedRecords([chunk.origin] * count, list(chunk.rows), self._ids, bodies)
+        if not self._violations:
+            return EncodedChunk(records, [])
+        valid = records.only(offset not in self._violations for offset in range(count))
+        return EncodedChunk(
+            valid, [self._error(offset, self._violations[offset]) for offset in sorted(self._violations)]
+        )
 
-    def _error(self, offset: int, problem: Violation) -> RecordError:
+    def _bodies(self, *parts: Iterable[Any]) -> list[bytes]:
+        try:
+            return list(map(_body, *parts))
+        except TypeError:  # lone surrogates in metadata that came as Python values: find the records that have them
+            return [self._body_of_text(offset, *record) for offset, record in enumerate(zip(*parts, strict=False))]
+
+    def _body_of_text(self, offset: int, *parts: Any) -> bytes:
+        try:
+            return _body(*parts)
+        except TypeError as exc:
+            reason, remedy = f"not valid Unicode ({exc})", "Fix the text's encoding."
+            self._add([(offset, Violation(self._chunk.names["metadata"], reason, remedy))])
+            return b""
+
+    def _error(self, offset: int, violation: Violation) -> RecordError:
         return RecordError(
-            problem.reason,
-            remedy=problem.remedy,
+            violation.reason,
+            remedy=violation.remedy,
             origin=self._chunk.origin,
-            row=self._chunk.first_row + offset,
-            record_id=None if problem.field == self._chunk.names["id"] else self._ids[offset] or None,
-            field=problem.field,
-            value=problem.value,
+            row=self._chunk.rows[offset],
+            record_id=None if violation.field == self._chunk.names["id"] else self._ids[offset] or None,
+            field=violation.field,
+            value=violation.value,
         )
 
     @contextmanager
     def _reading(self, part: str) -> Iterator[None]:
-        """Name the column that Arrow cannot turn into Python's objects."""
+        """Name the column that Arrow cannot convert to Python objects."""
         try:
             yield
         except (pa.ArrowException, ValueError, OverflowError, LookupError) as exc:
             chunk = self._chunk
             raise SourceError(
-                f"{chunk.origin}, rows {chunk.first_row} to {chunk.first_row + len(chunk.records) - 1} (counted from "
+                f"{chunk.origin}, rows {chunk.rows[0]} to {chunk.rows[-1]} (counted from "
                 f"0): column {chunk.names[part]!r} cannot be read: {exc}. Fix its values or convert the column."
             ) from exc
 
@@ -171,14 +145,14 @@ class _Encoder:
         remedy: str,
         value: Callable[[int], Any],
     ) -> None:
-        """Keep a rule that rows break."""
+        """Note a rule that rows break."""
         texts = {offset: reason if isinstance(reason, str) else reason(offset) for offset in offsets.tolist()}
         self._add((offset, Violation(field, text, remedy, preview(value(offset)))) for offset, text in texts.items())
 
-    def _add(self, problems: Iterable[tuple[int, Violation]]) -> None:
+    def _add(self, violations: Iterable[tuple[int, Violation]]) -> None:
         """Keep the first broken rule of each row."""
-        for offset, problem in problems:
-            self._problems.setdefault(offset, problem)
+        for offset, violation in violations:
+            self._violations.setdefault(offset, violation)
 
     # Ids -----------------------------------------------------------------------------------------
 
@@ -188,7 +162,7 @@ class _Encoder:
             column = self._chunk.records.column("id").cast(pa.string())
             ids: list[str | None] = column.to_pylist()
         self._note(_where(column.is_null()), name, "the id is missing", "Give each record an id.", ids.__getitem__)
-        # Compared in numpy: for a Python scalar Arrow, too, imports pandas.
+        # Compared in numpy: Arrow imports pandas for a comparison with a Python scalar.
         rows = _where(column.is_valid())
         text = column.drop_null()
         length = as_numpy(pc.utf8_length(text))
@@ -217,7 +191,7 @@ class _Encoder:
         lengths = lists.lengths
         present = lists.present
         dimension = self._shape.dimension
-        self._note(np.flatnonzero(present & (lengths == 0)), name, "the vector is empty", _MEND_VECTOR, lambda _: [])
+        self._note(np.flatnonzero(present & (lengths == 0)), name, "the vector is empty", _FIX_VECTOR, lambda _: [])
         if self._shape.sparse:
             remedy = "Leave the column null, or name an index for dense vectors."
             self._note(
@@ -231,19 +205,19 @@ class _Encoder:
             np.flatnonzero(present & (lengths > MAX_DIMENSION)),
             name,
             f"a vector has at most {MAX_DIMENSION:,} components",
-            _MEND_VECTOR,
+            _FIX_VECTOR,
             lengths.__getitem__,
         )
         filled = np.flatnonzero(lengths)
         suspects = filled[flat[lists.starts[filled]] == 0]
         zero = np.array([row for row in suspects if not vectors[row].any()], np.int64)
         reason = "a dense vector must have at least one component that is not zero (after rounding to float32)"
-        self._note(zero, name, reason, _MEND_VECTOR, lambda offset: vectors[offset])
+        self._note(zero, name, reason, _FIX_VECTOR, lambda offset: vectors[offset])
         return vectors
 
     def _float32(self, lists: _Lists, name: str) -> _Vector:
         """Round to float32, once, and check that every component is a finite number."""
-        self._note(lists.rows_of_nulls(), name, "a component is null", _MEND_VECTOR, lambda _: None)
+        self._note(lists.rows_of_nulls(), name, "a component is null", _FIX_VECTOR, lambda _: None)
         wide = _to_numpy(lists.flat)
         with np.errstate(over="ignore", under="ignore"):
             narrow = np.ascontiguousarray(wide, dtype=np.float32)
@@ -254,7 +228,7 @@ class _Encoder:
                 np.array(list(first), np.int64),
                 name,
                 lambda row: f"component {first[row] - lists.starts[row]} is not a finite float32",
-                "Components are numbers between ±3.4e38. " + _MEND_VECTOR,
+                "Components are numbers between ±3.4e38. " + _FIX_VECTOR,
                 lambda row: wide[first[row]],
             )
         return narrow
@@ -275,9 +249,9 @@ class _Encoder:
             self._note(np.flatnonzero(present & rows), name, reason, remedy, value)
 
         sizes = [f"{a} indices, {b} values" for a, b in zip(counts, values.lengths, strict=True)]
-        mend = "Fix the sparse vector or leave it null."
-        note(counts != values.lengths, "indices and values differ in length", mend, sizes.__getitem__)
-        note(counts == 0, "a sparse vector has at least one entry", mend, sizes.__getitem__)
+        remedy = "Fix the sparse vector or leave it null."
+        note(counts != values.lengths, "indices and values differ in length", remedy, sizes.__getitem__)
+        note(counts == 0, "a sparse vector has at least one entry", remedy, sizes.__getitem__)
         too_many = f"a sparse vector has at most {MAX_SPARSE_VALUES:,} entries"
         note(counts > MAX_SPARSE_VALUES, too_many, "Keep the entries of the largest weight.", sizes.__getitem__)
         vectors = _split_exact(values, self._float32(values, f"{name}.values"))
@@ -288,15 +262,15 @@ class _Encoder:
         ]
 
     def _indices(self, lists: _Lists, name: str) -> list[npt.NDArray[np.int64] | None]:
-        mend = f"Indices are distinct whole numbers from 0 to {MAX_SPARSE_INDEX:,}."
-        self._note(lists.rows_of_nulls(), name, "an index is null", mend, lambda _: None)
+        remedy = f"Indices are distinct whole numbers from 0 to {MAX_SPARSE_INDEX:,}."
+        self._note(lists.rows_of_nulls(), name, "an index is null", remedy, lambda _: None)
         flat = _to_numpy(lists.flat)
         first = lists.first_of_each_row(np.flatnonzero((flat < 0) | (flat > MAX_SPARSE_INDEX)))
         rows = np.array(list(first), np.int64)
-        self._note(rows, name, "an index is not a uint32", mend, lambda row: flat[first[row]])
+        self._note(rows, name, "an index is not a uint32", remedy, lambda row: flat[first[row]])
         split = lists.split(np.ascontiguousarray(flat, dtype=np.int64))
         twice = [o for o, row in enumerate(split) if row is not None and len(np.unique(row)) < len(row)]
-        self._note(np.array(twice, np.int64), name, "an index occurs twice", mend, lambda row: _repeated(split[row]))
+        self._note(np.array(twice, np.int64), name, "an index occurs twice", remedy, lambda row: _repeated(split[row]))
         return split
 
     # The whole record ----------------------------------------------------------------------------
@@ -320,15 +294,18 @@ class _Encoder:
                 names["values"],
                 "there is neither a dense nor a sparse vector",
             )
-        self._note(np.flatnonzero(missing), name, reason, _MEND_VECTOR, lambda _: None)
+        self._note(np.flatnonzero(missing), name, reason, _FIX_VECTOR, lambda _: None)
 
     def _metadata(self) -> list[dict[str, Any] | None] | None:
-        column = self._column("metadata")
-        if column is None:
+        name = self._chunk.names["metadata"]
+        if self._chunk.metadata is not None:
+            rows, violations = metadata_values(self._chunk.metadata, name)
+        elif (column := self._column("metadata")) is not None:
+            with self._reading("metadata"):
+                rows, violations = metadata_rows(column, name)
+        else:
             return None
-        with self._reading("metadata"):
-            rows, problems = metadata_rows(column, self._chunk.names["metadata"])
-        self._add(problems.items())
+        self._add(violations.items())
         return rows
 
     def _check_sizes(self, bodies: Sequence[bytes], metadata: Sequence[dict[str, Any] | None] | None) -> None:
@@ -338,8 +315,8 @@ class _Encoder:
             suspects = np.flatnonzero(lengths > MAX_METADATA_BYTES).tolist()
             for offset in suspects:
                 plain = metadata[offset] or {}
-                problem = too_long(plain, len(orjson.dumps(plain)), name)
-                self._add([(offset, problem)] if problem else [])
+                violation = too_long(plain, len(orjson.dumps(plain)), name)
+                self._add([(offset, violation)] if violation else [])
         remedy = f"Raise max_request_bytes (at most {MAX_DECODED_REQUEST_BYTES:,}) or shorten the metadata."
         reason = f"the record must have at most {self._max_bytes:,} bytes of JSON to fit into a request"
         too_large = np.flatnonzero(lengths > self._max_bytes)
@@ -369,17 +346,17 @@ class _Lists:
         self.starts: _Offsets = self.ends - self.lengths
 
     def rows_of(self, positions: _Offsets) -> _Offsets:
-        """Tell the row of each position in :attr:`flat`."""
+        """Return the row of each position in :attr:`flat`."""
         return np.searchsorted(self.ends, positions, side="right").astype(np.int64)
 
     def rows_of_nulls(self) -> _Offsets:
-        """Tell the row of each element that is null; where none is, without a look at them."""
+        """Return the row of each null element; where none is null, without looking at them."""
         if not self.flat.null_count:
             return np.empty(0, np.int64)
         return self.rows_of(_where(self.flat.is_null()))
 
     def first_of_each_row(self, positions: _Offsets) -> dict[int, int]:
-        """Tell the rows that ascending positions in :attr:`flat` lie in, each with the first of its positions."""
+        """Return the rows that ascending positions in :attr:`flat` are in, each with the first of its positions."""
         rows = self.rows_of(positions)
         return dict(zip(rows[::-1].tolist(), positions[::-1].tolist(), strict=True))
 
@@ -394,7 +371,7 @@ class _Lists:
 
 def _split_exact(lists: _Lists, flat: _Vector) -> list[Any]:
     """
-    Cut float32 into vectors whose shortest form every reader reads back.
+    Cut float32 into vectors whose shortest form reads back exactly.
 
     :return: A view per row; None where the row has no list. In a rare case float64, of the same values.
     """
@@ -414,8 +391,8 @@ def _body(
         record["sparseValues"] = sparse
     if metadata is not None:
         record["metadata"] = metadata
-    # Copied, because what orjson returns was cut from a larger buffer: kept by the thousand, such leftovers fragment the
-    # heap, and short records took twice the time.
+    # Copied, because what orjson returns is the start of a larger buffer: thousands of the remainders fragment the heap,
+    # and short records took twice the time.
     return b"%b" % orjson.dumps(record, None, orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -424,7 +401,7 @@ def _where(mask: pa.BooleanArray) -> _Offsets:
 
 
 def _to_numpy(flat: pa.Array) -> npt.NDArray[Any]:
-    """Without a copy where no component is null; a null, which is a problem noted before, reads as 1."""
+    """View the values without a copy where no component is null; a null, whose violation was noted, reads as 1."""
     if pa.types.is_null(flat.type):
         return np.ones(len(flat), np.float32)
     if flat.null_count:

@@ -1,8 +1,12 @@
 """
-Metadata of one record: from what people keep in tables and dicts to the flat JSON that Pinecone takes.
+Convert the metadata of records, from tables, JSON or Python, to the flat JSON objects that Pinecone accepts.
 
-Nothing is changed silently: a null is left out, a date becomes its ISO 8601 text, a decimal its nearest float64;
-whatever else Pinecone would refuse or round is a :class:`Violation`.
+A null is left out. A date or time becomes ISO 8601 text, a UUID its text, and a decimal the nearest float64.
+
+Invariants:
+
+- Nothing else is changed: a value that Pinecone would reject or round is a :class:`Violation`.
+- The result for one record does not depend on the other records of its chunk.
 """
 
 from __future__ import annotations
@@ -27,49 +31,31 @@ from airflow_pinecone_upsert.pipeline.read.chunk import as_numpy
 from airflow_pinecone_upsert.pipeline.violation import Violation, key_path, preview
 
 _EXACT_INTEGERS: Final = 2**53
-"""Up to here float64, which Pinecone stores numbers as, holds every integer."""
+"""Pinecone stores numbers as float64, which holds every integer up to this one exactly."""
 
-_BITS: Final = 64
+_ORJSON_BITS: Final = 64
 
-_MAX_BITS: Final = 4_096
-"""Of an integer that is written in digits; Python refuses to write some thousands of them."""
+_MAX_DECIMAL_BITS: Final = 4_096
+"""Larger integers are shown in hexadecimal, because Python limits the digits of a decimal number to a few thousand."""
 
 _MAX_DEPTH: Final = 20
 
 _LONG_DOUBLE: Final = "g"
-"""Asked for Python's number, numpy gives the same long double again."""
+"""numpy's code for a long double, whose ``item()`` and ``tolist()`` return a long double and not a Python number."""
 
 _Row = dict[str, Any] | Violation | None
-"""The metadata of one record: what is to be written, why it cannot be, or nothing."""
+"""The metadata of one record: the object to write, the first rule that it breaks, or nothing."""
 
-_KINDS: Final = "A value is a string, a number, a boolean or a list of strings."
-
-
-def metadata_json(metadata: Mapping[Any, Any], field: str) -> bytes | Violation | None:
-    """
-    Encode the metadata of one record.
-
-    :param metadata: Keys and values as they come from a table, a JSON text or Python.
-    :param field: The column, for a problem's message.
-    :return: Compact JSON; None where no key has a value; the first broken rule otherwise.
-    """
-    plain = _plain_metadata(metadata, field)
-    if plain is None or isinstance(plain, Violation):
-        return plain
-    try:
-        encoded = orjson.dumps(plain)
-    except TypeError as exc:  # lone surrogates
-        return Violation(field, f"not valid Unicode ({exc})", "Fix the text's encoding.")
-    return too_long(plain, len(encoded), field) or encoded
+_ALLOWED_VALUES: Final = "A value is a string, a number, a boolean or a list of strings."
 
 
 def too_long(plain: Mapping[str, Any], size: int, field: str) -> Violation | None:
     """
-    Check the length of metadata that are otherwise valid.
+    Check the size of an object that is otherwise valid.
 
-    :param plain: As :func:`metadata_rows` returns them.
-    :param size: Bytes of their JSON.
-    :param field: The column, for a problem's message.
+    :param plain: An object that :func:`metadata_rows` returned.
+    :param size: Bytes of its JSON.
+    :param field: The name of the column, for messages.
     """
     if size <= MAX_METADATA_BYTES:
         return None
@@ -79,14 +65,14 @@ def too_long(plain: Mapping[str, Any], size: int, field: str) -> Violation | Non
 
 
 def _plain_metadata(metadata: Mapping[Any, Any], field: str) -> _Row:
-    # orjson writes no other kind of mapping than a dict.
+    # A dict only: orjson writes no other mappings.
     if type(metadata) is dict and _is_plain(metadata):
         return metadata or None
     return _plain_items(metadata, field) or None
 
 
 def _is_plain(metadata: Mapping[Any, Any]) -> bool:
-    """Tell whether nothing has to be changed or refused, which most often is so: half a microsecond a record."""
+    """Return whether nothing must be changed or rejected. This is the common case: it costs 0.5 µs per record."""
     for key, value in metadata.items():
         kind = type(value)
         fits = (
@@ -105,19 +91,17 @@ def _plain_items(metadata: Mapping[Any, Any], field: str) -> dict[str, Any] | Vi
     for key, value in metadata.items():
         if value is None:
             continue
-        checked = _plain(value, field_of_key := key_path(field, key))
+        checked = _plain(value, path := key_path(field, key))
         if isinstance(checked, Violation):
             return checked
         if not isinstance(key, str) or key.startswith("$"):
-            return Violation(
-                field_of_key, "a key is a string that does not start with '$'", "Rename the key.", preview(key)
-            )
+            return Violation(path, "a key is a string that does not start with '$'", "Rename the key.", preview(key))
         plain[str(key)] = checked
     return plain
 
 
-def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one answer a type
-    """Turn one value into what JSON and Pinecone take, or tell why not."""
+def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one case per type
+    """Convert one value to a form that JSON and Pinecone accept, or return a :class:`Violation`."""
     match value:
         case np.datetime64() if not np.isnat(value):  # its item() may be a bare integer
             return str(value)
@@ -130,8 +114,8 @@ def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one
         case int():
             if abs(value) <= _EXACT_INTEGERS:
                 return value
-            if _fits_float64(value):  # what has more than 64 bits, orjson writes as a float only
-                return value if value.bit_length() < _BITS else float(value)
+            if _fits_float64(value):  # orjson writes larger integers only as floats
+                return value if value.bit_length() < _ORJSON_BITS else float(value)
             reason = "Pinecone stores numbers as float64, which cannot hold this integer exactly"
             return Violation(field, reason, "Store it as a string.", preview(value))
         case float():
@@ -142,22 +126,24 @@ def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one
             if not value.is_finite():
                 return _plain(float(value), field)
             return _plain(int(value) if value == value.to_integral_value() else float(value), field)
-        case dt.date() | dt.time() if value == value:  # noqa: PLR0124 - pandas' NaT is a datetime that is not
+        case dt.date() | dt.time() if value == value:  # noqa: PLR0124 - pandas' NaT is a datetime and not equal to itself
             return value.isoformat()
         case UUID():
             return str(value)
         case np.ndarray():
             return _plain(value.tolist() if value.ndim else value[()], field)
         case list() | tuple():
-            odd = next((item for item in value if not isinstance(item, str)), None)
-            if all(isinstance(item, str) for item in value):
+            others = [item for item in value if not isinstance(item, str)]
+            if not others:
                 return list(value)
-            return Violation(field, "a list may hold strings only", "Turn its elements into strings.", preview(odd))
+            return Violation(
+                field, "a list may hold strings only", "Turn its elements into strings.", preview(others[0])
+            )
         case Mapping():
             return Violation(
                 field, "a nested object is not allowed", "Flatten it into keys of its own.", preview(value)
             )
-    return Violation(field, f"a value of type {type(value).__name__} is not allowed", _KINDS, preview(value))
+    return Violation(field, f"a value of type {type(value).__name__} is not allowed", _ALLOWED_VALUES, preview(value))
 
 
 def _fits_float64(value: int) -> bool:
@@ -169,60 +155,70 @@ def _fits_float64(value: int) -> bool:
 
 def metadata_rows(column: pa.Array, field: str) -> tuple[list[dict[str, Any] | None], dict[int, Violation]]:
     """
-    Read a column of metadata.
+    Convert a column of metadata.
 
     :param column: JSON strings, structs or maps; length n.
-    :param field: The column's name, for messages.
-    :return: For each of the n rows what is to be written, but for its length (see :func:`too_long`), and None where no
-        key has a value; the first rule that a row breaks, by row.
+    :param field: The name of the column, for messages.
+    :return: For each of the n rows the object to write, or None if no key has a value; and by row the first rule that a
+        row breaks. The size of the objects is not checked: see :func:`too_long`.
     """
     kind = column.type
     if pa.types.is_null(kind):
         return [None] * len(column), {}
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _apart(None if text is None else _from_json(text, field) for text in column.to_pylist())
+        return _split_violations(None if text is None else _from_json(text, field) for text in column.to_pylist())
     if pa.types.is_map(kind):
-        return _apart(None if pairs is None else _from_pairs(pairs, field) for pairs in _map_pairs(column))
+        return _split_violations(None if pairs is None else _from_pairs(pairs, field) for pairs in _map_pairs(column))
     rows, names, children = _struct_dicts(column)
     if rows and names and all(map(_is_plain_column, names, children)):
         return rows, {}
-    return _apart(None if row is None else _plain_metadata(row, field) for row in rows)
+    return _split_violations(None if row is None else _plain_metadata(row, field) for row in rows)
 
 
-def _apart(rows: Iterable[_Row]) -> tuple[list[dict[str, Any] | None], dict[int, Violation]]:
+def _split_violations(rows: Iterable[_Row]) -> tuple[list[dict[str, Any] | None], dict[int, Violation]]:
     plain: list[dict[str, Any] | None] = []
-    problems = {}
+    violations = {}
     for offset, row in enumerate(rows):
         if isinstance(row, Violation):
-            problems[offset] = row
+            violations[offset] = row
             plain.append(None)
         else:
             plain.append(row)
-    return plain, problems
+    return plain, violations
 
 
-def metadata_of_any(value: Any, field: str) -> bytes | Violation | None:
+def metadata_values(values: Iterable[Any], field: str) -> tuple[list[dict[str, Any] | None], dict[int, Violation]]:
     """
-    Encode what an untyped column holds: a mapping, a JSON text, or nothing.
+    Convert metadata that came as Python values: mappings, JSON texts, or nothing.
 
-    :return: As :func:`metadata_json`.
+    :param values: One for each of n records.
+    :param field: The name of the field, for messages.
+    :return: As :func:`metadata_rows`.
     """
+    return _split_violations(_from_value(value, field) for value in values)
+
+
+def _from_value(value: Any, field: str) -> _Row:
     if isinstance(value, Mapping):
-        return metadata_json(value, field)
+        return _plain_metadata(value, field)
     if isinstance(value, str):
-        parsed = _from_json(value, field)
-        return metadata_json(parsed, field) if isinstance(parsed, dict) else parsed
-    is_nan = isinstance(value, float) and math.isnan(value)
-    if value is None or is_nan or type(value).__name__ in ("NAType", "NaTType"):  # pandas' ways to say nothing
+        return _from_json(value, field)
+    if is_missing(value):
         return None
     return Violation(field, "metadata come as a dict or as JSON text", "Convert it or leave it out.", preview(value))
 
 
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None or one of the values that pandas uses for missing data."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
+
+
 def readable_json(metadata: Any) -> str:
     """
-    Write metadata that may break a rule as JSON, for a person to mend.
+    Write metadata that may break a rule as JSON, so that the user can fix them.
 
-    :return: Keys whose values are valid stand as they would be sent, and all others as legibly as JSON can show them.
+    :return: Valid values are written as they would be sent, and all others as :func:`legible` shows them.
     """
     if not isinstance(metadata, Mapping):
         return json.dumps(legible(metadata))
@@ -234,10 +230,10 @@ def readable_json(metadata: Any) -> str:
 
 def readable_column(column: pa.Array) -> str | None:
     """
-    Write the metadata of one row as JSON, for a person to mend.
+    Write the metadata of one row as JSON, so that the user can fix them.
 
     :param column: As for :func:`metadata_rows`, but of length 1.
-    :return: As :func:`readable_json`; JSON text is left as it is, and a map that holds a key twice becomes pairs.
+    :return: As :func:`readable_json`. JSON text is left as it is. A map that contains a key twice becomes a list of pairs.
     """
     if pa.types.is_map(column.type):
         (pairs,) = _map_pairs(column)
@@ -249,11 +245,11 @@ def readable_column(column: pa.Array) -> str | None:
     return text
 
 
-def legible(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one answer a type
+def legible(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one case per type
     """
-    Turn anything into what JSON can hold, so that a person recognises it.
+    Convert any value to a form that JSON can hold and the user recognises.
 
-    :param depth: How deep it lies in what is shown: something may hold itself.
+    :param depth: The depth of the value in the one to show. It is limited, because a value may contain itself.
     """
     if depth > _MAX_DEPTH:
         return preview(value)
@@ -263,7 +259,7 @@ def legible(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one answer a 
         case None | bool() | str() | float():
             return value
         case int():
-            return value if value.bit_length() <= _MAX_BITS else hex(value)
+            return value if value.bit_length() <= _MAX_DECIMAL_BITS else hex(value)
         case Mapping():
             keys = [key if isinstance(key, str) else preview(key) for key in value]
             items = [legible(item, depth + 1) for item in value.values()]
@@ -275,13 +271,9 @@ def legible(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one answer a 
             return value.isoformat()
         case np.generic() | np.ndarray() if value.dtype.char.lower() != _LONG_DOUBLE:
             return legible(value.tolist(), depth + 1)
-    return _in_full(value)
-
-
-def _in_full(value: Any) -> str:
     try:
         return str(value) if isinstance(value, Decimal) else repr(value)
-    except Exception:  # noqa: BLE001 - as for a message
+    except Exception:  # noqa: BLE001 - a user's class may raise anything
         return preview(value)
 
 
@@ -300,18 +292,18 @@ def _from_json(text: str, field: str) -> _Row:
 
 
 def _may_be_rounded(parsed: dict[str, Any]) -> bool:
-    """Suspect an integer beyond 64 bits, which orjson reads as a float and the standard library as it is."""
+    """Return whether there may be an integer beyond 64 bits: orjson reads it as a float, the standard library exactly."""
     return any(isinstance(value, float) and abs(value) >= 2**63 for value in parsed.values())
 
 
 def _map_pairs(column: pa.MapArray) -> list[list[tuple[Any, Any]] | None]:
-    # Keys and items are those of the whole array where the column is a slice of it.
+    # If the column is a slice, keys and items are still those of the whole array.
     offsets = column.offsets.to_pylist()
     first, length = offsets[0], offsets[-1] - offsets[0]
     pairs = list(
         zip(
             column.keys.slice(first, length).to_pylist(),
-            _readable(column.items.slice(first, length)).to_pylist(),
+            _times_as_text(column.items.slice(first, length)).to_pylist(),
             strict=True,
         )
     )
@@ -329,16 +321,16 @@ def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str) -> _Row:
 
 
 def _struct_dicts(column: pa.StructArray) -> tuple[list[dict[str, Any] | None], list[str], list[pa.Array]]:
-    """Return the rows, and the names and readable children that they were made from."""
+    """Return the rows, and the names and arrays of the fields that they were made from."""
     names = [column.type.field(index).name for index in range(column.type.num_fields)]
-    children = [_readable(child) for child in column.flatten()]
+    children = [_times_as_text(child) for child in column.flatten()]
     rows: list[dict[str, Any] | None]
     rows = pa.StructArray.from_arrays(children, names=names, mask=column.is_null()).to_pylist()
     return rows, names, children
 
 
 def _is_plain_column(name: str, column: pa.Array) -> bool:
-    """Tell of a whole column what :func:`_is_plain` tells of a record."""
+    """Return for the column of a key what :func:`_is_plain` returns for a record."""
     kind = column.type
     if column.null_count or name.startswith("$"):
         return False
@@ -350,15 +342,16 @@ def _is_plain_column(name: str, column: pa.Array) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind))
 
 
-def _readable(column: pa.Array) -> pa.Array:
+def _times_as_text(column: pa.Array) -> pa.Array:
     """
-    Turn dates and times into ISO 8601 while their unit is known: Python's times have no nanoseconds.
+    Decode dictionaries, and write dates and times as ISO 8601.
 
-    Each by itself, so that the text of one record does not depend on which others are in its chunk.
+    Times are converted while they are in Arrow, because Python's have no nanoseconds. Each is written on its own, so that
+    its text does not depend on the other records of the chunk.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _readable(column.dictionary_decode())
+        return _times_as_text(column.dictionary_decode())
     is_timestamp = pa.types.is_timestamp(kind)
     if not (is_timestamp or pa.types.is_date(kind) or pa.types.is_time(kind)):
         return column
@@ -377,10 +370,10 @@ def _readable(column: pa.Array) -> pa.Array:
 
 def _iso_8601(value: dt.date | dt.time, extra_ns: int) -> str:
     """
-    Write a date or a time.
+    Write a date or a time as ISO 8601.
 
-    :param value: In microseconds.
-    :param extra_ns: Nanoseconds beyond them, below 1,000.
+    :param value: Rounded down to a microsecond.
+    :param extra_ns: The nanoseconds beyond that, below 1,000.
     """
     if not extra_ns or not isinstance(value, (dt.datetime, dt.time)):
         return value.isoformat()

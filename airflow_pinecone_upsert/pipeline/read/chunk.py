@@ -1,13 +1,14 @@
 """
-Chunks: some hundred records as Arrow columns under the names ``id, values, sparse_values, metadata``.
+Chunks: a few hundred records as Arrow columns under the names ``id``, ``values``, ``sparse_values`` and ``metadata``.
 
-A column's shape is checked once, by its type; what the values hold is the encoder's matter.
+The types of the columns were checked when the source was opened; the encoder checks the values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Final
 
 import numpy as np
@@ -16,45 +17,70 @@ import pyarrow as pa
 from pyarrow import types
 
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.position import RowRange
 from airflow_pinecone_upsert.pipeline.violation import Violation
 
 XCOM: Final = "XCom"
 """The origin of records that come from no file."""
 
 PARTS: Final[Mapping[str, str]] = {name: name for name in ("id", "values", "sparse_values", "metadata")}
-"""The parts of a record, under the names that they have where no user named columns."""
-
+"""The parts of a record, under the names that they have where the user named no columns."""
 
 _CHUNK_BYTES: Final = 2_000_000
-"""Of float32 components in one chunk: some hundred records, so that Arrow's and our copies of it stay small."""
+"""Of float32 components in one chunk: a few hundred records, so that Arrow's and our copies of it stay small."""
 
 _MAX_CHUNK_ROWS: Final = 2_000
 
 
 def rows_per_chunk(shape: IndexShape) -> int:
-    """Tell how many records a source puts into one chunk."""
+    """Return how many records a source puts into one chunk."""
     return max(1, min(_MAX_CHUNK_ROWS, _CHUNK_BYTES // (4 * (shape.dimension or 1_536))))
 
 
 @dataclass(frozen=True)
 class Chunk:
     """
-    Rows of one origin that stand behind one another.
+    Rows of one origin, in order.
 
     :param origin: The file's path or URL, or ``XCom``.
-    :param first_row: Row of ``records[0]`` in the origin, counted from 0.
+    :param rows: The row of each record in the origin, counted from 0, ascending; one or more.
     :param records: ``id``, and those of ``values``, ``sparse_values`` and ``metadata`` that exist.
     :param names: What the user calls these columns.
-    :param problems: What the source itself found, by offset in ``records``; such a row is null there.
-    :param rows: The records as Python holds them, where they came so; as long as ``records``.
+    :param violations: What the source itself found, by offset in ``records``; such a row is null there.
+    :param metadata: The metadata as Python values, instead of a column: mappings, JSON texts, or nothing.
+    :param objects: The records as Python objects, where they came so.
     """
 
     origin: str
-    first_row: int
+    rows: Sequence[int]
     records: pa.RecordBatch
     names: Mapping[str, str]
-    problems: Mapping[int, Violation] = field(default_factory=dict)
-    rows: Sequence[Any] = ()
+    violations: Mapping[int, Violation] = field(default_factory=dict)
+    metadata: Sequence[Any] | None = None
+    objects: Sequence[Any] = ()
+
+    @property
+    def row_range(self) -> RowRange:
+        """The rows from the first to the last."""
+        return RowRange(self.origin, self.rows[0], self.rows[-1] + 1)
+
+    def only(self, mask: npt.NDArray[np.bool_]) -> Chunk:
+        """
+        Keep some of the records.
+
+        :param mask: For each record, whether it stays. Shape (n,).
+        """
+        offsets = np.flatnonzero(mask).tolist()
+        violations = {new: self.violations[old] for new, old in enumerate(offsets) if old in self.violations}
+        return Chunk(
+            self.origin,
+            list(compress(self.rows, mask)),
+            self.records.filter(pa.array(mask)),
+            self.names,
+            violations,
+            None if self.metadata is None else list(compress(self.metadata, mask)),
+            list(compress(self.objects, mask)),
+        )
 
 
 def as_numpy(array: pa.Array) -> npt.NDArray[Any]:

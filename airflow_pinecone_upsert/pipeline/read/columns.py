@@ -1,4 +1,11 @@
-"""The columns of a table that become records."""
+"""
+Select the columns of a table that become records.
+
+Invariants:
+
+- The types of the columns are checked before any row is read, so that a wrong column is one error and not one per row.
+- The encoder receives plain columns only: dictionaries, extension types and string views are decoded here.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +25,12 @@ class ColumnSelection:
     """
     The columns of one table that become records.
 
-    :param schema: The table's.
-    :param columns: The user's names for them.
-    :param shape: The index's.
+    :param schema: The schema of the table.
+    :param columns: The names that the user gave.
+    :param shape: The kind of vectors that the index holds; decides which columns are required.
     :param origin: The file's path or URL, for messages.
     :param others: Columns of the table that are not in ``schema``, for messages.
-    :raises SourceError: A column is missing, there more than once, or of a type that cannot hold its part.
+    :raises SourceError: A column is missing, or occurs more than once, or its type does not fit.
     """
 
     def __init__(
@@ -48,22 +55,22 @@ class ColumnSelection:
                 self._check(part, schema.field(name).type, name, parameter)
                 self._columns[part] = name
             elif required or columns.is_named(parameter):
-                self._missing(name, parameter)
+                raise self._missing(name, parameter)
         for name in self._metadata_columns:
             if not self._exists(name):
-                self._missing(name, "metadata_columns")
+                raise self._missing(name, "metadata_columns")
         self.names: Final[Mapping[str, str]] = {**PARTS, **self._columns}
 
     @property
     def column_names(self) -> list[str]:
-        """The columns to read, each once."""
+        """The names of the columns to read, each once."""
         return list(dict.fromkeys([*self._columns.values(), *self._metadata_columns]))
 
     def records(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """
-        Bring a batch of the table into the form of :attr:`Chunk.records`.
+        Convert a batch of the table to the form of :attr:`Chunk.records`.
 
-        :param batch: At least the columns of :attr:`column_names`.
+        :param batch: Has at least the columns :attr:`column_names`.
         """
         parts = {part: _decoded(batch.column(name)) for part, name in self._columns.items()}
         if self._metadata_columns:
@@ -77,14 +84,14 @@ class ColumnSelection:
             raise SourceError(f"{self._origin} has {count} columns {name!r}. Rename all but one of them.")
         return count == 1
 
-    def _missing(self, name: str, parameter: str) -> None:
-        found = ", ".join(map(repr, [*self._schema.names, *self._others]))
-        raise SourceError(
-            f"{self._origin} has no column {name!r}. Its columns: {found}. Set {parameter} to one of them."
+    def _missing(self, name: str, parameter: str) -> SourceError:
+        existing = ", ".join(map(repr, [*self._schema.names, *self._others]))
+        return SourceError(
+            f"{self._origin} has no column {name!r}. Its columns: {existing}. Set {parameter} to one of them."
         )
 
     def _check(self, part: str, kind: pa.DataType, name: str, parameter: str) -> None:
-        kind = _storage(kind)
+        kind = _decoded_type(kind)
         expected = {
             "id": ("strings or integers", _is_text(kind) or types.is_integer(kind)),
             "values": ("lists of numbers", is_list_of_numbers(kind)),
@@ -116,7 +123,7 @@ def _is_list_of(kind: pa.DataType, fits: Callable[[pa.DataType], bool]) -> bool:
 
 
 def is_list_of_numbers(kind: pa.DataType) -> bool:
-    """Tell of a column's type whether vectors may stand in it."""
+    """Return whether a column of this type can hold vectors."""
     return _is_list_of(kind, _is_number)
 
 
@@ -131,19 +138,19 @@ def _is_sparse(kind: pa.DataType) -> bool:
     )
 
 
-def _storage(kind: pa.DataType) -> pa.DataType:
-    """Look through encodings to the type of the values."""
+def _decoded_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that :func:`_decoded` gives a column."""
     if isinstance(kind, pa.BaseExtensionType):
-        return _storage(kind.storage_type)
+        return _decoded_type(kind.storage_type)
     if types.is_dictionary(kind):
-        return _storage(kind.value_type)
+        return _decoded_type(kind.value_type)
     if types.is_string_view(kind):
         return pa.large_string()
     return kind
 
 
 def _decoded(column: pa.Array) -> pa.Array:
-    """Undo encodings, so that the encoder meets plain arrays only."""
+    """Undo encodings, so that the encoder receives plain arrays only."""
     if isinstance(column, pa.ExtensionArray):
         return _decoded(column.storage)
     if types.is_dictionary(column.type):

@@ -1,4 +1,12 @@
-"""Parquet files, found by path, folder or glob."""
+"""
+Find Parquet files by path, folder or glob, and open them.
+
+Invariants:
+
+- Files are in the order of their paths, and none is listed twice.
+- A file that is missing or may not be read is a :class:`SourceError`; any other failure of a storage is a
+  :class:`StorageError`, because it may be temporary.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +21,21 @@ from fsspec.implementations.local import LocalFileSystem
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError, SourceError, StorageError
 
 _Info = Mapping[str, Any]
-"""What a file system tells about one file or folder."""
+"""What a file system reports about one file or folder."""
 
+_VERSION_KEYS: Final = (
+    "ETag",
+    "etag",
+    "generation",
+    "content_md5",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "updated",
+)
+"""Under which file systems report what changes when a file is rewritten; the first key that has a value counts."""
 
-_VERSIONS: Final = ("ETag", "etag", "generation", "content_md5", "mtime", "LastModified", "last_modified", "updated")
-"""What file systems call that which differs once a file was written anew; the first one known counts."""
+_WILDCARDS: Final = "*?["
 
 
 @dataclass(frozen=True)
@@ -27,9 +45,9 @@ class FileRef:
 
     :param fs: The file system that holds it.
     :param path: Its path there.
-    :param url: What the user knows it as.
+    :param url: The path or URL that the user knows it by.
     :param size: Bytes.
-    :param version: Differs once the file was written anew.
+    :param version: Changes when the file is rewritten; empty where the storage reports nothing of the kind.
     """
 
     fs: fsspec.AbstractFileSystem
@@ -40,8 +58,25 @@ class FileRef:
 
     @property
     def is_local(self) -> bool:
-        """It lies on this machine, so that small reads are cheap."""
+        """Whether it is on this machine, so that small reads are cheap."""
         return isinstance(self.fs, LocalFileSystem)
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """
+        Open it for reading bytes.
+
+        :raises SourceError: It is on another machine, and missing or not readable.
+        :raises StorageError: It is on another machine, and the storage does not answer, now or in a later read.
+        """
+        if self.is_local:
+            with self.fs.open(self.path, "rb") as handle:
+                yield handle
+        else:
+            with _storage_errors(self.url):
+                handle = self.fs.open(self.path, "rb", cache_type="none")
+            with handle:
+                yield _RemoteHandle(handle, self.url)
 
 
 def find_parquet_files(fs: fsspec.AbstractFileSystem, path: str) -> list[FileRef]:
@@ -49,17 +84,17 @@ def find_parquet_files(fs: fsspec.AbstractFileSystem, path: str) -> list[FileRef
     Find the files that a path means, sorted by path.
 
     :param fs: The file system.
-    :param path: A file; a folder, which stands for the ``*.parquet`` directly in it; or a glob.
-    :raises SourceError: There is no such file, or none matches, or it may not be read.
+    :param path: A file; a folder, which means the ``*.parquet`` directly in it; or a glob.
+    :raises SourceError: The file does not exist or may not be read, or no file matches.
     :raises StorageError: The storage does not answer.
     """
-    with _asking_storage(url_of(fs, path)):
+    with _storage_errors(url_of(fs, path)):
         return [_file_ref(fs, info) for info in _matches(fs, path)]
 
 
 @contextmanager
-def _asking_storage(url: str) -> Iterator[None]:
-    """Tell what is not there or not allowed, which stays so, from a storage that does not answer, which may pass."""
+def _storage_errors(url: str) -> Iterator[None]:
+    """Distinguish a file that is missing or not readable, which is permanent, from other failures of its storage."""
     try:
         yield
     except PineconeUpsertError:
@@ -68,21 +103,21 @@ def _asking_storage(url: str) -> Iterator[None]:
         raise SourceError(
             f"{url} cannot be read: {exc}. Check the path, and what its storage lets this machine read."
         ) from exc
-    except Exception as exc:  # the libraries of the storages have no class in common
+    except Exception as exc:  # storage libraries share no exception class
         raise StorageError(
             f"{url} cannot be read at the moment: {str(exc) or type(exc).__name__}. Check that the storage can be reached."
         ) from exc
 
 
 class _RemoteHandle:
-    """A file on another machine, whose failing reads can be told from what Arrow makes of the bytes."""
+    """A file on another machine: a failing read becomes an error of the storage, and not one of Arrow's."""
 
     def __init__(self, handle: Any, url: str) -> None:
         self._handle = handle
         self._url = url
 
     def read(self, size: int = -1) -> Any:
-        with _asking_storage(self._url):
+        with _storage_errors(self._url):
             return self._handle.read(size)
 
     def __getattr__(self, name: str) -> Any:
@@ -90,19 +125,19 @@ class _RemoteHandle:
 
 
 def _file_ref(fs: fsspec.AbstractFileSystem, info: _Info) -> FileRef:
-    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+    version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), "")
     return FileRef(fs, info["name"], url_of(fs, info["name"]), info.get("size") or 0, version)
 
 
 def url_of(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    """Return what the user knows a path as."""
+    """Return the path or URL that the user knows a path by."""
     return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
 
 
 def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[_Info]:
     url = url_of(fs, path)
-    if any(sign in path for sign in "*?[") and not fs.exists(path):
-        found = _sorted(file for info in fs.glob(path, detail=True).values() for file in _files(fs, info))
+    if any(wildcard in path for wildcard in _WILDCARDS) and not fs.exists(path):
+        found = _files_of(fs, fs.glob(path, detail=True).values())
         if not found:
             raise SourceError(f"No file matches {url}. Check the pattern and that the upstream task wrote its files.")
         return found
@@ -121,20 +156,21 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[_Info]:
     return found
 
 
-def _files(fs: fsspec.AbstractFileSystem, info: _Info) -> list[_Info]:
-    """Tell what a match of a pattern stands for; Spark writes a folder under the name of one file."""
-    if info["type"] != "directory":
-        return [info]
-    return _parquet_files_in(fs, info["name"]) if info["name"].endswith(".parquet") else []
-
-
 def _parquet_files_in(fs: fsspec.AbstractFileSystem, folder: str) -> list[_Info]:
-    # Not by a pattern: the folder's own name may hold its signs.
-    entries = (info for info in fs.ls(folder, detail=True) if info["name"].endswith(".parquet"))
-    return _sorted(file for info in entries for file in _files(fs, info))
+    # Not with a glob: the folder's own name may contain wildcards.
+    return _files_of(fs, (info for info in fs.ls(folder, detail=True) if info["name"].endswith(".parquet")))
 
 
-def _sorted(infos: Iterable[_Info]) -> list[_Info]:
-    """Sort by path, and drop what was found twice."""
-    by_path = {info["name"]: info for info in infos}
+def _files_of(fs: fsspec.AbstractFileSystem, infos: Iterable[_Info]) -> list[_Info]:
+    """
+    Return the files among some matches, sorted by path, each once.
+
+    A folder named ``*.parquet``, as Spark writes it, means the files in it. Other folders are left out.
+    """
+    by_path = {}
+    for info in infos:
+        if info["type"] != "directory":
+            by_path[info["name"]] = info
+        elif info["name"].endswith(".parquet"):
+            by_path.update((file["name"], file) for file in _parquet_files_in(fs, info["name"]))
     return [by_path[path] for path in sorted(by_path)]

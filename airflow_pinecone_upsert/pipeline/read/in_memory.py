@@ -1,14 +1,14 @@
 """
-Records that are in memory: what upstream tasks return, and what a task of the user's yields.
+Records that are in memory: what upstream tasks return, and what a function of the user's yields.
 
-Rows of Python are validated by pydantic, one by one; tables are taken as they are. Both leave as Arrow, in bounded
-chunks, so that everything behind this module has one form to deal with.
+pydantic validates Python records one by one; tables are taken as they are. Both become chunks of Arrow columns of bounded
+size, so that the following stages have one form to deal with. Metadata stay Python values until they are encoded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,6 @@ from pydantic import ConfigDict, ValidationError
 
 from airflow_pinecone_upsert.api.models import Record, is_integer
 from airflow_pinecone_upsert.exceptions import SourceError
-from airflow_pinecone_upsert.pipeline.encode.metadata import metadata_json, metadata_of_any, readable_json
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.position import Position
@@ -26,15 +25,15 @@ from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 from airflow_pinecone_upsert.pipeline.violation import Violation, key_path, preview
 
 
-class Paths(Protocol):
-    """Tells paths from records, and opens them."""
+class PathOpener(Protocol):
+    """Distinguishes paths from records, and opens them."""
 
     def __contains__(self, value: object) -> bool:
-        """Tell whether a value is a path."""
+        """Return whether a value is a path."""
         ...
 
     def open(self, path: Any) -> RecordSource:
-        """Return the records behind a path."""
+        """Return the records in the files that a path names."""
         ...
 
 
@@ -48,36 +47,37 @@ class _NoPaths:
 
 class InMemorySource:
     """
-    Records that are in memory, or come one by one from upstream tasks.
+    Records that are in memory, or are yielded one by one.
 
     :param value: A list of records, where a record is a mapping, a tuple ``(id, values[, metadata])`` or a
         :class:`Record`; a pandas DataFrame; a pyarrow Table or anything else with Arrow's C stream interface;
         or an iterable of any of these, such as what a mapped upstream task returns.
-    :param columns: Which columns of a table hold what; records have their fixed keys.
-    :param origin: What error messages call it.
-    :param paths: What, among the values, is a path, and stands for the records behind it; nothing by default.
+    :param columns: The names of a table's columns; records have fixed keys.
+    :param origin: Its name in messages.
+    :param paths: Which of the values are paths, and stand for the records in their files; by default none.
     """
 
     identity = None
+    not_resumable = "records in memory have no identity"
 
-    def __init__(self, value: Any, columns: Columns, *, origin: str = XCOM, paths: Paths | None = None) -> None:
+    def __init__(self, value: Any, columns: Columns, *, origin: str = XCOM, paths: PathOpener | None = None) -> None:
         self._paths = paths or _NoPaths()
         self._value = value
         self._columns = columns
         self._origin = origin
 
     def __str__(self) -> str:
-        """Describe it for a log."""
+        """Return its name for the log."""
         return self._origin
 
-    def share_before(self, place: Position) -> None:
-        """Return None: how much there is shows at its end."""
+    def share_before(self, position: Position) -> None:
+        """Return None: the number of records is unknown before the end."""
 
     def chunks(self, shape: IndexShape, start: Position | None = None) -> Iterator[Chunk]:  # noqa: ARG002 - see there
         """
         Read value after value, without a copy of the whole. See :class:`RecordSource`.
 
-        :param start: Always None: what is in memory has no identity by which a later try would know it.
+        :param start: Always None: a later try could not recognise records in memory.
         """
         size = rows_per_chunk(shape)
         first_row = 0
@@ -88,7 +88,7 @@ class InMemorySource:
             if is_record:
                 rows.append(part)
             if rows and (len(rows) == size or not is_record):
-                yield _chunk_of_rows(rows, self._origin, first_row)
+                yield _chunk_of_records(rows, self._origin, first_row)
                 first_row += len(rows)
                 rows = []
             if is_path:
@@ -97,15 +97,19 @@ class InMemorySource:
                 yield from self._chunks_of_table(part, shape, first_row)
                 first_row += len(part)
         if rows:
-            yield _chunk_of_rows(rows, self._origin, first_row)
+            yield _chunk_of_records(rows, self._origin, first_row)
 
     def _chunks_of_table(self, table: Any, shape: IndexShape, first_row: int) -> Iterator[Chunk]:
         size = rows_per_chunk(shape)
         for start in range(0, len(table), size):
-            arrow, others, problems = _slice(table, start, size, self._columns)
-            selection = ColumnSelection(arrow.schema, self._columns, shape, self._origin, others)
-            (batch,) = arrow.select(selection.column_names).combine_chunks().to_batches()
-            yield Chunk(self._origin, first_row + start, selection.records(batch), selection.names, problems)
+            part = _slice(table, start, size, self._columns)
+            selection = ColumnSelection(part.table.schema, self._columns, shape, self._origin, part.unused)
+            (batch,) = part.table.select(selection.column_names).combine_chunks().to_batches()
+            records = selection.records(batch)
+            if part.metadata is not None:
+                records = records.drop_columns(["metadata"])
+            rows = range(first_row + start, first_row + start + len(records))
+            yield Chunk(self._origin, rows, records, selection.names, metadata=part.metadata)
 
 
 def _is_frame(value: Any) -> bool:
@@ -118,7 +122,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _tables_of_stream(value: Any) -> Iterator[pa.Table]:
-    """Read once what speaks Arrow: a second look at a stream finds it empty."""
+    """Read an Arrow stream; it can be read only once."""
     try:
         with pa.RecordBatchReader.from_stream(value) as reader:
             for batch in reader:
@@ -130,17 +134,17 @@ def _tables_of_stream(value: Any) -> Iterator[pa.Table]:
 
 
 def _is_record(value: Any) -> bool:
-    """Tell a record from a list of them. ``["a", [0.1, 0.2]]`` is a record: JSON has no tuples."""
+    """Distinguish a record from a list of records. ``["a", [0.1, 0.2]]`` is a record: JSON has no tuples."""
     if isinstance(value, (Mapping, Record)):
         return True
     return isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], (str, int, np.integer))
 
 
-def _parts(value: Any, paths: Paths, origin: str) -> Iterator[Any]:
+def _parts(value: Any, paths: PathOpener, origin: str) -> Iterator[Any]:
     """
     Flatten lists of lists into records, tables and paths.
 
-    :raises SourceError: Something is neither of them, nor a list.
+    :raises SourceError: A value is none of these, nor a list.
     """
     is_list_of_paths = isinstance(value, (list, tuple)) and all(part in paths for part in value)
     if value in paths or _is_table(value) or (_is_record(value) and not is_list_of_paths):
@@ -160,36 +164,36 @@ def _parts(value: Any, paths: Paths, origin: str) -> Iterator[Any]:
             yield from _parts(part, paths, origin)
 
 
-def _slice(
-    table: Any, start: int, size: int, columns: Columns
-) -> tuple[pa.Table, Sequence[str], Mapping[int, Violation]]:
+class _Slice(NamedTuple):
     """
-    Take some rows as Arrow.
+    Some rows of a table.
 
-    :return: The rows; the names of columns that were left out; and the problems, by row.
+    :param table: The rows.
+    :param unused: The names of columns that are left out.
+    :param metadata: The metadata as Python values, where no Arrow type holds them; their column is null then.
     """
+
+    table: pa.Table
+    unused: Sequence[str] = ()
+    metadata: Sequence[Any] | None = None
+
+
+def _slice(table: Any, start: int, size: int, columns: Columns) -> _Slice:
     if isinstance(table, pa.Table):
-        return table.slice(start, size), (), {}
+        return _Slice(table.slice(start, size))
     frame = table.iloc[start : start + size]
     if columns.id_column not in frame.columns and columns.id_column == frame.index.name:
         frame = frame.reset_index()
     # Only what is read: no other column may fail for its types.
-    others = [str(name) for name in frame.columns if name not in columns.names]
+    unused = [str(name) for name in frame.columns if name not in columns.names]
     frame = frame[[name for name in frame.columns if name in columns.names]]
-    problems: dict[int, Violation] = {}
+    metadata = None
     name = columns.metadata_column
     if columns.metadata_columns is None and name in frame.columns and any(isinstance(v, dict) for v in frame[name]):
-        # As JSON: no Arrow type holds any mixture of dicts.
-        encoded = [metadata_of_any(value, name) for value in frame[name]]
-        problems = {offset: value for offset, value in enumerate(encoded) if isinstance(value, Violation)}
-        # What has a problem is sent nowhere, but whoever mends it wants to see it.
-        texts = [
-            value.decode() if isinstance(value, bytes) else readable_json(raw) if isinstance(value, Violation) else None
-            for value, raw in zip(encoded, frame[name], strict=True)
-        ]
-        frame = frame.assign(**{name: texts})
+        metadata = list(frame[name])
+        frame = frame.assign(**{name: None})
     try:
-        return pa.Table.from_pandas(frame, preserve_index=False), others, problems
+        return _Slice(pa.Table.from_pandas(frame, preserve_index=False), unused, metadata)
     except (pa.ArrowException, TypeError, ValueError) as exc:
         raise SourceError(
             f"The DataFrame cannot be read: {exc}. Give each column a name and a type of its own."
@@ -197,7 +201,7 @@ def _slice(
 
 
 class _NewRecord(Record):
-    """A record as a user writes it: a misspelt key must not be dropped in silence."""
+    """A record as a user writes it: a misspelt key must not be dropped silently."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -210,22 +214,13 @@ _REMEDIES: Final = {
 }
 
 
-def _chunk_of_rows(rows: Sequence[Any], origin: str, first_row: int) -> Chunk:
-    checked = [_checked(row) for row in rows]
+def _chunk_of_records(objects: Sequence[Any], origin: str, first_row: int) -> Chunk:
+    checked = [_checked(one) for one in objects]
     records = [item if isinstance(item, Record) else None for item in checked]
-    metadata = [
-        metadata_json(record.metadata, "metadata") if record is not None and record.metadata else None
-        for record in records
-    ]
-    problems = {
-        offset: item
-        for found in (metadata, checked)
-        for offset, item in enumerate(found)
-        if isinstance(item, Violation)
-    }
+    violations = {offset: item for offset, item in enumerate(checked) if isinstance(item, Violation)}
     sparse = [record.sparse_values if record else None for record in records]
     columns: dict[str, pa.Array] = {
-        "id": pa.array(map(_usable_id, checked, rows), pa.string()),
+        "id": pa.array(map(_usable_id, checked, objects), pa.string()),
         "values": _list_array([record.values if record else None for record in records], pa.float64()),
         "sparse_values": pa.StructArray.from_arrays(
             [
@@ -235,9 +230,10 @@ def _chunk_of_rows(rows: Sequence[Any], origin: str, first_row: int) -> Chunk:
             names=["indices", "values"],
             mask=pa.array([part is None for part in sparse]),
         ),
-        "metadata": pa.array([text.decode() if isinstance(text, bytes) else None for text in metadata], pa.string()),
     }
-    return Chunk(origin, first_row, pa.RecordBatch.from_pydict(columns), PARTS, problems, rows)
+    rows = range(first_row, first_row + len(objects))
+    metadata = [record.metadata if record else None for record in records]
+    return Chunk(origin, rows, pa.RecordBatch.from_pydict(columns), PARTS, violations, metadata, objects)
 
 
 def _checked(row: Any) -> Record | Violation:
@@ -249,28 +245,28 @@ def _checked(row: Any) -> Record | Violation:
     try:
         return _NewRecord.model_validate(dict(row if isinstance(row, Mapping) else zip(keys, row, strict=False)))
     except ValidationError as exc:
-        return _problem(exc.errors()[0])
+        return _violation(exc.errors()[0])
 
 
-def _problem(error: Mapping[str, Any]) -> Violation:
-    """Say in our words what pydantic found first."""
+def _violation(error: Mapping[str, Any]) -> Violation:
+    """Put the first error that pydantic found into our words."""
     parts = ["sparse_values" if part == "sparseValues" else part for part in error["loc"] if part != "[key]"]
-    place = str(parts[0]) if parts else "record"
+    field = str(parts[0]) if parts else "record"
     for part in parts[1:]:
-        place = key_path(place, part)
-    is_missing = error["type"] == "missing" or (place == "id" and error["input"] is None)
+        field = key_path(field, part)
+    is_missing = error["type"] == "missing" or (field == "id" and error["input"] is None)
     reason = error["msg"].removeprefix("Value error, ")
     if is_missing:
-        reason = f"the {place} is missing"
+        reason = f"the {field} is missing"
     elif "[key]" in error["loc"]:
         reason = "a key is a string"
     unknown = "Use id, values, sparse_values and metadata; anything else belongs in metadata."
     value = None if error["type"] == "missing" else preview(error["input"])
-    return Violation(place, reason, _REMEDIES.get(str(parts[0]) if parts else "", unknown), value)
+    return Violation(field, reason, _REMEDIES.get(str(parts[0]) if parts else "", unknown), value)
 
 
 def _usable_id(checked: Record | Violation, row: Any) -> str | None:
-    """Find the id of a record, also of one that has a problem, for its message."""
+    """Return the id of a record, also of an invalid one, for its message."""
     if isinstance(checked, Record):
         return checked.id
     record_id = row.get("id") if isinstance(row, Mapping) else row[0]

@@ -1,4 +1,13 @@
-"""Reading beside sending: an iterator that runs in a thread of its own, a few items ahead of who asks for them."""
+"""
+Read in parallel with sending: an iterator runs in another thread, a few items ahead of its consumer.
+
+Invariants:
+
+- The items come in the same order, and an exception comes where the failing item would have come.
+- A consumer waits no longer than until the run is cancelled, even if the iterator never returns.
+- The thread ends when the consumer closes the iterator, as soon as its current item is there. It is a daemon, so that a
+  call that hangs does not keep the process alive.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +22,14 @@ _T = TypeVar("_T")
 
 
 class _End:
-    """Stands behind the last item; with what was raised, if the iterator ended so."""
+    """Follows the last item; holds the exception if the iterator raised one."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
 
 class _Reader(Generic[_T]):
-    """Runs the iterator and keeps what nobody has asked for yet."""
+    """Runs the iterator and holds the items that the consumer has not taken yet."""
 
     def __init__(self, items: Iterator[_T], depth: int) -> None:
         self._ready: queue.Queue[_T | _End] = queue.Queue(depth)
@@ -38,12 +47,12 @@ class _Reader(Generic[_T]):
         else:
             self._put(_End())
 
-    def get(self, stop: CancellationToken) -> _T | _End:
+    def get(self, cancellation: CancellationToken) -> _T | _End:
         while True:
             try:
                 return self._ready.get(timeout=POLL_INTERVAL_S)
             except queue.Empty:
-                stop.check()
+                cancellation.raise_if_cancelled()
 
     def _put(self, item: _T | _End) -> None:
         while not self.abandoned.is_set():
@@ -54,18 +63,18 @@ class _Reader(Generic[_T]):
             return
 
 
-def prefetch(items: Iterator[_T], depth: int, stop: CancellationToken) -> Iterator[_T]:
+def prefetch(items: Iterator[_T], depth: int, cancellation: CancellationToken) -> Iterator[_T]:
     """
-    Yield the same items in the same order, and raise what ``items`` raised in its place.
+    Yield the items of an iterator that runs in another thread.
 
-    :param items: Run in one other thread, from the first request on.
-    :param depth: Items held ready, at the most.
-    :param stop: Ends the wait for an item, however long that takes to come.
+    :param items: Runs in one other thread, started when the first item is requested.
+    :param depth: The number of items to hold ready, at most.
+    :param cancellation: Ends the wait for an item.
     """
     reader = _Reader(items, depth)
     threading.Thread(target=reader.run, name="pinecone-upsert-read", daemon=True).start()
     try:
-        while not isinstance(item := reader.get(stop), _End):
+        while not isinstance(item := reader.get(cancellation), _End):
             yield item
         if item.error is not None:
             raise item.error
@@ -73,12 +82,12 @@ def prefetch(items: Iterator[_T], depth: int, stop: CancellationToken) -> Iterat
         reader.abandoned.set()
 
 
-def call_in_background(call: Callable[[], _T], stop: CancellationToken) -> _T:
+def call_in_background(call: Callable[[], _T], cancellation: CancellationToken) -> _T:
     """
-    Return what a call returns or raise what it raises, unless the run is to stop before it does.
+    Return the result of a call, or raise its exception, unless the run is cancelled first.
 
-    :param call: Waits for another machine, perhaps for long. Run in another thread, once.
-    :param stop: Ends the wait for it.
+    :param call: May wait for another machine for a long time. It is called once, in another thread.
+    :param cancellation: Ends the wait for the call.
     """
-    (result,) = prefetch((call() for _ in range(1)), 1, stop)
+    (result,) = prefetch((call() for _ in range(1)), 1, cancellation)
     return result

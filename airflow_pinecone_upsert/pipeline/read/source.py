@@ -11,23 +11,32 @@ from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 
 
 class RecordSource(Protocol):
-    """Records in a fixed order."""
+    """Records in a fixed order. ``str()`` describes them for the log."""
 
     @property
     def identity(self) -> Any:
-        """What JSON can hold, and what differs where a place in it would mean another record; None: no place lasts."""
+        """
+        A JSON value that differs where a position would mean another record.
+
+        None where no position means the same in a later try; then ``not_resumable`` says why.
+        """
+        ...
+
+    @property
+    def not_resumable(self) -> str | None:
+        """Why a later try cannot resume, as a clause for the log; None where it can."""
         ...
 
     def chunks(self, shape: IndexShape, start: Position | None = None) -> Iterator[Chunk]:
         """
-        Read the records.
+        Read the records, in bounded memory.
 
-        :param shape: The index they are for.
+        :param shape: The index that they are for.
         :param start: The first record; None for the first one of all. Given only where there is an identity.
         :raises SourceError: The source as a whole cannot be read.
         """
         ...
 
-    def share_before(self, place: Position) -> float | None:
-        """Estimate which share of the source, from 0 to 1, lies before a place that was read; None: not known."""
+    def share_before(self, position: Position) -> float | None:
+        """Estimate the share of the source, from 0 to 1, before a position that was read; None where it is unknown."""
         ...

@@ -1,70 +1,101 @@
 """
-As many records in one request as fit, by count and by exact bytes.
+Batching: as many records in one request as fit, by count and by exact bytes.
 
-What always holds: order is kept; no body exceeds either bound; a batch ends only where the next record would not fit,
-or where it has the id of a record in the batch, because what a server makes of one id twice in a request is not defined.
+Invariants: order is kept; no body exceeds either bound, but for a single record that is larger than a bound that the
+server lowered; a batch ends only where the next record does not fit, or where it has the id of a record in the batch,
+because what a server makes of one id twice in a request is not defined.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from airflow_pinecone_upsert.pipeline.encode.encoder import EncodedRecords
+from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
 
+log = logging.getLogger(__name__)
 
-def fill_batches(
-    chunks: Iterable[EncodedRecords], envelope: Envelope, *, max_records: int, max_bytes: int
-) -> Iterator[UpsertRequest]:
+
+class Batcher:
     """
-    Fill batches greedily.
+    Fills requests greedily.
 
-    :param chunks: Fragments in order, none of them too long for a request.
-    :param envelope: What stands around the records of a request.
-    :param max_records: Records in a batch, at the most.
-    :param max_bytes: Bytes of a body, at the most.
-    :return: Batches, in order.
+    :param chunks: Records in order, none of them too long for a request.
+    :param envelope: The part of a request's body around the records.
+    :param max_records: Records in a request, at most.
+    :param max_bytes: Bytes of a body, at most.
     """
-    waiting = EncodedRecords([], [], [], [])
-    first = 0  # the number of the first one that waits
 
-    def take(count: int) -> UpsertRequest:
-        nonlocal waiting, first
-        # Taken away before it is sent, so that no record is held twice meanwhile.
-        taken, waiting = waiting.cut(count)
-        batch = UpsertRequest(taken, envelope, first)
-        first += count
-        return batch
+    def __init__(
+        self, chunks: Iterable[EncodedRecords], envelope: Envelope, *, max_records: int, max_bytes: int
+    ) -> None:
+        self._chunks = chunks
+        self._envelope = envelope
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._waiting = EncodedRecords([], [], [], [])
 
-    for fragments in chunks:
-        waiting.add(fragments)
-        del fragments
-        # All counts before the first batch is taken, because that shortens what they are counted in.
-        for count in list(_full_counts(waiting, max_records, max_bytes - envelope.size)):
-            yield take(count)
-    if waiting.ids:
-        yield take(len(waiting.ids))
+    def too_large(self, request: UpsertRequest) -> None:
+        """
+        Remember for the rest of the run that the server rejected the size of a request.
 
+        The halves of this one are sent in any case, so half of its size is what the next batches may have.
+        """
+        half = len(request.body) // 2
+        if len(request) > 1 and half < self._max_bytes:
+            self._max_bytes = half
+            log.warning(
+                "The server rejected the size of a request of %s bytes: further ones have at most %s.",
+                f"{len(request.body):,}",
+                f"{half:,}",
+            )
 
-def _full_counts(waiting: EncodedRecords, max_records: int, max_bytes: int) -> Iterator[int]:
-    """Yield the records of each batch that is full for certain; what is behind the last one may be filled up yet."""
-    ids, bodies = waiting.ids, waiting.bodies
-    # One comma for each record but the first: count it for all, and allow one more byte.
-    ends_at = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)) + 1)
-    start = sent = 0
-    while start < len(ids):
-        by_bytes = int(np.searchsorted(ends_at, sent + max_bytes + 1, side="right"))
-        end = start + _before_repeated_id(ids[start : min(by_bytes, start + max_records)])
-        if end == len(ids) and end - start < max_records:
-            return
-        yield end - start
-        start, sent = end, int(ends_at[end - 1])
+    def __iter__(self) -> Iterator[UpsertRequest]:
+        """Yield the requests, in order."""
+        for records in self._chunks:
+            self._waiting.extend(records)
+            del records
+            yield from self._full()
+        while self._waiting.ids:  # also fewer than fit; a lowered bound may make them more than one request
+            count = next(self._full_counts(), len(self._waiting.ids))
+            yield self._take(count)
+
+    def _full(self) -> Iterator[UpsertRequest]:
+        max_bytes = None
+        while max_bytes != self._max_bytes:  # counted again where the server has lowered it in between
+            max_bytes = self._max_bytes
+            # All counts before the first batch is taken, because taking shortens what they are counted in.
+            for count in list(self._full_counts()):
+                yield self._take(count)
+                if max_bytes != self._max_bytes:
+                    break
+
+    def _take(self, count: int) -> UpsertRequest:
+        # Removed before it is sent, so that no record is held twice meanwhile.
+        taken, self._waiting = self._waiting.split(count)
+        return UpsertRequest(taken, self._envelope)
+
+    def _full_counts(self) -> Iterator[int]:
+        """Yield the number of records of each batch that is certainly full; what follows the last one may yet grow."""
+        ids, bodies = self._waiting.ids, self._waiting.bodies
+        max_bytes = self._max_bytes - self._envelope.size
+        # One comma for each record but the first: count it for all, and allow one more byte.
+        ends_at = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)) + 1)
+        start = sent = 0
+        while start < len(ids):
+            fitting = int(np.searchsorted(ends_at, sent + max_bytes + 1, side="right"))
+            stop = start + _before_repeated_id(ids[start : max(start + 1, min(fitting, start + self._max_records))])
+            if stop == len(ids) and stop - start < self._max_records:
+                return
+            yield stop - start
+            start, sent = stop, int(ends_at[stop - 1])
 
 
 def _before_repeated_id(ids: Sequence[str]) -> int:
-    """Count the ids before the first one that stands twice."""
+    """Count the ids before the first one that occurs twice."""
     if len(set(ids)) == len(ids):
         return len(ids)
     seen: set[str] = set()

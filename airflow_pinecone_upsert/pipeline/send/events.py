@@ -1,65 +1,83 @@
-"""What the sender reports."""
+"""What the sender reports: each attempt, each rejected record, each request that was given up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
-from airflow_pinecone_upsert.exceptions import PineconeUpsertError
-from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
+from airflow_pinecone_upsert.exceptions import PineconeUpsertError, RateLimitError
+from airflow_pinecone_upsert.pipeline.counts import Counts
+from airflow_pinecone_upsert.pipeline.send.requests import Request
+
+RequestT = TypeVar("RequestT", bound=Request)
+RequestT_co = TypeVar("RequestT_co", bound=Request, covariant=True)
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Attempt(Generic[RequestT_co]):
     """
-    One request that is over.
+    One attempt at a request that ended.
 
-    :param batch: Its records.
+    :param request: The request.
     :param body_bytes: Length of its body.
-    :param confirmed: Records that the server confirmed.
-    :param repeated: It carried records that an earlier request carried.
-    :param error: Why it failed; None where every record was confirmed.
+    :param confirmed: Its items where the server confirmed all of them, else 0.
+    :param is_repeat: An earlier attempt carried the same items.
+    :param error: Why it failed; None where every item was confirmed.
     :param latency_s: From its start to its answer.
+    :param answer: What the server answered; None where it failed.
     """
 
-    batch: UpsertRequest
+    request: RequestT_co
     body_bytes: int
     confirmed: int
-    repeated: bool
+    is_repeat: bool
     error: PineconeUpsertError | None
     latency_s: float
+    answer: Any = None
+
+    @property
+    def counts(self) -> Counts:
+        """What this attempt adds to the counters of a run of upserts."""
+        return Counts(
+            upserted=self.confirmed,
+            requests=1,
+            request_bytes=self.body_bytes,
+            retries=int(self.is_repeat),
+            throttled=int(isinstance(self.error, RateLimitError)),
+        )
 
 
 @dataclass(frozen=True)
-class Rejection:
+class Rejection(Generic[RequestT_co]):
     """
-    One record that the server refuses, while it takes others.
+    One item that the server rejects, while it takes others.
 
-    :param batch: It alone.
+    :param request: A request of this item alone.
     :param error: The server's words.
     """
 
-    batch: UpsertRequest
+    request: RequestT_co
     error: PineconeUpsertError
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Generic[RequestT_co]):
     """
-    A batch that will not be sent again, and is not confirmed.
+    A request that is given up, and whose items are not all confirmed.
 
-    :param batch: Its records. The server may hold all of them nevertheless.
-    :param error: Why the last request for it failed.
-    :param confirmed: How many of them the server confirmed; which ones it does not say.
+    :param request: The request. The server may have applied all of it nevertheless.
+    :param error: Why the last attempt at it failed.
+    :param confirmed: How many items the last answer confirmed; which ones it does not say.
     """
 
-    batch: UpsertRequest
+    request: RequestT_co
     error: PineconeUpsertError
     confirmed: int = 0
 
     @property
     def unconfirmed(self) -> int:
-        """Records that the server did not confirm."""
-        return len(self.batch) - self.confirmed
+        """Items that the server did not confirm."""
+        return len(self.request) - self.confirmed
 
 
-Event = Attempt | Rejection | Failure
+Event = Attempt[RequestT] | Rejection[RequestT] | Failure[RequestT]

@@ -1,11 +1,10 @@
-"""What to do about a request that failed: a table, without a clock or a socket."""
+"""What to do about a failed attempt: a table, without a clock or a socket. Every request of the package follows it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from airflow_pinecone_upsert.api.backoff import Random, backoff_s
-from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS
 from airflow_pinecone_upsert.exceptions import (
     BadRequestError,
     PineconeUpsertError,
@@ -25,12 +24,12 @@ class Retry:
 
 @dataclass(frozen=True)
 class Split:
-    """Send either half by itself."""
+    """Send each half as a request of its own."""
 
 
 @dataclass(frozen=True)
 class Reject:
-    """It is one record, and the server takes any but this one."""
+    """Give up this one item, and continue: the server takes the others."""
 
 
 @dataclass(frozen=True)
@@ -41,36 +40,37 @@ class Abort:
 Decision = Retry | Split | Reject | Abort
 
 
-def decide(error: PineconeUpsertError, *, attempt: int, records: int, random: Random) -> Decision:
+def decide(error: PineconeUpsertError, *, attempt: int, max_attempts: int, items: int, random: Random) -> Decision:
     """
-    Decide about one failed request.
+    Decide about one failed attempt.
 
-    ==========================================  ============================  ================================
-    error                                       while                         decision
-    ==========================================  ============================  ================================
-    ``TransientError``                          tries are left                retry, after backoff with jitter
-    ``RequestTooLargeError``, ``BadRequestError``  it holds two records or more  split
-    ``RequestTooLargeError``, ``BadRequestError``  it holds one record           set aside
-    any other                                   always                        abort
-    ==========================================  ============================  ================================
+    =============================================  ===========================  ================================
+    error                                          while                        decision
+    =============================================  ===========================  ================================
+    ``TransientError``                             attempts are left            retry, after backoff with jitter
+    ``RequestTooLargeError``, ``BadRequestError``  it has two items or more     split
+    ``RequestTooLargeError``, ``BadRequestError``  it has one item              reject
+    any other                                      always                       abort
+    =============================================  ===========================  ================================
 
-    Halving finds the one record of n that the server refuses in at most 2 ⌈log2(n)⌉ further requests, and gets all its
+    Halving finds the one item of n that the server rejects in at most 2 ⌈log2(n)⌉ further requests, and gets all of its
     neighbours through.
 
     :param error: Why it failed.
-    :param attempt: Tries so far, from 1.
-    :param records: Records in it.
+    :param attempt: Attempts so far, from 1.
+    :param max_attempts: The number of attempts after which a transient error is final.
+    :param items: Items in the request: records, or ids.
     :param random: A source of floats in [0, 1).
     """
     match error:
-        case TransientError() if attempt < MAX_ATTEMPTS:
+        case TransientError() if attempt < max_attempts:
             return Retry(backoff_s(attempt, retry_after_s(error), random))
         case RequestTooLargeError() | BadRequestError():
-            return Split() if records > 1 else Reject()
+            return Split() if items > 1 else Reject()
         case _:
             return Abort()
 
 
 def retry_after_s(error: PineconeUpsertError) -> float | None:
     """Return the wait that the server asked for, if it asked."""
-    return error.answer.retry_after_s if error.answer else None
+    return error.response.retry_after_s if error.response else None

@@ -1,27 +1,81 @@
-"""Requests."""
+"""
+The requests that the sender sends: what it knows of each of them, and the two kinds there are.
+
+A further kind of request is a further class here that fulfils :class:`Request`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Final
+from typing import Any, Final, Protocol
 
 import orjson
 from typing_extensions import Self
 
-from airflow_pinecone_upsert.pipeline.encode.encoder import EncodedRecords
-from airflow_pinecone_upsert.pipeline.position import RowRange
+from airflow_pinecone_upsert.api.endpoints import DELETE, UPSERT, Body, Endpoint
+from airflow_pinecone_upsert.api.models import DeleteResponse, UpsertResponse
+from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
+from airflow_pinecone_upsert.pipeline.position import RowRange, row_ranges
 
 _PIECE_BYTES: Final = 128 * 1024
-"""Of a body, about: smaller ones cost a turn of the interpreter's lock each, larger ones memory that does not come back."""
+"""About the size of a piece of a body: smaller ones cost a turn of the interpreter's lock each, larger ones memory that
+does not come back."""
+
+_MAX_RANGES_SHOWN: Final = 2
+
+
+class Request(Protocol):
+    """
+    What the sender knows of a request. Hashed by identity.
+
+    :ivar endpoint: Where it goes.
+    """
+
+    @property
+    def endpoint(self) -> Endpoint[Any]:
+        """Where it goes, and what answers."""
+        ...
+
+    @property
+    def body(self) -> bytes | Body:
+        """Its body, the same bytes each time."""
+        ...
+
+    @property
+    def ids(self) -> Collection[str]:
+        """The ids that it writes: two requests that share one are never in flight together."""
+        ...
+
+    @property
+    def rate_units(self) -> int:
+        """What the server's rate limit counts besides requests: bytes of an upsert, ids of a delete."""
+        ...
+
+    @property
+    def location(self) -> str:
+        """What it is about, for a message."""
+        ...
+
+    def __len__(self) -> int:
+        """Count its items."""
+        ...
+
+    def halves(self) -> tuple[Self, Self]:
+        """Split two or more items in the middle."""
+        ...
+
+    def confirmed(self, answer: Any) -> int:
+        """Return how many of the items an answer confirms; more than there are means that it is not to be believed."""
+        ...
 
 
 @dataclass(frozen=True)
 class Envelope:
     """
-    What stands around the records in a request's body.
+    The part of an upsert's body around the records.
 
     :param namespace: Left out of the body where it is the default one.
     """
@@ -30,100 +84,160 @@ class Envelope:
 
     @cached_property
     def head(self) -> bytes:
-        """What comes before the first record."""
+        """The bytes before the first record."""
         return b'{"vectors":['
 
     @cached_property
     def tail(self) -> bytes:
-        """What comes behind the last record."""
+        """The bytes after the last record."""
         return b'],"namespace":%b}' % orjson.dumps(self.namespace) if self.namespace else b"]}"
 
     @property
     def size(self) -> int:
-        """Bytes of the body of an empty batch."""
+        """Bytes of the body without records."""
         return len(self.head) + len(self.tail)
 
 
 class RequestBody:
     """
-    The body of a request, joined piece by piece while it is sent.
+    The body of an upsert, joined in pieces while it is sent.
 
     In one block it would be copied as often, and blocks of two megabytes among those of single records fragment the
-    heap: a run of 400,000 records held 13 MB more than one of 20,000, and holds 3 MB more in pieces.
+    heap: a run of 400,000 records took 13 MB more than one of 20,000, and takes 3 MB more in pieces.
 
-    :param bodies: The JSON object of each record; one or more.
-    :param envelope: What stands around them.
+    :param records: The JSON object of each record; one or more.
+    :param envelope: The part around them.
     """
 
-    def __init__(self, bodies: Sequence[bytes], envelope: Envelope) -> None:
-        self._bodies = bodies
+    def __init__(self, records: Sequence[bytes], envelope: Envelope) -> None:
+        self._records = records
         self._envelope = envelope
-        self._size = envelope.size + sum(map(len, bodies)) + len(bodies) - 1
+        self._size = envelope.size + sum(map(len, records)) + len(records) - 1
 
     def __len__(self) -> int:
         """Count the bytes."""
         return self._size
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the bytes, as often as they are sent."""
-        bodies = list(self._bodies)
-        records = max(1, len(bodies) * _PIECE_BYTES // self._size)
-        starts = range(0, len(bodies), records)
-        # Head, tail and commas go to the records beside them, so that the pieces are copied once.
+        """Yield the bytes, each time the body is sent."""
+        records = list(self._records)
+        count = max(1, len(records) * _PIECE_BYTES // self._size)
+        starts = range(0, len(records), count)
+        # Head, tail and commas are added to the records next to them, so that a piece is copied once.
         for start in starts:
-            bodies[start] = (b"," if start else self._envelope.head) + bodies[start]
-        bodies[-1] += self._envelope.tail
-        return (b",".join(bodies[start : start + records]) for start in starts)
+            records[start] = (b"," if start else self._envelope.head) + records[start]
+        records[-1] += self._envelope.tail
+        return (b",".join(records[start : start + count]) for start in starts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UpsertRequest:
     """
-    The records of one request.
+    An upsert of some records.
 
-    :param fragments: In the order of the source; one or more, no two of the same id.
-    :param envelope: What stands around them.
-    :param first: The first one's number among all fragments of the run, from 0.
+    :param records: In the order of the source; one or more, no id twice.
+    :param envelope: The part of the body around them.
     """
 
-    fragments: EncodedRecords
+    records: EncodedRecords
     envelope: Envelope
-    first: int = 0
+
+    endpoint = UPSERT
 
     def __len__(self) -> int:
         """Count the records."""
-        return len(self.ids)
+        return len(self.records.ids)
 
     @property
     def ids(self) -> Sequence[str]:
         """The id of each record."""
-        return self.fragments.ids
+        return self.records.ids
 
-    @property
+    @cached_property
     def body(self) -> RequestBody:
         """The request's body."""
-        return RequestBody(self.fragments.bodies, self.envelope)
+        return RequestBody(self.records.bodies, self.envelope)
 
     @property
-    def ranges(self) -> list[RowRange]:
-        """Where these records stand: one for each origin, in order."""
-        rows = self.fragments.rows
-        found = []
-        end = 0
-        for origin, group in groupby(self.fragments.origins):
-            start, end = end, end + len(list(group))
-            found.append(RowRange(origin, rows[start], rows[end - 1] + 1))
+    def rate_units(self) -> int:
+        """Bytes of the body."""
+        return len(self.body)
+
+    @property
+    def row_ranges(self) -> list[RowRange]:
+        """The rows that these records come from."""
+        rows = self.records.rows
+        found: list[RowRange] = []
+        stop = 0
+        for origin, group in groupby(self.records.origins):
+            start, stop = stop, stop + len(list(group))
+            found += row_ranges(origin, rows[start:stop])
         return found
 
     @property
-    def place(self) -> str:
-        """Where these records stand, for a message."""
-        parts = [f"{rows.origin}, rows {rows.first} to {rows.end - 1}" for rows in self.ranges]
-        preview = parts if len(parts) <= 2 else [parts[0], "…", parts[-1]]  # noqa: PLR2004
-        return "; ".join(preview)
+    def location(self) -> str:
+        """Where these records come from, for a message."""
+        parts = [f"{rows.origin}, rows {rows.start} to {rows.stop - 1}" for rows in _spans(self.row_ranges)]
+        return "; ".join(parts if len(parts) <= _MAX_RANGES_SHOWN else [parts[0], "…", parts[-1]])
 
     def halves(self) -> tuple[Self, Self]:
         """Split two or more records in the middle."""
+        first, second = self.records.split(len(self) // 2)
+        return replace(self, records=first), replace(self, records=second)
+
+    def confirmed(self, answer: UpsertResponse) -> int:
+        """Return ``upsertedCount``."""
+        return answer.upserted_count
+
+
+def _spans(ranges: Sequence[RowRange]) -> list[RowRange]:
+    """Merge the ranges of one origin into the span from the first row to the last."""
+    spans = []
+    for origin, group in groupby(ranges, key=lambda rows: rows.origin):
+        found = list(group)
+        spans.append(RowRange(origin, found[0].start, found[-1].stop))
+    return spans
+
+
+@dataclass(frozen=True, eq=False)
+class DeleteRequest:
+    """
+    A deletion of some records by id.
+
+    :param ids: One or more, at most 1,000.
+    :param namespace: ``""`` is the default one.
+    """
+
+    ids: Sequence[str]
+    namespace: str = ""
+
+    endpoint = DELETE
+
+    def __len__(self) -> int:
+        """Count the ids."""
+        return len(self.ids)
+
+    @cached_property
+    def body(self) -> bytes:
+        """The request's body."""
+        namespace = {"namespace": self.namespace} if self.namespace else {}
+        return orjson.dumps({"ids": list(self.ids), **namespace})
+
+    @property
+    def rate_units(self) -> int:
+        """Ids: Pinecone limits those per second."""
+        return len(self)
+
+    @property
+    def location(self) -> str:
+        """Name the ids, for a message."""
+        return f"delete id {self.ids[0]!r}" if len(self) == 1 else f"delete {len(self):,} ids from {self.ids[0]!r} on"
+
+    def halves(self) -> tuple[Self, Self]:
+        """Split two or more ids in the middle."""
         middle = len(self) // 2
-        first, second = self.fragments.cut(middle)
-        return replace(self, fragments=first), replace(self, fragments=second, first=self.first + middle)
+        return replace(self, ids=self.ids[:middle]), replace(self, ids=self.ids[middle:])
+
+    def confirmed(self, answer: DeleteResponse) -> int:  # noqa: ARG002 - it says nothing more than that it came
+        """Return the number of ids: an answer to a delete confirms all of them, unknown ones included."""
+        return len(self)

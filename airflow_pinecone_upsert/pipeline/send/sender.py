@@ -1,13 +1,14 @@
 """
-Batches into requests: threads, waiting, and who is in flight.
+The sender: which request starts when, and what becomes of it.
 
-What to do about a failure is ``policy``'s matter, how fast ``pace``'s. What always holds:
+What to do about a failure is decided by ``policy``, how fast requests may start by ``rate_limiter``. Invariants:
 
-* All state is the caller's thread's. The others only carry one request each and put down what became of it.
-* At most ``max_unsettled`` requests are in flight, and nothing new is started while as many batches are unsettled, that
-  is in flight or waiting for another try. One more is pulled ahead, so that it is encoded while others are answered.
-* Two batches that share an id are never unsettled together, so the last one in the source is the last one written.
-* Every batch that was started is confirmed, or is reported as refused or failed, before :meth:`Sender.wind_down` ends.
+* All state belongs to the caller's thread. A transport's threads carry one request each and deliver what became of it.
+* At most ``max_unsettled`` requests are in flight, and no new one is started while as many are unsettled, that is in
+  flight or waiting for a retry. One more is pulled in advance, so that it is encoded while others are being answered.
+* Two requests that share an id are never unsettled together, so the last one in the source is the last one written.
+* Every request that was started is confirmed, or is reported as rejected or failed, before :meth:`Sender.wind_down`
+  ends.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Generic
 
 from airflow_pinecone_upsert.api.backoff import Random
+from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS
 from airflow_pinecone_upsert.exceptions import (
     IncompleteUpsertError,
     PineconeUpsertError,
     RateLimitError,
+    ShortCountError,
     UnexpectedResponseError,
 )
 from airflow_pinecone_upsert.pipeline.cancellation import GRACE_S, POLL_INTERVAL_S, CancellationToken
-from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure, Rejection
+from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure, Rejection, RequestT
 from airflow_pinecone_upsert.pipeline.send.policy import Abort, Reject, Retry, Split, decide, retry_after_s
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
-from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
+from airflow_pinecone_upsert.pipeline.send.requests import Request
 from airflow_pinecone_upsert.pipeline.send.transport import Completion, Transport
 
 log = logging.getLogger(__name__)
@@ -37,197 +40,230 @@ _UNANSWERED: Final = "The run ended before the server answered. Running it again
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class _Unsettled(Generic[RequestT]):
     """
-    A batch on its way.
+    A request that is neither confirmed nor given up.
 
-    :param attempt: The number of its next or current try, from 1.
-    :param repeated: Its records were in an earlier request.
-    :param not_before_s: When it may start; 0 for at once.
-    :param error: Why the try before failed.
+    :param attempt: The number of its next or current attempt, from 1.
+    :param is_repeat: Its items were in an earlier attempt.
+    :param not_before_s: When the next attempt may start; 0 for at once.
+    :param error: Why the previous attempt failed.
+    :param confirmed: How many of its items the last answer confirmed, where that was not all of them.
     """
 
-    batch: UpsertRequest
+    request: RequestT
     attempt: int = 1
-    repeated: bool = False
+    is_repeat: bool = False
     not_before_s: float = 0.0
     error: PineconeUpsertError | None = None
+    confirmed: int = 0
 
 
-class Sender:
+class Sender(Generic[RequestT]):
     """
-    Sends every batch, and tells of every request.
+    Sends every request, and reports every attempt.
 
-    :param batches: Pulled one ahead of what is started.
-    :param lanes: Where requests travel.
-    :param pace: When the next one may start.
-    :param max_unsettled: Batches in flight or waiting for another try, at the most. The halves of a batch that was
-        split wait for each other: they are in flight within this bound.
+    :param requests: Pulled one in advance of what is started.
+    :param transport: Carries the requests.
+    :param rate_limiter: When the next one may start.
+    :param max_unsettled: Requests in flight or waiting for a retry, at most. The halves of a request that was split
+        wait for each other: they are in flight within this bound.
     :param random: For the backoff.
-    :param stop: Ends the waiting.
-    :param on_wait: Called whenever no request has ended, some times a second at least.
+    :param cancellation: Ends the waiting.
+    :param max_attempts: At one request, before a transient error is final.
+    :param on_turn: Called several times a second, between two events.
     """
 
     def __init__(  # noqa: PLR0913 - its seams
         self,
-        batches: Iterator[UpsertRequest],
-        lanes: Transport,
+        requests: Iterator[RequestT],
+        transport: Transport[RequestT],
         *,
-        pace: RateLimiter,
+        rate_limiter: RateLimiter,
         max_unsettled: int,
         random: Random,
-        stop: CancellationToken,
-        on_wait: Callable[[], None] = lambda: None,
+        cancellation: CancellationToken,
+        max_attempts: int = MAX_ATTEMPTS,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
-        self._batches = batches
-        self._lanes = lanes
-        self._pace = pace
+        self._requests = requests
+        self._transport = transport
+        self._rate_limiter = rate_limiter
         self._max_unsettled = max_unsettled
         self._random = random
-        self._stop = stop
-        self._on_wait = on_wait
-        self._in_flight: dict[_Job, float] = {}  # with the moment of its start
-        self._waiting: list[_Job] = []  # for another try
-        self._next: UpsertRequest | None = None  # pulled, and not started yet
+        self._cancellation = cancellation
+        self._max_attempts = max_attempts
+        self._on_turn = on_turn
+        self._in_flight: dict[RequestT, tuple[_Unsettled[RequestT], float]] = {}  # with the time of its start
+        self._waiting: list[_Unsettled[RequestT]] = []  # for a retry
+        self._next: RequestT | None = None  # pulled, and not started yet
         self._unsettled_ids: set[str] = set()  # of those in flight and waiting
 
     @property
     def in_flight(self) -> int:
-        """Requests that are under way."""
+        """Requests in flight."""
         return len(self._in_flight)
 
-    def run(self) -> Iterator[Event]:
+    def send_all(self, enter: Callable[[Event[RequestT]], None]) -> None:
         """
-        Send until all is settled, or until the first batch that has to be given up.
+        Send until all requests are settled or one has to be given up, and account for those in flight in any case.
 
-        :return: An :class:`Attempt` for each request that is over, and behind it what was given up.
-        :raises IncompleteUpsertError: The run is to stop.
-        :raises Exception: What ``batches`` raised.
+        :param enter: Called with each event.
+        :raises Exception: What :meth:`run` or ``enter`` raises, once the requests in flight are accounted for.
+        """
+        try:
+            for event in self.run():
+                enter(event)
+        except BaseException as exc:
+            # An execution time-out of the task leaves no more time than a cancellation.
+            for event in self.wind_down(float("inf") if isinstance(exc, PineconeUpsertError) else GRACE_S):
+                enter(event)
+            raise
+        for event in self.wind_down():
+            enter(event)
+
+    def run(self) -> Iterator[Event[RequestT]]:
+        """
+        Send until all requests are settled, or until the first one that has to be given up.
+
+        :return: An :class:`Attempt` for each attempt that ended, followed by what was rejected or given up.
+        :raises IncompleteUpsertError: The run was cancelled.
+        :raises Exception: What ``requests`` raised.
         """
         while True:
-            self._stop.check()
+            self._cancellation.raise_if_cancelled()
+            self._on_turn()
             wake_after_s = self._start_one()
             if not self._in_flight and wake_after_s is None:
                 return
-            landing = self._next_completion(wake_after_s)
-            if landing is None:
-                self._on_wait()
-            # All that have landed, before another batch is encoded: until then they keep their memory, and their news.
-            while landing is not None:
-                for event in self._settle(landing):
+            completion = self._next_completion(wake_after_s)
+            # All that have ended, before another request is encoded: until then they keep their memory.
+            while completion is not None:
+                for event in self._settle(completion):
                     yield event
                     if isinstance(event, Failure):
                         return
-                landing = self._next_completion(0.0)
+                completion = self._next_completion(0.0)
 
-    def wind_down(self, within_s: float = float("inf")) -> Iterator[Event]:
+    def wind_down(self, within_s: float = float("inf")) -> Iterator[Event[RequestT]]:
         """
-        Start nothing more, wait for what is in flight, and give up the rest. Does nothing where all is settled.
+        Start nothing more, wait for the requests in flight, and give up the rest. Does nothing where all are settled.
 
-        :param within_s: How long to wait; once the run is to stop, 2 s at the most.
-        :return: An :class:`Attempt` for each request that is over, a :class:`Failure` for each batch given up.
+        :param within_s: How long to wait; at most 2 s once the run is cancelled.
+        :return: An :class:`Attempt` for each attempt that ended, a :class:`Failure` for each request given up.
         """
-        deadline_s = self._lanes.now() + within_s
-        while self._in_flight and (left_s := deadline_s - self._lanes.now()) > 0:
-            landing = self._next_completion(left_s)
-            if landing is not None:
-                attempt = self._land(landing)
+        deadline_s = self._transport.now() + within_s
+        while self._in_flight and (left_s := deadline_s - self._transport.now()) > 0:
+            completion = self._next_completion(left_s)
+            if completion is not None:
+                attempt, confirmed = self._complete(completion)[1:]
                 yield attempt
                 if attempt.error is not None:
-                    yield Failure(attempt.batch, attempt.error, attempt.confirmed)
-            if self._stop.asked:
-                deadline_s = min(deadline_s, self._lanes.now() + GRACE_S)
-        for job in [*self._in_flight, *self._waiting]:
-            yield Failure(job.batch, job.error or IncompleteUpsertError(_UNANSWERED))
+                    yield Failure(attempt.request, attempt.error, confirmed)
+            if self._cancellation.is_cancelled:
+                deadline_s = min(deadline_s, self._transport.now() + GRACE_S)
+        for one in [*(one for one, _ in self._in_flight.values()), *self._waiting]:
+            yield Failure(one.request, one.error or IncompleteUpsertError(_UNANSWERED), one.confirmed)
         self._in_flight.clear()
         self._waiting.clear()
 
-    def _next_completion(self, within_s: float | None) -> Completion | None:
-        return self._lanes.next_completion(POLL_INTERVAL_S if within_s is None else min(within_s, POLL_INTERVAL_S))
+    def _next_completion(self, within_s: float | None) -> Completion[RequestT] | None:
+        return self._transport.next_completion(POLL_INTERVAL_S if within_s is None else min(within_s, POLL_INTERVAL_S))
 
     def _start_one(self) -> float | None:
-        """Start what may start; return the seconds until more may, None where only a landing can make room."""
-        job = self._choose()
-        if job is None:
+        """Start what may start; return the seconds until more may, None where only a completion can make room."""
+        chosen = self._choose()
+        if chosen is None:
             return None
-        now = self._lanes.now()
-        pause_s = max(job.not_before_s - now, self._pace.wait_s(now))
+        now = self._transport.now()
+        pause_s = max(chosen.not_before_s - now, self._rate_limiter.wait_s(now))
         if pause_s > 0:
             return pause_s
-        self._stop.check()  # once more: to choose may have meant to read and to encode
-        self._start(job, now)
+        self._cancellation.raise_if_cancelled()  # once more: choosing may have included reading and encoding
+        self._start(chosen, now)
         return 0.0
 
-    def _choose(self) -> _Job | None:
-        """Pick what starts next: what is due for another try, else a new batch, else what will be due first."""
+    def _choose(self) -> _Unsettled[RequestT] | None:
+        """Choose what starts next: a retry that is due, else a new request, else the retry that is due first."""
         if self._next is None:
-            self._next = next(self._batches, None)
+            self._next = next(self._requests, None)
         if len(self._in_flight) >= self._max_unsettled:
             return None
-        again = min(self._waiting, key=lambda job: job.not_before_s, default=None)
-        if again is not None and again.not_before_s <= self._lanes.now():
-            return again
-        return self._fresh() or again
+        retry = min(self._waiting, key=lambda one: one.not_before_s, default=None)
+        if retry is not None and retry.not_before_s <= self._transport.now():
+            return retry
+        return self._new() or retry
 
-    def _fresh(self) -> _Job | None:
+    def _new(self) -> _Unsettled[RequestT] | None:
         if len(self._in_flight) + len(self._waiting) >= self._max_unsettled:
             return None
         if self._next is None or not self._unsettled_ids.isdisjoint(self._next.ids):
             return None
-        return _Job(self._next)
+        return _Unsettled(self._next)
 
-    def _start(self, job: _Job, now: float) -> None:
-        if job.repeated:
-            self._waiting.remove(job)
+    def _start(self, one: _Unsettled[RequestT], now: float) -> None:
+        if one.is_repeat:
+            self._waiting.remove(one)
         else:
-            self._unsettled_ids.update(job.batch.ids)
+            self._unsettled_ids.update(one.request.ids)
             self._next = None
-        self._in_flight[job] = now
-        body = job.batch.body
-        self._pace.started(len(body), now)
-        self._lanes.start(job, body)
+        self._in_flight[one.request] = one, now
+        self._rate_limiter.started(one.request.rate_units, now)
+        self._transport.start(one.request)
 
-    def _land(self, landing: Completion) -> Attempt:
-        job: _Job = landing.job
-        started_s = self._in_flight.pop(job)
-        confirmed, error = _judge(landing.result, len(job.batch))
-        now = self._lanes.now()
+    def _complete(self, completion: Completion[RequestT]) -> tuple[_Unsettled[RequestT], Attempt[RequestT], int]:
+        """Return what ended, the attempt, and how many items its answer confirmed, also where that is not all."""
+        one, started_s = self._in_flight.pop(completion.request)
+        confirmed, error = _judge(completion.result, one.request)
+        confirmed = max(confirmed, one.confirmed)  # what an earlier answer confirmed stays confirmed
+        now = self._transport.now()
         if isinstance(error, RateLimitError):
-            self._pace.throttled(started_s, retry_after_s(error), now)
-        return Attempt(job.batch, landing.body_bytes, confirmed, job.repeated, error, now - started_s)
+            self._rate_limiter.throttled(started_s, retry_after_s(error), now)
+        attempt = Attempt(
+            one.request,
+            completion.body_bytes,
+            confirmed if error is None else 0,
+            one.is_repeat,
+            error,
+            now - started_s,
+            completion.result if error is None else None,
+        )
+        return one, attempt, confirmed
 
-    def _settle(self, landing: Completion) -> list[Event]:
-        job: _Job = landing.job
-        attempt = self._land(landing)
-        error = attempt.error
+    def _settle(self, completion: Completion[RequestT]) -> list[Event[RequestT]]:
+        one, attempt, confirmed = self._complete(completion)
+        request, error = one.request, attempt.error
         if error is None:
-            self._unsettled_ids.difference_update(job.batch.ids)
+            self._unsettled_ids.difference_update(request.ids)
             return [attempt]
-        match decide(error, attempt=job.attempt, records=len(job.batch), random=self._random):
+        decision = decide(
+            error, attempt=one.attempt, max_attempts=self._max_attempts, items=len(request), random=self._random
+        )
+        match decision:
             case Retry(after_s):
                 log.warning(
-                    "Attempt %d failed; retrying in %.1f s: [%s] %s", job.attempt, after_s, job.batch.place, error
+                    "Attempt %d failed; retrying in %.1f s: [%s] %s", one.attempt, after_s, request.location, error
                 )
-                due_s = self._lanes.now() + after_s
-                self._waiting.append(_Job(job.batch, job.attempt + 1, repeated=True, not_before_s=due_s, error=error))
+                due_s = self._transport.now() + after_s
+                self._waiting.append(_Unsettled(request, one.attempt + 1, True, due_s, error, confirmed))  # noqa: FBT003
             case Split():
                 log.warning(
                     "The server rejected a request of %d records; splitting it: [%s] %s",
-                    len(job.batch),
-                    job.batch.place,
+                    len(request),
+                    request.location,
                     error,
                 )
-                self._waiting += [_Job(half, repeated=True, error=error) for half in job.batch.halves()]
+                self._waiting += [_Unsettled(half, is_repeat=True, error=error) for half in request.halves()]
             case Reject():
-                self._unsettled_ids.difference_update(job.batch.ids)
-                return [attempt, Rejection(job.batch, error)]
+                self._unsettled_ids.difference_update(request.ids)
+                return [attempt, Rejection(request, error)]
             case Abort():
-                return [attempt, Failure(job.batch, error, attempt.confirmed)]
+                return [attempt, Failure(request, error, confirmed)]
         return [attempt]
 
 
-def _judge(result: int | BaseException, sent: int) -> tuple[int, PineconeUpsertError | None]:
-    """Return the confirmed records, and an error unless they are all of them."""
+def _judge(result: Any, request: Request) -> tuple[int, PineconeUpsertError | None]:
+    """Return how many items are confirmed, and an error unless they are all of them."""
     if isinstance(result, PineconeUpsertError):
         return 0, result
     if isinstance(result, BaseException):  # not the server's doing
@@ -237,9 +273,10 @@ def _judge(result: int | BaseException, sent: int) -> tuple[int, PineconeUpsertE
         )
         error.__cause__ = result
         return 0, error
-    if result == sent:
+    sent, confirmed = len(request), request.confirmed(result)
+    if confirmed == sent:
         return sent, None
-    # A count that is too high is no count: it confirms nothing.
-    return result if result < sent else 0, UnexpectedResponseError(
-        f"The server confirmed {result} of {sent} records. Sending them again is safe: run the task again."
-    )
+    message = f"The server confirmed {confirmed} of {sent} records. Sending them again is safe: run the task again."
+    if confirmed < sent:
+        return confirmed, ShortCountError(message)
+    return 0, UnexpectedResponseError(message)  # a count that is too high is not to be believed

@@ -1,71 +1,79 @@
-"""How requests travel."""
+"""
+How requests travel, and the clock that goes with it.
+
+The sender knows :class:`Transport` only. Threads and real time are :class:`ThreadTransport`, the caller's own thread is
+:class:`InlineTransport`, and tests simulate both requests and time.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, Protocol
 
 from typing_extensions import Self
 
-from airflow_pinecone_upsert.api.client import Body
+from airflow_pinecone_upsert.exceptions import PineconeUpsertError
+from airflow_pinecone_upsert.pipeline.send.events import RequestT
 
 
-class Completion(NamedTuple):
+@dataclass(frozen=True)
+class Completion(Generic[RequestT]):
     """
-    What became of one request.
+    An attempt that ended.
 
-    :param job: As it was given to :meth:`Lanes.start`.
+    :param request: As it was given to :meth:`Transport.start`.
     :param body_bytes: Bytes sent.
-    :param result: ``upsertedCount``, or the error.
+    :param result: The answer, or the exception.
     """
 
-    job: Any
+    request: RequestT
     body_bytes: int
-    result: int | BaseException
+    result: Any
 
 
-class Transport(Protocol):
-    """Where requests travel, and the clock that goes with it: threads and real time, or a simulation of both."""
+class Transport(Protocol[RequestT]):
+    """Carries requests, and knows the time."""
 
     def __enter__(self) -> Self:
-        """Begin to carry requests."""
+        """Become ready to carry requests."""
         ...
 
     def __exit__(self, *_: object) -> None:
-        """Let go of those that are still under way."""
+        """Abandon the requests that are still in flight."""
         ...
 
     def now(self) -> float:
         """Return monotonic seconds."""
         ...
 
-    def start(self, job: Any, body: Body) -> None:
-        """Begin a request and return at once."""
+    def start(self, request: RequestT) -> None:
+        """Start an attempt and return at once."""
         ...
 
-    def next_completion(self, timeout_s: float) -> Completion | None:
-        """Wait for a request to end; None where ``timeout_s`` passed first."""
+    def next_completion(self, timeout_s: float) -> Completion[RequestT] | None:
+        """Wait for an attempt to end; return None where ``timeout_s`` passed first."""
         ...
 
 
-class ThreadTransport:
+class ThreadTransport(Generic[RequestT]):
     """
     A thread for each request in flight. Use it in a ``with`` block.
 
-    Not an executor of the standard library's: the interpreter waits for the threads of those when it ends, and a
-    request that hangs would keep a task alive that was told to stop.
+    These are not threads of a standard library executor: the interpreter joins those at exit, and a request that hangs
+    would keep a cancelled task alive.
 
-    :param upsert: Sends one body and returns ``upsertedCount``.
+    :param perform: Sends one request and returns the answer.
     :param count: Threads.
     """
 
-    def __init__(self, upsert: Callable[[Body], int], count: int) -> None:
-        self._upsert = upsert
-        self._starts: SimpleQueue[tuple[Any, Body] | None] = SimpleQueue()
-        self._landings: SimpleQueue[Completion] = SimpleQueue()
+    def __init__(self, perform: Callable[[RequestT], Any], count: int) -> None:
+        self._perform = perform
+        self._starts: SimpleQueue[RequestT | None] = SimpleQueue()
+        self._completions: SimpleQueue[Completion[RequestT]] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"pinecone-upsert-{number}", daemon=True) for number in range(count)
         ]
@@ -77,7 +85,7 @@ class ThreadTransport:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the threads; what is in flight ends by itself."""
+        """Release the threads; requests in flight end on their own."""
         for _thread in self._threads:
             self._starts.put(None)
 
@@ -85,26 +93,69 @@ class ThreadTransport:
         """Return monotonic seconds."""
         return time.monotonic()
 
-    def start(self, job: Any, body: Body) -> None:
-        """Begin a request. See :class:`Transport`."""
-        self._starts.put((job, body))
+    def start(self, request: RequestT) -> None:
+        """Start an attempt. See :class:`Transport`."""
+        self._starts.put(request)
 
-    def next_completion(self, timeout_s: float) -> Completion | None:
-        """Wait for a request to end. See :class:`Transport`."""
+    def next_completion(self, timeout_s: float) -> Completion[RequestT] | None:
+        """Wait for an attempt to end. See :class:`Transport`."""
         try:
-            return self._landings.get(timeout=timeout_s)
+            return self._completions.get(timeout=timeout_s)
         except Empty:
             return None
 
     def _run(self) -> None:
-        while (start := self._starts.get()) is not None:
-            self._landings.put(self._carry(*start))
-            del start  # its body, while this thread waits for the next one
+        while (request := self._starts.get()) is not None:
+            self._completions.put(self._carry(request))
+            del request  # with its body, while this thread waits for the next one
 
-    def _carry(self, job: Any, body: Body) -> Completion:
-        result: int | BaseException
+    def _carry(self, request: RequestT) -> Completion[RequestT]:
+        result: Any
         try:
-            result = self._upsert(body)
-        except BaseException as exc:  # noqa: BLE001 - a landing that is lost would hang the sender
+            result = self._perform(request)
+        except BaseException as exc:  # noqa: BLE001 - a completion that is lost would hang the sender
             result = exc
-        return Completion(job, len(body), result)
+        return Completion(request, len(request.body), result)
+
+
+class InlineTransport(Generic[RequestT]):
+    """
+    One request at a time, in the caller's own thread.
+
+    :param perform: Sends one request and returns the answer.
+    :param sleep: Waits, in seconds. The clock is the sum of these waits.
+    """
+
+    def __init__(self, perform: Callable[[RequestT], Any], sleep: Callable[[float], None] = time.sleep) -> None:
+        self._perform = perform
+        self._sleep = sleep
+        self._now_s = 0.0
+        self._completion: Completion[RequestT] | None = None
+
+    def __enter__(self) -> Self:
+        """Return the transport itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: no request is in flight between two calls."""
+
+    def now(self) -> float:
+        """Return the seconds that were waited."""
+        return self._now_s
+
+    def start(self, request: RequestT) -> None:
+        """Send the request. An exception that is not one of this package's is raised here."""
+        result: Any
+        try:
+            result = self._perform(request)
+        except PineconeUpsertError as exc:
+            result = exc
+        self._completion = Completion(request, len(request.body), result)
+
+    def next_completion(self, timeout_s: float) -> Completion[RequestT] | None:
+        """Return the request that was sent; wait where there is none."""
+        if self._completion is None and timeout_s > 0:
+            self._sleep(timeout_s)
+            self._now_s += timeout_s
+        completion, self._completion = self._completion, None
+        return completion

@@ -1,31 +1,30 @@
 """
-How far a run has come, kept where the next try of the same task finds it.
+The checkpoint: how far a run has come, stored where the next try of the same task finds it.
 
-What always holds: no record before the place that is kept, and none of the rows beyond it that are kept as confirmed, is
-anything else than confirmed or set aside; so going on from there loses nothing. A batch that waits for its third try
-holds the place back, which is why the rows beyond it are kept, too.
-
-The place is a row of the source and not a batch, so that batch sizes may change between two tries.
+It speaks of rows of the source and not of batches, so that batch sizes may change between two tries. Invariant: every row
+before its position, and every row in its settled ranges, is confirmed or rejected, so resuming from it loses nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import orjson
 
+from airflow_pinecone_upsert.pipeline.counts import Counts
 from airflow_pinecone_upsert.pipeline.position import Position, RowRange
 
 log = logging.getLogger(__name__)
 
+_FORMAT: Final = 1
+"""Raised when the stored form changes: a checkpoint of another format is not used."""
+
 _KEY: Final = "checkpoint"
 _PROGRESS: Final = "progress"
-
-COUNTS: Final = ("upserted", "rejected", "requests", "requestBytes", "retries", "throttled", "durationSeconds")
-"""The numbers of the report that go on counting at the next try."""
 
 
 class StateStore(Protocol):
@@ -36,36 +35,63 @@ class StateStore(Protocol):
         ...
 
     def set(self, key: str, value: Any) -> None:
-        """Keep a value."""
+        """Store a value."""
         ...
 
     def delete(self, key: str) -> None:
-        """Forget a value."""
+        """Delete a value."""
         ...
 
 
-class CheckpointState(NamedTuple):
+@dataclass(frozen=True)
+class CheckpointState:
     """
-    What an earlier try has left.
+    What a try leaves to the next one.
 
-    :param place: Where to go on.
-    :param confirmed_beyond: Rows behind it that need not be sent again.
-    :param counts: The report's numbers up to there.
-    :param rejects_paths: The files of records that were set aside.
+    :param position: Where to resume.
+    :param settled_after: Rows after it that need not be sent again: confirmed or rejected.
+    :param counts: The counters; of records, those that need not be sent again.
+    :param rejects_paths: The files of rejected records.
     """
 
-    place: Position
-    confirmed_beyond: list[RowRange]
-    counts: Mapping[str, float]
-    rejects_paths: Sequence[str]
+    position: Position
+    settled_after: tuple[RowRange, ...]
+    counts: Counts
+    rejects_paths: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the stored form."""
+        return {
+            "position": list(self.position),
+            "settledAfter": [list(rows) for rows in self.settled_after],
+            "counts": self.counts.as_json(),
+            "rejectsPaths": list(self.rejects_paths),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> CheckpointState:
+        """
+        Read the stored form.
+
+        :raises LookupError: A part is missing.
+        :raises TypeError: A part has another type.
+        :raises ValueError: Likewise.
+        """
+        origin, row = value["position"]
+        return cls(
+            Position(str(origin), int(row)),
+            tuple(RowRange(str(name), int(start), int(stop)) for name, start, stop in value["settledAfter"]),
+            Counts.from_json(value["counts"]),
+            tuple(map(str, value["rejectsPaths"])),
+        )
 
 
 class Checkpoint:
     """
-    The place of one run in a store.
+    The checkpoint of one run in a store. Nothing here fails the run: without a checkpoint a retry sends more again.
 
     :param store: Used by the caller's thread only.
-    :param identity: What must be the same for a place to mean the same, by the names that a log would use.
+    :param identity: What must be equal for a position to mean the same, by the names that the log uses.
     """
 
     def __init__(self, store: StateStore, identity: Mapping[str, Any]) -> None:
@@ -73,47 +99,40 @@ class Checkpoint:
         self._identity = {what: _digest(value) for what, value in identity.items()}
 
     def load(self) -> CheckpointState | None:
-        """Return what an earlier try of the same run has left; None where there is none, or none of use."""
+        """Return what an earlier try of the same run left; None where there is nothing, or nothing usable."""
         try:
-            kept = self._store.get(_KEY)
-        except Exception as exc:  # noqa: BLE001 - to start at the first row is safe
+            stored = self._store.get(_KEY)
+        except Exception as exc:  # noqa: BLE001 - starting at the first row is safe
             log.warning("The checkpoint could not be loaded: %s. Starting at the first row.", exc)
             return None
-        if not kept:
+        if not stored:
             return None
         try:
-            changed = [what for what, digest in self._identity.items() if kept["identity"].get(what) != digest]
-            found = CheckpointState(
-                Position(str(kept["place"][0]), int(kept["place"][1])),
-                [RowRange(str(origin), int(first), int(end)) for origin, first, end in kept["confirmedBeyond"]],
-                {name: kept["counts"][name] for name in COUNTS},
-                list(kept["rejectsPaths"]),
-            )
-        except (AttributeError, LookupError, TypeError, ValueError):
-            log.warning("The checkpoint of an earlier try cannot be read: starting at the first row.")
-            return None
-        if changed:
-            log.warning("Changed since the earlier try: %s. Starting at the first row.", ", ".join(changed))
-            return None
-        return found
+            return self._read(stored)
+        except (AttributeError, LookupError, TypeError, ValueError) as exc:
+            reason = str(exc) if isinstance(exc, _UnusableError) else "It cannot be read"
+        log.warning("The checkpoint of an earlier try is not used. %s. Starting at the first row.", reason)
+        return None
 
-    def save(self, kept: CheckpointState) -> None:
-        """Keep how far a run has come."""
-        value = {
-            "identity": self._identity,
-            "place": list(kept.place),
-            "confirmedBeyond": [list(rows) for rows in kept.confirmed_beyond],
-            "counts": dict(kept.counts),
-            "rejectsPaths": list(kept.rejects_paths),
-        }
-        self._set(_KEY, value)
+    def _read(self, stored: Mapping[str, Any]) -> CheckpointState:
+        if (found := stored.get("format")) != _FORMAT:
+            raise _UnusableError(f"It has format {found}, this version reads format {_FORMAT}")
+        identity = stored["identity"]
+        changed = [what for what, digest in self._identity.items() if identity.get(what) != digest]
+        if changed:
+            raise _UnusableError(f"Changed since then: {', '.join(changed)}")
+        return CheckpointState.from_json(stored)
+
+    def save(self, state: CheckpointState) -> None:
+        """Store how far the run has come."""
+        self._set(_KEY, {"format": _FORMAT, "identity": self._identity, **state.as_json()})
 
     def show(self, progress: Mapping[str, Any]) -> None:
-        """Let whoever looks at the state see how far the run is."""
-        self._set(_PROGRESS, dict(progress))
+        """Store the progress, for the user who looks at the task's state."""
+        self._set(_PROGRESS, progress)
 
     def clear(self) -> None:
-        """Forget it: a run that is cleared after its success starts afresh."""
+        """Delete the checkpoint: a run that is cleared after its success starts at the first row."""
         try:
             self._store.delete(_KEY)
         except Exception as exc:  # noqa: BLE001 - all records are there
@@ -121,9 +140,13 @@ class Checkpoint:
 
     def _set(self, key: str, value: Mapping[str, Any]) -> None:
         try:
-            self._store.set(key, value)
+            self._store.set(key, dict(value))
         except Exception as exc:  # noqa: BLE001 - it costs the next try some work, and this one nothing
             log.warning("The %s could not be saved: %s", key, exc)
+
+
+class _UnusableError(ValueError):
+    """A checkpoint that must not be used, and why."""
 
 
 def _digest(value: Any) -> str:

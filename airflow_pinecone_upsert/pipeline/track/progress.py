@@ -1,80 +1,96 @@
-"""How fast a run goes and how long it will take: a line in the log, and the same for the state that Airflow shows."""
+"""Progress: how fast a run is and how long it will take, as a line of the log and for the task's state."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from airflow_pinecone_upsert.pipeline.counts import Counts
 
 
 class ProgressSample(NamedTuple):
     """
-    Where a run stands.
+    How far a run is at one moment.
 
     :param at_s: Monotonic seconds.
-    :param records: Confirmed in this try.
-    :param body_bytes: Of the requests of this try.
-    :param share: Which part of the source lies before the watermark, 0 to 1; None where nobody knows.
+    :param counts: The counters over all tries.
+    :param share: The share of the source that is settled, 0 to 1; None where it is unknown.
     """
 
     at_s: float
-    records: int = 0
-    body_bytes: int = 0
-    share: float | None = None
+    counts: Counts
+    share: float | None
 
 
-class Progress(NamedTuple):
+@dataclass(frozen=True)
+class Progress:
     """
-    What happened between two looks.
+    What happened since the previous sample.
 
-    :param records: Confirmed so far, over all tries.
-    :param records_per_second: Since the look before.
-    :param bytes_per_second: Since the look before.
-    :param in_flight: Requests under way.
-    :param throttled: Requests refused for coming too fast, so far.
-    :param rejected: Records set aside so far.
-    :param share: Of the source, 0 to 1.
-    :param eta_s: Seconds to the end at the mean speed of this try.
+    :param counts: The counters over all tries.
+    :param records_per_second: Since the previous sample.
+    :param bytes_per_second: Since the previous sample.
+    :param in_flight: Requests in flight.
+    :param share: Of the source, 0 to 1; None where it is unknown.
+    :param eta_s: Seconds to the end at the mean speed of this try; None where it is unknown.
     """
 
-    records: int
+    counts: Counts
     records_per_second: float
     bytes_per_second: float
     in_flight: int
-    throttled: int
-    rejected: int
-    share: float | None
-    eta_s: float | None
+    share: float | None = None
+    eta_s: float | None = None
 
     def __str__(self) -> str:
-        """Write the line for the log."""
-        aside = f", {self.rejected:,} rejected" if self.rejected else ""
+        """Return the line for the log."""
+        counts = self.counts
+        rejected = f", {counts.rejected:,} rejected" if counts.rejected else ""
         done = "" if self.share is None else f", {self.share:.0%} done"
         eta = "" if self.eta_s is None else f", about {_duration(self.eta_s)} to go"
         return (
-            f"{self.records:,} records confirmed{aside}, {self.records_per_second:,.0f} records/s, "
-            f"{self.bytes_per_second / 1e6:.1f} MB/s, {self.in_flight} in flight, {self.throttled:,} throttled{done}{eta}"
+            f"{counts.upserted:,} records confirmed{rejected}, {self.records_per_second:,.0f} records/s, "
+            f"{self.bytes_per_second / 1e6:.1f} MB/s, {self.in_flight} in flight, {counts.throttled:,} throttled{done}{eta}"
         )
 
     def as_state(self) -> dict[str, Any]:
-        """Return what the state store shows."""
+        """Return what the task's state shows."""
         return {
-            "records": self.records,
+            "records": self.counts.upserted,
             "recordsPerSecond": round(self.records_per_second),
             "megabytesPerSecond": round(self.bytes_per_second / 1e6, 1),
-            "throttled": self.throttled,
-            "rejected": self.rejected,
+            "throttled": self.counts.throttled,
+            "rejected": self.counts.rejected,
             "percent": None if self.share is None else round(100 * self.share, 1),
             "etaSeconds": None if self.eta_s is None else round(self.eta_s),
         }
 
 
-def rates(before: ProgressSample, now: ProgressSample) -> tuple[float, float]:
-    """Return records and bytes per second between two readings."""
-    elapsed_s = max(now.at_s - before.at_s, 1e-9)
-    return (now.records - before.records) / elapsed_s, (now.body_bytes - before.body_bytes) / elapsed_s
+class ProgressMeter:
+    """
+    Measures the speed between two samples, and since the start.
+
+    :param start: The first sample.
+    """
+
+    def __init__(self, start: ProgressSample) -> None:
+        self._start = self._last = start
+
+    def measure(self, sample: ProgressSample, in_flight: int) -> Progress:
+        """Compare a sample with the previous one, and remember it."""
+        before, self._last = self._last, sample
+        elapsed_s = max(sample.at_s - before.at_s, 1e-9)
+        return Progress(
+            sample.counts,
+            (sample.counts.upserted - before.counts.upserted) / elapsed_s,
+            (sample.counts.request_bytes - before.counts.request_bytes) / elapsed_s,
+            in_flight,
+            sample.share,
+            _eta_s(self._start, sample),
+        )
 
 
-def eta_s(start: ProgressSample, now: ProgressSample) -> float | None:
-    """Return the seconds to the end at the mean speed since the start; None where nobody knows."""
+def _eta_s(start: ProgressSample, now: ProgressSample) -> float | None:
     if now.share is None or now.share <= (start.share or 0.0):
         return None
     return (1.0 - now.share) * (now.at_s - start.at_s) / (now.share - (start.share or 0.0))

@@ -1,13 +1,14 @@
 """
-A record that is rejected, as a line of a file that a person mends and the operator reads again.
+A rejected record as a row of a file that a person fixes and the operator reads again.
 
-What always holds: what is valid of a record stands in its column in exactly the form in which it would have been sent;
-what fits no column stands in ``record``; nothing of a record is rounded, cut or left out.
+Invariants: the valid parts of a record are in their columns, exactly as they would have been sent; a record with a part
+that fits no column is in ``record`` as a whole; nothing of a record is rounded, cut or left out.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 
 from airflow_pinecone_upsert.api.models import is_integer
 from airflow_pinecone_upsert.exceptions import RecordError
-from airflow_pinecone_upsert.pipeline.encode.metadata import legible, readable_column, readable_json
+from airflow_pinecone_upsert.pipeline.encode.metadata import is_missing, legible, readable_column, readable_json
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
 from airflow_pinecone_upsert.pipeline.read.columns import is_list_of_numbers
 
@@ -37,19 +38,20 @@ SCHEMA: Final = pa.schema(
     }
 )
 """
-A file of rejects. Mended, it is a source with the default column names; ``record`` is the whole record as JSON where it
-fits no columns.
+The columns of a file of rejects. Once fixed, it is a source with the default column names; ``record`` is the whole
+record as JSON where a part of it fits no column.
 """
 
 _TUPLE: Final = ("id", "values", "metadata")
 
 
-def line(error: RecordError, record: Mapping[str, Any]) -> dict[str, Any]:
+def reject_row(error: RecordError, record: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Make a line of a file.
+    Build a row of a file of rejects.
 
-    :param record: ``id``, ``values``, ``sparse_values`` and ``metadata`` as the source holds them, as far as it does;
-        and whatever else it holds.
+    :param error: Why the record is rejected.
+    :param record: ``id``, ``values``, ``sparse_values`` and ``metadata`` as the source has them, and anything else that
+        it has.
     """
     parts = {part: _fitting(part, record.get(part)) for part in PARTS}
     fits = all(parts.get(name) is not None for name, part in record.items() if part is not None)
@@ -64,11 +66,14 @@ def line(error: RecordError, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def row_of(chunk: Chunk, offset: int) -> Mapping[str, Any]:
-    """Return a record as its source holds it, under the names of :data:`SCHEMA`."""
-    if chunk.rows:
-        return _python_record(chunk.rows[offset])
+def source_record(chunk: Chunk, row: int) -> Mapping[str, Any]:
+    """Return a record as its source has it, under the names of :data:`SCHEMA`."""
+    offset = bisect_left(chunk.rows, row)
+    if chunk.objects:
+        return _python_record(chunk.objects[offset])
     record: dict[str, Any] = {}
+    if chunk.metadata is not None:
+        record["metadata"] = None if is_missing(chunk.metadata[offset]) else chunk.metadata[offset]
     for name in chunk.records.schema.names:
         column = chunk.records.column(name)[offset : offset + 1]
         try:
@@ -78,7 +83,7 @@ def row_of(chunk: Chunk, offset: int) -> Mapping[str, Any]:
     return record
 
 
-def sent(body: bytes) -> Mapping[str, Any]:
+def sent_record(body: bytes) -> Mapping[str, Any]:
     """Return a record as it was sent."""
     return _renamed(orjson.loads(body))
 
@@ -100,7 +105,7 @@ def _renamed(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _fitting(name: str, part: Any) -> Any:
-    """Bring a part of a record into the form of its column; None where it has no such form."""
+    """Convert a part of a record to the type of its column; return None where that is not possible."""
     if part is None:
         return None
     try:
@@ -118,7 +123,7 @@ def _fitting(name: str, part: Any) -> Any:
 
 
 def _id(part: Any) -> Any:
-    """Take what is taken as an id."""
+    """Accept what a source accepts as an id."""
     if is_integer(part):
         return str(int(part))
     return part.decode() if isinstance(part, bytes) else part
@@ -132,14 +137,14 @@ def _text(part: Any) -> str | None:
 
 
 def _numbers(part: Any, kind: pa.DataType) -> Any:
-    """Let Arrow judge, whose cast refuses to round."""
+    """Convert with Arrow, whose cast fails instead of rounding."""
     if not isinstance(part, (list, tuple)):
         part = np.asarray(part)
         if part.ndim != 1:
             return None
     if isinstance(part, np.ndarray) and part.dtype == object:
         part = part.tolist()
-    # Looked at before, because Arrow runs out of stack, and the process dies, where a list holds itself.
+    # Checked first: Arrow overflows the stack, and the process dies, where a list contains itself.
     if not isinstance(part, np.ndarray) and not all(map(_is_kind_of_number, set(map(type, part)))):
         return None
     found = pa.array([part])

@@ -1,8 +1,8 @@
 """
-Records that are set aside: counted against what the user tolerates, and written where they can be mended and read again.
+Rejected records: counted against ``max_rejects``, and written to files that can be fixed and read again.
 
-What always holds: nothing that was set aside is forgotten before it is written; a file is complete or not there; no file
-of an earlier try is written over.
+Invariants: a rejected record is held until it is written; a file is complete or absent; no file of an earlier try is
+overwritten.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from airflow_pinecone_upsert.exceptions import PineconeUpsertError, RecordError,
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 from airflow_pinecone_upsert.pipeline.read.files import url_of
 from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
-from airflow_pinecone_upsert.pipeline.track.reject_rows import SCHEMA, line, row_of, sent
+from airflow_pinecone_upsert.pipeline.track.reject_rows import SCHEMA, reject_row, sent_record, source_record
 
 log = logging.getLogger(__name__)
 
 _FILE_BYTES: Final = 16_000_000
-"""Of rejects in memory; then a file is finished and another one begun."""
+"""Of rejects in memory: then a file is finished and the next one started."""
 
-_LOGGED: Final = 10
+_MAX_LOGGED: Final = 10
 
 
 @dataclass(frozen=True)
 class RejectsFolder:
     """
-    Where files of rejects go.
+    Where the files of rejects go.
 
     :param fs: A file system.
     :param path: A folder there, or the name of a file that ends in ``.parquet``.
@@ -50,9 +50,9 @@ class RejectsFolder:
 
 class Rejects:
     """
-    All records that one try sets aside.
+    The rejected records of one try.
 
-    :param limit: How many are tolerated over all tries; None for any number.
+    :param limit: How many are allowed over all tries; None for any number.
     :param folder: Where they are written; None for nowhere.
     """
 
@@ -65,11 +65,11 @@ class Rejects:
 
     def resume(self, count: int, paths: Sequence[str]) -> None:
         """
-        Go on counting.
+        Continue the count of earlier tries.
 
-        :param count: How many earlier tries have set aside.
-        :param paths: Where they have written those.
-        :raises SetupError: They are more than are tolerated by now.
+        :param count: How many records they rejected.
+        :param paths: The files that they wrote.
+        :raises SetupError: They are more than are allowed now.
         """
         self.count = self._earlier_count = count
         self._earlier_paths = tuple(paths)
@@ -82,48 +82,48 @@ class Rejects:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files that are written, those of earlier tries first."""
+        """The files that were written, those of earlier tries first."""
         return self._earlier_paths + (() if self._files is None else tuple(self._files.urls))
 
     def take_rows(self, chunk: Chunk, errors: Sequence[RecordError]) -> None:
         """
-        Set rows aside that break a rule.
+        Reject rows that break a rule.
 
-        :param chunk: Where they stand.
+        :param chunk: The chunk that they are in.
         :param errors: One for each of them, in order.
-        :raises RecordError: One more than is tolerated.
+        :raises RecordError: One more than is allowed.
         """
         if self._files is not None:
-            self._files.add([line(error, row_of(chunk, error.row - chunk.first_row)) for error in errors])
+            self._files.add([reject_row(error, source_record(chunk, error.row)) for error in errors])
         self._take(errors, among=len(chunk.records))
 
-    def take_refused(self, batch: UpsertRequest, error: PineconeUpsertError) -> None:
+    def take_rejected(self, request: UpsertRequest, error: PineconeUpsertError) -> None:
         """
-        Set a record aside that the server refuses while it takes others.
+        Reject a record that the server rejects, while it takes others.
 
-        :param batch: It alone.
-        :raises RecordError: One more than is tolerated.
+        :param request: A request of this record alone.
+        :raises RecordError: One more than is allowed.
         """
-        [origin], [row], [record_id], [body] = batch.fragments
-        answer = error.answer
-        said = f"{answer.status} “{answer.message}”" if answer else str(error)
-        refused = RecordError(
-            f"the server rejects this record, even on its own: {said}",
+        [origin], [row], [record_id], [body] = request.records
+        response = error.response
+        detail = f"{response.status} “{response.message}”" if response else str(error)
+        rejected = RecordError(
+            f"the server rejects this record, even on its own: {detail}",
             remedy="Fix it at its source.",
             origin=origin,
             row=row,
             record_id=record_id,
             field="record",
         )
-        refused.answer = answer
-        refused.__cause__ = error
+        rejected.response = response
+        rejected.__cause__ = error
         if self._files is not None:
-            self._files.add([line(refused, sent(body))])
-        self._take([refused], among=1)
+            self._files.add([reject_row(rejected, sent_record(body))])
+        self._take([rejected], among=1)
 
     def write(self) -> None:
         """
-        Write what was set aside since the last time.
+        Write what was rejected since the last time.
 
         :raises SetupError: It cannot be written.
         """
@@ -133,7 +133,7 @@ class Rejects:
     def _take(self, errors: Sequence[RecordError], *, among: int) -> None:
         before = self.count
         self.count += len(errors)
-        for error in errors[: max(0, _LOGGED - (before - self._earlier_count))]:
+        for error in errors[: max(0, _MAX_LOGGED - (before - self._earlier_count))]:
             log.warning("Not upserted: %s", error)
         if self._limit is not None and self.count > self._limit:
             raise self._one_too_many(errors[max(0, self._limit - before) :], among)
@@ -149,7 +149,7 @@ class Rejects:
 
 class _Files:
     """
-    Files that grow: the last one is written anew, whole, until it is large enough.
+    Files that grow: the last one is rewritten as a whole until it is large enough.
 
     :param folder: Where they are.
     """
@@ -159,11 +159,11 @@ class _Files:
         self._path = ""  # of the last one
         self._folder = folder
         self._tables: list[pa.Table] = []  # of the last file
-        self._unwritten = 0  # how many of these it does not hold yet
+        self._unwritten = 0  # how many of these it does not contain yet
         self._size = 0  # bytes of these
 
-    def add(self, lines: list[dict[str, Any]]) -> None:
-        self._tables.append(pa.Table.from_pylist(lines, SCHEMA))
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        self._tables.append(pa.Table.from_pylist(rows, SCHEMA))
         self._unwritten += 1
         self._size += self._tables[-1].nbytes
         if self._size > _FILE_BYTES:
@@ -198,12 +198,12 @@ def _content(tables: Sequence[pa.Table]) -> bytes:
 
 
 def _write_new(folder: RejectsFolder, content: bytes) -> str:
-    """Write a file under a name that nobody has used; return it."""
+    """Write a file under an unused name; return the name."""
     fs, path = folder.fs, folder.path
     is_file = path.endswith(".parquet") and not fs.isdir(path)
     if is_file and not fs.exists(path) and _write(fs, path, content, is_new=True):
         return path
-    # In the order of time.
+    # The names sort by time.
     name = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.parquet"
     path = f"{path.removesuffix('.parquet')}-{name}" if is_file else f"{path.rstrip('/')}/rejects-{name}"
     _write(fs, path, content)
@@ -212,32 +212,32 @@ def _write_new(folder: RejectsFolder, content: bytes) -> str:
 
 def _write(fs: fsspec.AbstractFileSystem, path: str, content: bytes, *, is_new: bool = False) -> bool:
     """
-    Write a file that is there as a whole or not at all.
+    Write a file completely or not at all.
 
-    :param is_new: Write over nothing, not even what another task has written in this moment.
+    :param is_new: Overwrite nothing, not even a file that another task writes at this moment.
     :return: Whether it was written.
     """
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, content)  # one request: an open handle uploads what it has when an error closes it
         return True
-    half_done = Path(f"{path}.{uuid.uuid4().hex[:8]}.part")
-    half_done.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(f"{path}.{uuid.uuid4().hex[:8]}.part")
+    partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        half_done.write_bytes(content)
+        partial.write_bytes(content)
         if is_new:
-            return _link(half_done, path)
-        half_done.replace(path)
+            return _link(partial, path)
+        partial.replace(path)
     finally:
-        half_done.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return True
 
 
-def _link(half_done: Path, path: str) -> bool:
-    """Give a file its name unless another one has it."""
+def _link(partial: Path, path: str) -> bool:
+    """Give a file its name, unless another file has it."""
     try:
-        os.link(half_done, path)
+        os.link(partial, path)
     except FileExistsError:
         return False
     except OSError:  # a file system without hard links
-        half_done.replace(path)
+        partial.replace(path)
     return True

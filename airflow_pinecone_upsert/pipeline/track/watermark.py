@@ -1,81 +1,98 @@
-"""The end of the settled prefix."""
+"""
+The watermark: the end of the prefix of a source in which every row is settled, and the settled ranges after it.
+
+A row is settled if nothing remains to be done for it: it was confirmed, rejected, or need not be sent. The watermark
+knows ranges of rows, not records, so that any number of rows that need no sending costs one range.
+
+Invariants: no row before the position, and none in a settled range, is anything but settled; memory grows with the gaps
+between settled ranges, which the requests in flight bound.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from typing import NamedTuple
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 
 from airflow_pinecone_upsert.pipeline.position import Position, RowRange
-from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 
 
-class _Settled(NamedTuple):
-    """What is remembered of a batch: its records would fill the memory while an early one waits."""
+class _RowSet:
+    """Rows of one origin as disjoint ranges, ascending, none of which touches the next."""
 
-    end: int
-    rows: list[RowRange]
-    confirmed: int
-    refused: int
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.stops: list[int] = []
+
+    def add(self, start: int, stop: int) -> None:
+        first = bisect_left(self.stops, start)  # the first range that it touches
+        last = bisect_right(self.starts, stop)  # one past the last such range
+        if first < last:
+            start, stop = min(start, self.starts[first]), max(stop, self.stops[last - 1])
+        self.starts[first:last] = [start]
+        self.stops[first:last] = [stop]
+
+    def end_of_run(self, row: int) -> int:
+        """Return the end of the settled rows that begin at ``row``, and drop all rows before it."""
+        number = bisect_right(self.starts, row)
+        if number and self.stops[number - 1] >= row:
+            row = self.stops[number - 1]
+        del self.starts[:number], self.stops[:number]
+        return row
 
 
 class Watermark:
     """
-    The end of the prefix in which every record is settled, and what is confirmed beyond it.
+    The watermark of one source.
 
-    :param place: Where reading began; None for the first row.
+    :param position: Where reading starts; None for the first row.
+    :param settled: Ranges after it that earlier tries settled.
     """
 
-    def __init__(self, place: Position | None = None) -> None:
-        self.place = place
-        self.rejected = 0
-        self._prefix_confirmed = 0
-        self._end = 0  # the number of the first fragment that is not settled
-        self._beyond: dict[int, _Settled] = {}  # by the number of their first fragment
-        self._aside: deque[int] = deque()  # how many fragments precede each row that was set aside
+    def __init__(self, position: Position | None = None, settled: Iterable[RowRange] = ()) -> None:
+        self.position = position
+        self._read_to: dict[str, int] = {}  # by origin, in the order of reading; without those that are passed
+        self._settled: dict[str, _RowSet] = {}
+        if position is not None:
+            self._read_to[position.origin] = position.row
+        for rows in settled:
+            self.settle(rows)
 
     @property
-    def confirmed(self) -> int:
-        """Records that need not be sent again, before and beyond :attr:`place`."""
-        return self._prefix_confirmed + sum(settled.confirmed for settled in self._beyond.values())
+    def settled_after(self) -> list[RowRange]:
+        """The settled ranges after :attr:`position`: few, because few requests are unsettled at a time."""
+        return [
+            RowRange(origin, start, stop)
+            for origin, rows in self._settled.items()
+            for start, stop in zip(rows.starts, rows.stops, strict=True)
+        ]
 
-    @property
-    def confirmed_beyond(self) -> list[RowRange]:
-        """Rows behind :attr:`place` that are confirmed: few, because few batches are unsettled at a time."""
-        found: list[RowRange] = []
-        behind = -1
-        for first, settled in sorted(self._beyond.items()):
-            if settled.confirmed:
-                rows = list(settled.rows)
-                if first == behind and found[-1].origin == rows[0].origin:
-                    rows[0] = RowRange(rows[0].origin, found.pop().first, rows[0].end)
-                found += rows
-                behind = settled.end
-        return found
-
-    def settle(self, batch: UpsertRequest, *, confirmed: bool) -> None:
+    def read(self, rows: RowRange) -> None:
         """
-        Move on as far as batches are settled without a gap.
+        Note which rows were read.
 
-        :param confirmed: By the server; otherwise refused by it and set aside.
+        :param rows: They follow the rows that were read before.
         """
-        count = len(batch)
-        confirmed_count = count if confirmed else 0
-        self._beyond[batch.first] = _Settled(
-            batch.first + count, batch.ranges, confirmed_count, count - confirmed_count
-        )
-        while (settled := self._beyond.pop(self._end, None)) is not None:
-            self._end = settled.end
-            self.place = Position(settled.rows[-1].origin, settled.rows[-1].end)
-            self._prefix_confirmed += settled.confirmed
-            self.rejected += settled.refused
-        while self._aside and self._aside[0] < self._end:
-            self._aside.popleft()
-            self.rejected += 1
+        if self.position is None:
+            self.position = Position(rows.origin, rows.start)
+        self._read_to[rows.origin] = rows.stop
+        self._advance()
 
-    def set_aside(self, fragments_before: int) -> None:
-        """
-        Count a row that became no fragment; it lies before the place once a fragment behind it does.
+    def settle(self, rows: RowRange) -> None:
+        """Note that rows are settled."""
+        self._settled.setdefault(rows.origin, _RowSet()).add(rows.start, rows.stop)
+        self._advance()
 
-        :param fragments_before: How many fragments precede it.
-        """
-        self._aside.append(fragments_before)
+    def _advance(self) -> None:
+        while self.position is not None:
+            origin, row = self.position
+            settled = self._settled.get(origin)
+            if settled is not None:
+                row = settled.end_of_run(row)
+                if not settled.starts:
+                    del self._settled[origin]
+            self.position = Position(origin, row)
+            if row < self._read_to[origin] or len(self._read_to) == 1:
+                return
+            del self._read_to[origin]
+            # Reading has gone on to another origin, so this one is complete. It is read from its first row.
+            self.position = Position(next(iter(self._read_to)), 0)

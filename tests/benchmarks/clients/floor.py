@@ -1,8 +1,8 @@
 """
-The floor: a bare loop that reads the file, writes each record with ``orjson.dumps``, joins, and writes to a raw socket.
+The floor: a bare loop that reads the file, encodes each record with ``orjson.dumps`` and writes to a raw socket.
 
-No check of anything, one request at a time, no bound of bytes; what is left of a pipeline when all that makes it
-trustworthy is taken away.
+It has no checks, one request at a time and no limit on bytes: the work that remains if a pipeline does nothing to be
+reliable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 
 def bodies(path: str, batch_size: int) -> Iterator[bytes]:
-    """Yield the request bodies. The file is read in the way that takes the least CPU."""
+    """Yield the request bodies. The file is read in the way that needs the least CPU time."""
     for batch in pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20).iter_batches(
         batch_size, use_threads=False
     ):
@@ -34,7 +34,7 @@ def bodies(path: str, batch_size: int) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Upsert and say what was confirmed; with no path, only import what that takes."""
+    """Upsert and print what was confirmed; without a path, only import what that needs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("path", nargs="?")
@@ -51,8 +51,8 @@ def main() -> None:
             head = b"POST /vectors/upsert HTTP/1.1\r\nApi-Key: floor\r\nContent-Length: %d\r\n\r\n" % len(body)
             connection.sendall(head)
             connection.sendall(body)
-            answer = connection.recv(4096)
-            confirmed += json.loads(answer.partition(b"\r\n\r\n")[2])["upsertedCount"]
+            response = connection.recv(4096)
+            confirmed += json.loads(response.partition(b"\r\n\r\n")[2])["upsertedCount"]
     print(json.dumps({"confirmed": confirmed, "duration_s": time.monotonic() - started_s}))
 
 

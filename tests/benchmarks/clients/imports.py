@@ -1,4 +1,4 @@
-"""What a DAG file pays for importing the public names, beyond Airflow itself."""
+"""The import time that the public names add to a DAG file, beyond Airflow itself."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _HEAVY = {"pyarrow", "numpy", "httpx", "pydantic", "pandas", "fsspec", "orjson"}
 
 
 def import_all(names: dict[str, list[str]]) -> None:
-    """Import as ``from module import name`` does."""
+    """Import names as ``from module import name`` does."""
     for module, attributes in names.items():
         for attribute in attributes:
             getattr(import_module(module), attribute)
 
 
 def main() -> None:
-    """Import, and say how long it took."""
+    """Import, and print how long it took."""
     import_all({"airflow.sdk": ["DAG", "BaseOperator", "BaseHook"]})
     before = set(sys.modules)
     started_s = time.perf_counter()

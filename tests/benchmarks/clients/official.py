@@ -1,4 +1,4 @@
-"""The official provider's ``PineconeIngestOperator``: a list in memory, from the same file read with pandas."""
+"""The official provider's ``PineconeIngestOperator``, with a list in memory from the same file, read with pandas."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import time
 
 import pandas as pd
-import pyarrow.parquet  # noqa: F401 - what pandas reads with, and imports late
+import pyarrow.parquet  # noqa: F401 - pandas reads with it, and imports it late
 from airflow.providers.pinecone.operators.pinecone import PineconeIngestOperator
 
 
 def main() -> None:
-    """Ingest; the operator returns nothing, so nothing can be said of it. With no path, only import what that takes."""
+    """Ingest. The operator returns nothing, so no count is printed. Without a path, only import what that needs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("path", nargs="?")

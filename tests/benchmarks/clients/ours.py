@@ -1,15 +1,16 @@
-"""This project: Parquet files, on disk or from S3, through ``upsert()`` with every check."""
+"""This project: Parquet files, on disk or on S3, through ``upsert()`` with all checks."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import fsspec
 
-from airflow_pinecone_upsert.api.client import ClientSettings, IndexClient
+from airflow_pinecone_upsert.api.http import ClientSettings
+from airflow_pinecone_upsert.client import IndexClient
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import UpsertOptions
 from airflow_pinecone_upsert.pipeline.position import Position
@@ -21,43 +22,44 @@ from airflow_pinecone_upsert.pipeline.run import upsert
 
 
 @dataclass
-class First:
+class FirstRecords:
     """
     The first records of a source.
 
-    :param source: The whole.
-    :param records: How many.
+    :param source: The whole source.
+    :param records: The number of records.
     """
 
     source: RecordSource
     records: int
 
     identity = None
+    not_resumable = "only the first records are read"
 
-    def share_before(self, place: Position) -> None:
-        """Return None: the first records are no share of the files' bytes."""
+    def share_before(self, position: Position) -> None:
+        """Return None: the share of the first records in the files is not known."""
 
     def chunks(self, shape: IndexShape, start: Position | None = None) -> Iterator[Chunk]:
         left = self.records
         for chunk in self.source.chunks(shape, start):
-            part = chunk.records.slice(0, left)
-            yield Chunk(chunk.origin, chunk.first_row, part, chunk.names, chunk.problems)
-            left -= len(part)
+            part = replace(chunk, rows=chunk.rows[:left], records=chunk.records.slice(0, left))
+            yield part
+            left -= len(part.rows)
             if not left:
                 return
 
 
 def main() -> None:
-    """Upsert and say what was confirmed; with no path, only import what that takes."""
+    """Upsert and print what was confirmed; without a path, only import what that needs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("paths", nargs="*")
     parser.add_argument("--key", default="ours")
-    parser.add_argument("--s3", metavar="URL", help="the paths lie on this S3 server")
-    parser.add_argument("--records", type=int, help="only the first ones")
+    parser.add_argument("--s3", metavar="URL", help="the paths are on this S3 server")
+    parser.add_argument("--records", type=int, help="only the first records")
     parser.add_argument("--batch-size", type=int, default=1_000)
     parser.add_argument("--max-concurrency", type=int, default=8)
-    parser.add_argument("--unpaced", action="store_true", help="lift the bounds of requests and bytes per second")
+    parser.add_argument("--unpaced", action="store_true", help="remove the limits on requests and bytes per second")
     arguments = parser.parse_intermixed_args()
 
     s3 = {"anon": True, "endpoint_url": arguments.s3}
@@ -71,9 +73,9 @@ def main() -> None:
         found = [file for path in arguments.paths for file in find_parquet_files(files, path)]
         source: RecordSource = ParquetSource(found, options)
         if arguments.records:
-            source = First(source, arguments.records)
+            source = FirstRecords(source, arguments.records)
         report = upsert(source, client, options)
-    print(json.dumps({"confirmed": report.upserted_count, "duration_s": report.duration_s}))
+    print(json.dumps({"confirmed": report.upserted_count, "duration_s": report.counts.duration_s}))
 
 
 if __name__ == "__main__":

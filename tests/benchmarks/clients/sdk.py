@@ -1,7 +1,7 @@
 """
-The Pinecone SDK as its documentation shows it.
+The Pinecone SDK, used as in its documentation.
 
-``dataframe``: ``pandas.read_parquet`` and ``upsert_from_dataframe``; ``upsert``: the same file as a list of tuples, and
+``dataframe``: ``pandas.read_parquet`` and ``upsert_from_dataframe``. ``upsert``: the same file as a list of tuples, and
 ``upsert(batch_size=…)``.
 """
 
@@ -12,12 +12,12 @@ import json
 import time
 
 import pandas as pd
-import pyarrow.parquet as pq  # what pandas reads with, and imports late
+import pyarrow.parquet as pq  # pandas reads with it, and imports it late
 from pinecone import Pinecone
 
 
 def main() -> None:
-    """Upsert and say what was confirmed; with no path, only import what that takes."""
+    """Upsert and print what was confirmed; without a path, only import what that needs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("way", choices=["dataframe", "upsert"])
     parser.add_argument("url")
@@ -31,13 +31,13 @@ def main() -> None:
         print("{}")
         return
     started_s = time.monotonic()
-    how = {"batch_size": arguments.batch_size, "show_progress": False}
+    options = {"batch_size": arguments.batch_size, "show_progress": False}
     if arguments.way == "dataframe":
-        response = index.upsert_from_dataframe(pd.read_parquet(arguments.path), **how)
+        response = index.upsert_from_dataframe(pd.read_parquet(arguments.path), **options)
     else:
         columns = pq.read_table(arguments.path)
         vectors = list(zip(*(columns[name].to_pylist() for name in ("id", "values", "metadata")), strict=True))
-        response = index.upsert(vectors=vectors, **how)
+        response = index.upsert(vectors=vectors, **options)
     print(json.dumps({"confirmed": response.upserted_count, "duration_s": time.monotonic() - started_s}))
 
 

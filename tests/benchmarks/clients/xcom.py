@@ -1,7 +1,7 @@
 """
-A real Airflow run on SQLite: a task returns vectors, another one upserts them. See ``tests/benchmarks/dags/xcom.py``.
+A real Airflow run on SQLite: one task returns vectors, the next one upserts them. See ``dags/xcom.py``.
 
-Says what its operator wrote down between render and execute.
+Prints what was recorded between render and execute.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DAGS = Path(__file__).resolve().parents[1] / "dags"
 
 
 def run(home: Path) -> None:
-    """Run the DAG on a fresh database. Airflow must not have been imported before."""
+    """Run the DAG on a new database. Airflow must not have been imported before."""
     os.environ |= {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(_DAGS),
@@ -32,11 +32,11 @@ def run(home: Path) -> None:
     initdb()
     state = runpy.run_path(str(_DAGS / "xcom.py"))["dag"].test().state
     if state != "success":
-        sys.exit(f"The DAG run ended as {state}.")
+        sys.exit(f"The DAG run ended with state {state}.")
 
 
 def main() -> None:
-    """Run, and print what was noted."""
+    """Run the DAG, and print what was recorded."""
     parser = argparse.ArgumentParser()
     parser.add_argument("operator", choices=["ours", "official"])
     parser.add_argument("url")
@@ -44,16 +44,16 @@ def main() -> None:
     arguments = parser.parse_args()
     kind = {"ours": "pinecone_upsert", "official": "pinecone"}[arguments.operator]
     with tempfile.TemporaryDirectory() as home:
-        notes = Path(home) / "notes.json"
+        record = Path(home) / "record.json"
         os.environ |= {
             "AIRFLOW_CONN_PINECONE_DEFAULT": json.dumps({"conn_type": kind, "host": arguments.url, "password": "xcom"}),
             "BENCH_OPERATOR": arguments.operator,
             "BENCH_RECORDS": str(arguments.records),
-            "BENCH_NOTES": str(notes),
+            "BENCH_RECORD": str(record),
         }
         with contextlib.redirect_stdout(io.StringIO()):
             run(Path(home))
-        print(notes.read_text())
+        print(record.read_text())
 
 
 if __name__ == "__main__":

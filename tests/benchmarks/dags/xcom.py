@@ -1,7 +1,8 @@
 """
-A task returns vectors, another one upserts them; what passes between render and execute is noted on the way.
+One task returns vectors, the next one upserts them; time and memory between render and execute are recorded.
 
-The clock stops while the XCom is pulled, and memory is counted from there on: that part is the same for any operator.
+The clock stops while the XCom is pulled, because that time is the same for every operator. Memory counts from the
+moment when the XCom was pulled.
 """
 
 from __future__ import annotations
@@ -19,36 +20,36 @@ _PROCESS = Path("/proc/self")
 _DIMENSION = 1_536
 
 
-class Notes:
-    """When what happened, and how much memory was held then."""
+class Recorder:
+    """Records time and memory between render and execute."""
 
     def __init__(self) -> None:
         self._pull_s = 0.0
 
-    def rendering(self) -> None:
+    def on_render(self) -> None:
         self._started_s = time.perf_counter()
 
     def pull(self, resolve: Any, *arguments: Any) -> Any:
         started_s = time.perf_counter()
         value = resolve(*arguments)
         self._pull_s += time.perf_counter() - started_s
-        (_PROCESS / "clear_refs").write_text("5")  # the peak begins anew at what is held now
+        (_PROCESS / "clear_refs").write_text("5")  # reset the peak to the current size
         self._held_bytes = _status_bytes("VmRSS")
         return value
 
-    def executing(self) -> None:
-        passed_s = time.perf_counter() - self._started_s
-        note = {
+    def on_execute(self) -> None:
+        elapsed_s = time.perf_counter() - self._started_s
+        record = {
             "pull_s": self._pull_s,
-            "gap_s": passed_s - self._pull_s,
+            "gap_s": elapsed_s - self._pull_s,
             "gap_bytes": max(0, _status_bytes("VmHWM") - self._held_bytes),
         }
-        Path(os.environ["BENCH_NOTES"]).write_text(json.dumps(note))
+        Path(os.environ["BENCH_RECORD"]).write_text(json.dumps(record))
 
 
-NOTES = Notes()
+RECORDER = Recorder()
 _resolve = PlainXComArg.resolve
-PlainXComArg.resolve = lambda *arguments: NOTES.pull(_resolve, *arguments)  # type: ignore[method-assign]
+PlainXComArg.resolve = lambda *arguments: RECORDER.pull(_resolve, *arguments)  # type: ignore[method-assign]
 
 
 def _status_bytes(field: str) -> int:
@@ -56,31 +57,31 @@ def _status_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def noted(operator: type) -> type:
-    """Make an operator note its rendering and its start."""
+def recorded(operator: type) -> type:
+    """Return a subclass of an operator that records when it is rendered and executed."""
 
-    class Noted(operator):  # type: ignore[misc]
+    class Recorded(operator):  # type: ignore[misc]
         def render_template_fields(self, *arguments: Any, **options: Any) -> None:
-            NOTES.rendering()
+            RECORDER.on_render()
             super().render_template_fields(*arguments, **options)
 
         def execute(self, context: Any) -> Any:
-            NOTES.executing()
+            RECORDER.on_execute()
             return super().execute(context)
 
-    return Noted
+    return Recorded
 
 
 def upsert(vectors: Any) -> None:
-    """Add the task of the operator that is measured."""
+    """Add a task with the operator that is measured."""
     if os.environ["BENCH_OPERATOR"] == "ours":
         from airflow_pinecone_upsert import PineconeUpsertOperator
 
-        noted(PineconeUpsertOperator)(task_id="upsert", vectors=vectors)
+        recorded(PineconeUpsertOperator)(task_id="upsert", vectors=vectors)
     else:
         from airflow.providers.pinecone.operators.pinecone import PineconeIngestOperator
 
-        noted(PineconeIngestOperator)(task_id="upsert", input_vectors=vectors, index_name="bench", batch_size=100)
+        recorded(PineconeIngestOperator)(task_id="upsert", input_vectors=vectors, index_name="bench", batch_size=100)
 
 
 with DAG("xcom", schedule=None) as dag:

@@ -1,4 +1,4 @@
-"""Point 8: what the number of requests in flight makes of latency."""
+"""Point 8: how the number of requests in flight affects the rate at different latencies."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ _RECORDS_PER_REQUEST = 103  # what fits into 2 MB at 1536 dimensions
 
 def latency(bench: Bench) -> Section:
     """
-    Records per second from the first read to the last answer, at 1536 dimensions, against a server without limits that
-    answers after a fixed time; `max_concurrency` from 1 to 32 in turn, as many records as take some seconds; medians.
-    More is not slower: the rate at 32, of the best one at this latency. What is possible is the lesser of
-    `max_concurrency` requests per latency and the highest of all rates, which is the CPU's; at 20 ms, and few in
-    flight, what a thread waits for the interpreter while another record is encoded is as long as an answer takes.
+    Records per second from the first read to the last response, at 1536 dimensions, with a server without limits that
+    responds after a fixed time. `max_concurrency` goes from 1 to 32, with as many records as take a few seconds; the
+    results are medians. The rate at 32, relative to the best rate at the same latency, shows that more concurrency is
+    not slower. The possible rate is the lower of `max_concurrency` requests per latency and the highest of all rates,
+    which the CPU limits. At 20 ms and with few requests in flight, a thread waits for the interpreter, while another
+    record is encoded, about as long as for a response.
     """
     seconds = bench.amount(4, 1)
-    most = bench.amount(50_000, 5_000)
-    path = bench.data(records=most, dimension=1_536, files=bench.amount(8, 1)) / "part-0.parquet"
+    max_records = bench.amount(50_000, 5_000)
+    path = bench.data(records=max_records, dimension=1_536, files=bench.amount(8, 1)) / "part-0.parquet"
     ours = ["ours", bench.index.url, path, "--unpaced"]
 
     def rate(latency_s: float, concurrency: int) -> float:
-        records = min(most, int(seconds * _bound(latency_s, concurrency)))
+        records = min(max_records, int(seconds * _bound(latency_s, concurrency)))
         client = [*ours, "--max-concurrency", concurrency, "--records", records]
         sample = bench.measure(client, Rules(latency_s=latency_s), records=records)
-        return records / float(sample.run.said["duration_s"])
+        return records / float(sample.run.output["duration_s"])
 
     rates: dict[float, list[float]] = {}
     for latency_s in _LATENCIES_S:
@@ -44,9 +45,9 @@ def latency(bench: Bench) -> Section:
     )
     lines = [(f"{latency_s * 1e3:.0f} ms", line) for latency_s, line in rates.items()]
     figures = [
-        Figure("the least share of what is possible", useful, "share"),
+        Figure("lowest share of the possible rate", useful, "share"),
         *(
-            Figure(f"the rate at 32, of the best at {at}", line[-1] / max(line), "share", Target("≥", 0.95))
+            Figure(f"rate at 32, relative to the best at {at}", line[-1] / max(line), "share", Target("≥", 0.95))
             for at, line in lines
         ),
     ]
@@ -56,5 +57,5 @@ def latency(bench: Bench) -> Section:
 
 
 def _bound(latency_s: float, concurrency: int) -> float:
-    """Return the records per second that so many requests in flight can carry, if nothing else takes time."""
+    """Return the records per second that this many requests in flight can carry if only latency takes time."""
     return concurrency / latency_s * _RECORDS_PER_REQUEST

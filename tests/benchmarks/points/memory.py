@@ -15,11 +15,11 @@ _LIMIT = Target("≤", 200e6)
 
 def memory(bench: Bench) -> Section:
     """
-    The largest resident set of the whole process, less that of the same program when it only imports (and makes a
-    client). 1536 dimensions, 8 in flight, kept so by a server that answers in 100 ms and has no limits. Small: 20,000
-    records, the median of three runs; large: 400,000 in eight files; then one file whose only row group holds 300,000
-    (1.8 GB); then 100,000 from S3, where the program that only imports has s3fs, too. What the others need for 50,000
-    stands in the table of point 1.
+    The largest resident set of the whole process, minus that of the same program when it only imports its modules (and
+    creates a client). 1536 dimensions, with 8 requests in flight because the server responds after 100 ms and has no
+    limits. Small: 20,000 records, median of three runs. Large: 400,000 records in eight files. Then one file whose only
+    row group has 300,000 records (1.8 GB), and 100,000 records from S3, where the program that only imports has s3fs,
+    too. The table of point 1 shows the memory that the other contenders need for 50,000 records.
     """
     size = bench.amount(50_000, 5_000)
     wide = bench.data(records=size, dimension=1_536, files=bench.amount(8, 1))
@@ -31,7 +31,7 @@ def memory(bench: Bench) -> Section:
     ours = ["ours", url, "--unpaced"]
     rows: list[tuple[str, int, int, int]] = []
 
-    def take(what: str, client: Sequence[object], records: int, baseline: int, runs: int = 1) -> float:
+    def measure(what: str, client: Sequence[object], records: int, baseline: int, runs: int = 1) -> float:
         samples = [bench.measure(client, rules, records=records) for _ in range(runs)]
         peak = median(sample.run.peak_bytes for sample in samples)
         in_flight = max(upsert.in_flight for sample in samples for upsert in sample.log.upserts)
@@ -39,18 +39,18 @@ def memory(bench: Bench) -> Section:
         return peak - baseline
 
     imports = bench.import_bytes("ours", url)
-    few = take(f"{small:,} records", [*ours, wide / "part-0.parquet", "--records", small], small, imports, runs=3)
+    few = measure(f"{small:,} records", [*ours, wide / "part-0.parquet", "--records", small], small, imports, runs=3)
     everything = size * len(list(wide.iterdir()))
-    many = take(f"{everything:,} records", [*ours, wide], everything, imports)
-    single = take(f"one row group of {one:,}", [*ours, one_row_group], one, imports)
+    many = measure(f"{everything:,} records", [*ours, wide], everything, imports)
+    single = measure(f"one row group of {one:,}", [*ours, one_row_group], one, imports)
     with Service("s3", wide, "--delay", 0.05) as s3:
         paths = [f"bench/{path.name}" for path in sorted(wide.iterdir())[:2]]
         from_s3 = ["ours", url, *paths, "--s3", s3.url, "--unpaced"]
-        remote = take("from S3", from_s3, size * len(paths), bench.import_bytes("ours", url, "--s3", s3.url))
+        remote = measure("from S3", from_s3, size * len(paths), bench.import_bytes("ours", url, "--s3", s3.url))
     figures = [
         Figure(f"{small:,} records, over imports", few, "megabytes", _LIMIT),
         Figure(f"{everything:,} records, over imports", many, "megabytes", _LIMIT),
-        Figure("difference of these two", max(few, many) / min(few, many) - 1, "share", Target("≤", 0.1)),
+        Figure("difference between these two", max(few, many) / min(few, many) - 1, "share", Target("≤", 0.1)),
         Figure(f"one row group of {one:,}, over imports", single, "megabytes", _LIMIT),
         Figure(f"{size * len(paths):,} from S3, over imports", remote, "megabytes", _LIMIT),
     ]

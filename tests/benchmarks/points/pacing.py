@@ -1,4 +1,4 @@
-"""Points 5 to 7: at the limit, from object storage, and when the limit moves or is shared."""
+"""Points 5 to 7: at the limit, from object storage, and when the limit changes or is shared."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _SENDERS = [f"sender-{number}" for number in range(4)]
 _HEAD = ["", "share of the allowance", "throttled", "records/s", "records accepted", "requests", "CPU", "time"]
 
 LIMIT = Rules(latency_s=0.15, bytes_per_second=BYTES_PER_SECOND, requests_per_second=REQUESTS_PER_SECOND)
-"""A server that has Pinecone's limits, and answers in 150 ms."""
+"""A server that has Pinecone's limits and responds after 150 ms."""
 
 
 def at_limit(bench: Bench) -> Section:
     """
-    The server allows 50 MB/s and 100 requests/s by token buckets that hold 0.25 s of that, answers in 150 ms, and says
-    429 to what is beyond. The share of the allowance is what was accepted from 2 s after the first request to the last
-    one, against what was allowed in that time, in bytes or requests, whichever is nearer to its bound; throttled is the
-    share of all requests that got a 429. 1536 dimensions, where bytes bound, with the SDK (100 records a request) in
-    turn, medians of up to three runs; the same once with buckets that hold a whole second, which suit the SDK better.
-    Then 64 dimensions with 200 records a request, where requests bound; 100 requests/s of 150 ms are 15 in flight, so
-    `max_concurrency` is 32 there.
+    The server allows 50 MB/s and 100 requests/s with token buckets that hold 0.25 s of that. It responds after 150 ms,
+    and with 429 to requests above the limits. The share of the allowance is what was accepted from 2 s after the first
+    request until the last one, relative to what was allowed in that time, in bytes or requests, depending on which is
+    nearer to its limit. "Throttled" is the share of all requests that got a 429. First 1536 dimensions, where the limit
+    on bytes applies, alternating with the SDK (100 records in a request), medians of up to three runs; then once with
+    buckets that hold a whole second, which suit the SDK better. Then 64 dimensions with 200 records in a request, where
+    the limit on requests applies; 100 requests/s at 150 ms are 15 requests in flight, so `max_concurrency` is 32.
     """
     url, runs = bench.index.url, min(3, bench.runs)
     records = bench.amount(30_000, 12_000)
@@ -66,13 +66,14 @@ def at_limit(bench: Bench) -> Section:
 def _reach_of_sdk(what: str, ours: Sequence[Sample], theirs: Sequence[Sample]) -> Figure:
     possible = BYTES_PER_SECOND * median(sample.log.records / sample.log.body_bytes for sample in ours)
     reached = median(_records_per_s(sample.log) for sample in theirs) / possible
-    return Figure(f"the SDK's records/s, of what shortest floats make possible{what}", reached, "ratio")
+    return Figure(f"the SDK's records/s, relative to the rate possible with shortest floats{what}", reached, "ratio")
 
 
 def from_object_storage(bench: Bench) -> Section:
     """
-    As point 5, with the file on an S3 server that waits 50 ms before it answers any request
-    (`tests/benchmarks/s3.py`). From the first request to the index on; what was read before that is not counted.
+    As point 5, with the file on an S3 server that waits 50 ms before it responds to a request
+    (`tests/benchmarks/s3.py`). Time is measured from the first request to the index; reading before that does not
+    count.
     """
     records = bench.amount(30_000, 12_000)
     folder = bench.data(records=records, dimension=1_536)
@@ -85,14 +86,14 @@ def from_object_storage(bench: Bench) -> Section:
 
 def moving_limit(bench: Bench) -> Section:
     """
-    As point 5, and 8 s after the first request the server's allowance falls to a fifth, for 8 s. The share is that of
-    the whole run, from the first request to the last. The rate is back when a second begins in which 90 % of the full
-    allowance are accepted. The SDK goes through the same once, for the picture.
+    As point 5, but 8 s after the first request the server's allowance falls to a fifth for 8 s. The share is that of
+    the whole run, from the first request to the last. The rate has recovered at the start of the first second in which
+    90 % of the full allowance is accepted. The SDK runs once under the same conditions, for the chart.
     """
     length_s = bench.amount(8, 3)
     dip = Dip(length_s, 2 * length_s, 0.2)
     rules = replace(LIMIT, dips=[dip])
-    # 50,000 records are 970 MB: 400 before the dip, 80 in it, the rest behind it.
+    # 50,000 records are 970 MB: 400 before the dip, 80 in it, the rest after it.
     records = bench.amount(50_000, 20_000)
     path = bench.data(records=records, dimension=1_536, files=bench.amount(8, 1)) / "part-0.parquet"
     ours = bench.measure(["ours", bench.index.url, path], rules, records=records)
@@ -104,7 +105,7 @@ def moving_limit(bench: Bench) -> Section:
     figures = [
         Figure("share of the allowance", share(ours.log), "share", Target("≥", 0.85), f"SDK: {share(theirs.log):.1%}"),
         Figure("throttled", ours.log.throttled_share, "share", Target("≤", 0.03), f"SDK: {_throttled([theirs])}"),
-        Figure("back at the old rate after", _recovery_s(ours.log, dip), "seconds", Target("≤", 5)),
+        Figure("recovered after", _recovery_s(ours.log, dip), "seconds", Target("≤", 5)),
     ]
     charts = {"moving-limit.svg": _chart(rules, dip, ours.log, theirs.log)}
     table = _table({"this project": [ours], "SDK": [theirs]}, share)
@@ -113,10 +114,11 @@ def moving_limit(bench: Bench) -> Section:
 
 def shared_limit(bench: Bench) -> Section:
     """
-    Four processes, each with its default bounds, upsert 40,000 records each into the namespace of point 5 at once. The
-    share of the allowance is that of all of them together from 2 s after the last one's first request until the first
-    one is done, and so is each one's part; throttled is of all requests. Who gets how much is chance in part, so up to
-    three runs stand in the table, and their medians above.
+    Four processes with default limits upsert 40,000 records each into the namespace of point 5 at the same time. The
+    share of the allowance is that of all of them together, from 2 s after the last process sent its first request until
+    the first process ends; the rate of each sender is measured in the same period. "Throttled" is the share of all
+    requests. How the allowance is distributed is partly random, so the table shows up to three runs, and the figures
+    are their medians.
     """
     records = bench.amount(40_000, 8_000)
     path = bench.data(records=records, dimension=1_536) / "part-0.parquet"
@@ -124,13 +126,13 @@ def shared_limit(bench: Bench) -> Section:
     shares = [run.share for run in runs]
     throttled = [run.throttled for run in runs]
     unevenness = [run.unevenness for run in runs]
-    most = "the most for one, of the least"
+    most = "largest part of a sender, relative to the smallest"
     figures = [
         Figure("share of the allowance", median(shares), "share", Target("≥", 0.9), range_of(shares, "share")),
         Figure("throttled", median(throttled), "share", Target("≤", 0.05), range_of(throttled, "share")),
         Figure(most, median(unevenness), "ratio", Target("≤", 2), range_of(unevenness, "ratio")),
     ]
-    head = ["", *_SENDERS, "together for"]
+    head = ["", *_SENDERS, "all active for"]
     rows = [[f"run {number}", *run.accepted, shown(run.seconds, "seconds")] for number, run in enumerate(runs, 1)]
     return Section((7,), "Four senders", shared_limit, figures, [Table(head, rows)])
 
@@ -139,11 +141,11 @@ class _Shared(NamedTuple):
     """
     Several senders on one namespace.
 
-    :param share: Of the allowance, all of them together.
-    :param throttled: Share of all requests.
-    :param unevenness: What the one with the most got, of what the one with the least got.
-    :param accepted: Rate of each, as it is shown.
-    :param seconds: For so long all of them were at it.
+    :param share: Share of the allowance that all of them used together.
+    :param throttled: Share of all requests that were throttled.
+    :param unevenness: The largest part of a sender, relative to the smallest.
+    :param accepted: The rate of each sender, formatted.
+    :param seconds: How long all of them were active.
     """
 
     share: float
@@ -159,15 +161,15 @@ def _share_limit(bench: Bench, path: Path, records: int) -> _Shared:
         programs = [
             stack.enter_context(Program("clients.ours", bench.index.url, path, "--key", key)) for key in _SENDERS
         ]
-        confirmed = sum(program.wait().said["confirmed"] for program in programs)
+        confirmed = sum(program.wait().output["confirmed"] for program in programs)
     log = bench.index.log()
     if {confirmed, log.records} != {len(_SENDERS) * records}:
-        raise RunError(f"{confirmed:,} records were confirmed and {log.records:,} accepted.")
+        raise RunError(f"{confirmed:,} records were confirmed, but {log.records:,} were accepted.")
     by_key = [[upsert for upsert in log.accepted if upsert.key == key] for key in _SENDERS]
     start_s = max(upserts[0].at_s for upserts in by_key) + _WARM_UP_S
     end_s = min(upserts[-1].at_s for upserts in by_key)
     if start_s >= end_s:
-        raise RunError(f"The senders were not at it together: the first one ended after {end_s:.1f} s.")
+        raise RunError(f"The senders did not overlap: the first one ended after {end_s:.1f} s.")
     parts = [sum(upsert.body_bytes for upsert in upserts if start_s < upsert.at_s <= end_s) for upserts in by_key]
     return _Shared(
         _share(log.accepted, LIMIT, start_s, end_s),
@@ -179,7 +181,7 @@ def _share_limit(bench: Bench, path: Path, records: int) -> _Shared:
 
 
 def _share(upserts: Iterable[Upsert], rules: Rules, start_s: float, end_s: float) -> float:
-    """Tell how much of what is allowed between two moments was accepted: of bytes or requests, whichever is more."""
+    """Return the share of the allowance that was used between two moments: of bytes or requests, the larger one."""
     taken = [upsert.body_bytes for upsert in upserts if start_s <= upsert.at_s <= end_s]
     seconds = rules.full_rate_s(start_s, end_s)
     return max(sum(taken) / BYTES_PER_SECOND, len(taken) / REQUESTS_PER_SECOND) / seconds
@@ -201,17 +203,17 @@ def _shares(samples: Sequence[Sample]) -> str:
     return f"{median(_settled_share(sample.log) for sample in samples):.1%} of the allowance, {_throttled(samples)}"
 
 
-def _figures(what: str, samples: Sequence[Sample], beside: str = "") -> list[Figure]:
+def _figures(what: str, samples: Sequence[Sample], note: str = "") -> list[Figure]:
     shares = [_settled_share(sample.log) for sample in samples]
     throttled = [sample.log.throttled_share for sample in samples]
     return [
-        Figure(f"share of the allowance, {what}", median(shares), "share", Target("≥", 0.97), beside),
+        Figure(f"share of the allowance, {what}", median(shares), "share", Target("≥", 0.97), note),
         Figure(f"throttled, {what}", median(throttled), "share", Target("≤", 0.01), f"at most {max(throttled):.1%}"),
     ]
 
 
 def _recovery_s(log: Log, dip: Dip) -> float:
-    """Find the first second behind the dip with 90 % of the full rate; if there is none, the run's end counts."""
+    """Return the seconds from the end of the dip to the first second with 90 % of the full rate, or to the last upsert."""
     after = [upsert for upsert in log.accepted if upsert.at_s >= dip.end_s]
     for first in after:
         second = [upsert.body_bytes for upsert in after if first.at_s <= upsert.at_s < first.at_s + 1]
@@ -253,7 +255,7 @@ def _chart(rules: Rules, dip: Dip, ours: Log, theirs: Log) -> str:
 
 
 def _rates(log: Log) -> list[tuple[float, float]]:
-    """Sum accepted records over each second."""
+    """Sum the accepted records of each second."""
     seconds = Counter[int]()
     for upsert in log.accepted:
         seconds[int(upsert.at_s)] += upsert.records

@@ -1,4 +1,4 @@
-"""Points 1 to 3: CPU, bytes and small vectors, against the SDK, the official operator and the floor."""
+"""Points 1 to 3: CPU, bytes and small vectors, compared with the SDK, the official operator and the floor."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _SHOWN = (OURS, SDK, LIST, OFFICIAL, FLOOR)
 
 def wide(bench: Bench) -> Section:
     """
-    50,000 records of 1536 float32 and metadata, one Parquet file, from Parquet to acknowledged by a server that answers
-    at once and has no limits. Each contender is a whole process, imports included, that may use one core only; the
-    server has the others. They run in turn, and ratios are the medians of those of each turn. The SDK and the operator
-    send 100 records a request as the SDK's documentation shows, which at 1536 dimensions is also what fits into 2 MB in
-    shortest floats; this project finds that by itself, with every check on. The floor is a loop without any check:
-    `tests/benchmarks/clients/floor.py`. Bytes are those of the bodies that the server received.
+    50,000 records of 1536 float32 and metadata in one Parquet file, from reading until acknowledged by a server that
+    responds immediately and has no limits. Each contender is a whole process, imports included, that may use one core
+    only; the server uses the others. The contenders run alternately, and a ratio is the median of the ratios of each
+    round. The SDK and the operator send 100 records in a request, as in the SDK's documentation; at 1536 dimensions
+    this is also the number that fits into 2 MB as shortest floats. This project finds that number automatically, with
+    all checks on. The floor is a loop without checks: `tests/benchmarks/clients/floor.py`. Bytes are those of the
+    bodies that the server received.
     """
     records = bench.amount(50_000, 5_000)
     path = bench.data(records=records, dimension=1_536, files=bench.amount(8, 1)) / "part-0.parquet"
@@ -48,15 +49,15 @@ def wide(bench: Bench) -> Section:
 
 def small(bench: Bench) -> Section:
     """
-    500,000 records of 64 float32 and metadata, otherwise as before. The rate counts from the first read to the last
-    answer, without imports. The SDK sends 100 records a request as its documentation shows, `upsert()` and the others
-    1,000, the most that Pinecone takes.
+    500,000 records of 64 float32 and metadata, otherwise as before. The rate is measured from the first read to the
+    last response, without imports. The SDK sends 100 records in a request, as in its documentation; `upsert()` and the
+    others send 1,000, the most that Pinecone accepts.
     """
     records = bench.amount(500_000, 50_000)
     path = bench.data(records=records, dimension=64) / "part-0.parquet"
     clients = _contenders(bench, path, 1_000) | {SDK: ["sdk", "dataframe", bench.index.url, path, "--batch-size", 100]}
     samples, cpu = _measure(bench, clients, Rules(dimension=64), records)
-    rates = [records / sample.run.said["duration_s"] for sample in samples[OURS]]
+    rates = [records / sample.run.output["duration_s"] for sample in samples[OURS]]
     to_sdk, to_list, to_floor = (Spread.of(cpu[OURS], cpu[other]) for other in (SDK, LIST, FLOOR))
     figures = [
         Figure("records/s on one core", median(rates), "records/s", Target("≥", 100_000), range_of(rates, "records/s")),
@@ -68,7 +69,7 @@ def small(bench: Bench) -> Section:
 
 
 def _contenders(bench: Bench, path: object, batch_size: int) -> dict[str, list[object]]:
-    """Return them in the order in which they run: beside each other what is compared."""
+    """Return the contenders in the order in which they run: compared ones run one after the other."""
     url, size = bench.index.url, ("--batch-size", batch_size)
     return {
         SDK: ["sdk", "dataframe", url, path, *size],
@@ -82,7 +83,7 @@ def _contenders(bench: Bench, path: object, batch_size: int) -> dict[str, list[o
 def _measure(
     bench: Bench, clients: Mapping[str, Sequence[object]], rules: Rules, records: int
 ) -> tuple[dict[str, list[Sample]], dict[str, list[float]]]:
-    """Run contenders on one core each; return what was seen, and of that the seconds of CPU."""
+    """Run each contender on one core. Return the samples, and the seconds of CPU of each."""
     core = max(os.sched_getaffinity(0))
     samples = bench.in_turn(clients, rules, runs=bench.runs, records=records, core=core)
     shown_order = {name: samples[name] for name in _SHOWN}
@@ -124,7 +125,7 @@ def _chart(title: str, samples: Mapping[str, Sequence[Sample]]) -> str:
         for name, runs in samples.items()
     }
     panels = {
-        what: [(values[name][position], rows[name][cell]) for name in samples]
-        for position, (what, cell) in enumerate({"CPU": 0, "peak memory": 2, "bytes per record": 3}.items())
+        heading: [(values[name][position], rows[name][cell]) for name in samples]
+        for position, (heading, cell) in enumerate({"CPU": 0, "peak memory": 2, "bytes per record": 3}.items())
     }
     return chart.bars(title, list(samples), panels)

@@ -1,4 +1,4 @@
-"""What the index stores is what the source held, bit for bit, whatever Arrow type it came in."""
+"""The index stores exactly what the source contains, bit for bit, from every Arrow type."""
 
 import datetime as dt
 import json
@@ -26,13 +26,13 @@ SEED = 20_251_122
 
 def encoded(columns):
     batch = columns if isinstance(columns, pa.RecordBatch) else pa.RecordBatch.from_pydict(columns)
-    chunk = Chunk("XCom", 0, batch, PARTS)
-    return encode(chunk, IndexShape(), max_bytes=2_000_000).fragments.bodies
+    chunk = Chunk("XCom", range(len(batch)), batch, PARTS)
+    return encode(chunk, IndexShape(), max_bytes=2_000_000).records.bodies
 
 
 @pytest.fixture
 def stored(index, run):
-    """Upsert columns into a namespace of their own and return what is there afterwards, in the order of their rows."""
+    """Upsert columns into a new namespace and return what it stores then, in the order of the rows."""
     namespaces = map("ns-{}".format, count())
 
     def stored(columns):
@@ -76,11 +76,11 @@ LISTS = [as_list, as_large_list, pa.FixedSizeListArray.from_arrays]
 
 @st.composite
 def sliced_matrices(draw):
-    """Draw rows of two numbers of one type, and the slice of them that is to be upserted."""
+    """Draw rows of two numbers of one type, and the slice of them to upsert."""
     dtype = draw(st.sampled_from(list(NUMBERS)))
     rows = draw(st.lists(st.tuples(NUMBERS[dtype], NUMBERS[dtype]), min_size=1, max_size=12))
     matrix = np.array(rows, dtype)
-    # A vector whose components all round to zero is refused, as test_checks.py shows.
+    # A vector whose components all round to zero is rejected: see test_rules.py.
     matrix[~matrix.astype(np.float32).any(axis=1)] = 1
     start = draw(st.integers(0, len(rows) - 1))
     return matrix, start, draw(st.integers(start + 1, len(rows)))
@@ -88,7 +88,7 @@ def sliced_matrices(draw):
 
 @OVER_HTTP
 @given(sliced=sliced_matrices(), make_list=st.sampled_from(LISTS), through_parquet=st.booleans())
-def test_dense_values_are_stored_as_the_nearest_float32_bit_for_bit(
+def test_dense_values_are_stored_as_the_nearest_float32(
     *, stored, index, run, write, bits, sliced, make_list, through_parquet
 ):
     matrix, start, end = sliced
@@ -112,7 +112,7 @@ def test_dense_values_are_stored_as_the_nearest_float32_bit_for_bit(
         np.float32(0.1),
         np.float32(16_777_216),
         np.uint32(0x007FFFFF).view(np.float32),  # the largest denormal
-        np.uint32(0x15AE43FD).view(np.float32),  # its shortest form, read as a double, rounds to its neighbour
+        np.uint32(0x15AE43FD).view(np.float32),  # its shortest form, read as a double, rounds to the next float32
     ],
     ids=str,
 )
@@ -123,13 +123,13 @@ def test_edge_values_are_stored_bit_for_bit(stored, bits, value, sign):
     assert bits(found.values) == bits(vector)
 
 
-def test_float64_is_rounded_once_and_to_even(stored):
+def test_float64_is_rounded_once_half_to_even(stored):
     halfway = [1 + 2.0**-24, 1 + 2.0**-24 + 2.0**-50]
     [found] = stored({"id": ["a"], "values": pa.array([halfway], pa.list_(pa.float64()))})
     assert found.values.tolist() == [1.0, 1 + 2.0**-23]
 
 
-def test_random_float32_read_back_bit_for_bit_by_a_server_that_parses_doubles():
+def test_random_float32_survive_a_server_that_parses_doubles():
     patterns = np.random.default_rng(SEED).integers(0, 2**32, 210_000, dtype=np.uint32)
     vectors = patterns.view(np.float32)
     vectors = vectors[np.isfinite(vectors) & (vectors != 0)][:200_000].reshape(200, 1_000)
@@ -152,7 +152,7 @@ INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16
 
 
 @pytest.mark.parametrize("kind", INTEGERS, ids=str)
-def test_integer_ids_are_their_digits(stored, kind):
+def test_integer_ids_are_written_as_digits(stored, kind):
     top = 2 ** (kind.bit_width - (str(kind)[0] == "i")) - 1
     found = stored({"id": pa.array([0, top], kind), "values": [[1.0, 2.0]] * 2})
     assert [one.id for one in found] == ["0", str(top)]
@@ -170,7 +170,7 @@ def test_integer_ids_are_their_digits(stored, kind):
     ],
     ids=lambda ids: str(ids.type),
 )
-def test_every_text_type_is_an_id(stored, index, run, write, ids):
+def test_ids_may_have_every_text_type(stored, index, run, write, ids):
     columns = {"id": ids, "values": [[1.0, 2.0]] * 3}
     expected = [str(one) for one in ids.to_pylist()]
     assert [one.id for one in stored(columns)] == expected
@@ -205,7 +205,7 @@ def test_sparse_values_are_stored_bit_for_bit(*, stored, bits, rows, indices, va
             assert bits(found.sparse_values) == bits(list(row.values()))
 
 
-def test_a_sparse_index_takes_records_without_dense_values(sparse_index, run, write):
+def test_a_sparse_index_accepts_records_without_dense_values(sparse_index, run, write):
     columns = {"id": ["a"], "sparse_values": [{"indices": [3, 1], "values": [0.5, 0.25]}]}
     run(sparse_index, write(columns))
     assert sparse_index.vectors()["a"].sparse_indices.tolist() == [3, 1]
@@ -215,7 +215,7 @@ def test_a_sparse_index_takes_records_without_dense_values(sparse_index, run, wr
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBER = floats(64) | st.integers(-(2**53), 2**53)
-TIMES = st.datetimes(dt.datetime(1700, 1, 1), dt.datetime(2200, 1, 1))  # noqa: DTZ001 - zones have a test of their own
+TIMES = st.datetimes(dt.datetime(1700, 1, 1), dt.datetime(2200, 1, 1))  # noqa: DTZ001 - time zones have another test
 STRUCT = pa.struct(
     [
         ("text", pa.string()),
@@ -249,7 +249,7 @@ def metadata_structs():
 
 
 def as_documented(metadata):
-    """What the docstring of metadata.py promises: nulls left out, times as ISO 8601, decimals as numbers."""
+    """Return what the docstring of metadata.py promises: no nulls, times as ISO 8601, decimals as numbers."""
 
     def plain(value):
         if isinstance(value, dt.date):
@@ -341,7 +341,7 @@ def test_metadata_maps_are_stored(stored, rows, skipped):
     ],
     ids=str,
 )
-def test_one_metadata_value(*, stored, index, run, value, kind, expected):
+def test_a_metadata_value_is_stored_as_documented(*, stored, index, run, value, kind, expected):
     storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     raw = value.bytes if isinstance(value, UUID) else np.float16(value) if pa.types.is_float16(kind) else value
     column = pa.array([raw, None], storage)
@@ -355,13 +355,13 @@ def test_one_metadata_value(*, stored, index, run, value, kind, expected):
     assert index.vectors("plain")["a"].metadata == {"key": expected}
 
 
-def test_times_in_a_map_are_iso_8601(stored):
+def test_times_in_a_metadata_map_are_iso_8601(stored):
     kind = pa.map_(pa.string(), pa.timestamp("ns"))
     [found] = stored(with_metadata(pa.array([[("at", 1)]], kind)))
     assert found.metadata == {"at": "1970-01-01T00:00:00.000000001"}
 
 
-def test_a_record_is_encoded_the_same_whoever_its_neighbours_are():
+def test_the_encoding_of_a_record_does_not_depend_on_other_records():
     columns = with_metadata(
         pa.array([{"at": 0}, {"at": 1}, None, {"at": 1_000}], pa.struct([("at", pa.timestamp("ns"))]))
     )

@@ -1,4 +1,4 @@
-"""Every rule that Pinecone sets for a record is checked before anything of that record's chunk is sent."""
+"""Every rule of Pinecone for records is checked before any record of the chunk is sent."""
 
 import pickle
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ GOOD = {"id": "good", "values": [1.0, 2.0]}
 BAD_ROW = 1
 
 ID = "An id has 1 to 512 ASCII characters, none of them NUL. Change it at its source."
-MEND = "Fix the embedding or drop the record."
-FINITE = f"Components are numbers between ±3.4e38. {MEND}"
+FIX_VECTOR = "Fix the embedding or drop the record."
+FINITE = f"Components are numbers between ±3.4e38. {FIX_VECTOR}"
 INDICES = "Indices are distinct whole numbers from 0 to 4,294,967,295."
 
 
 class Case(NamedTuple):
-    """A record that breaks a rule, and what the error says of it."""
+    """A record that breaks a rule, and what the error says about it."""
 
     record: dict[str, Any]
     field: str
@@ -62,17 +62,17 @@ RULES = [
     vector("NaN", "component 1 is not a finite float32", FINITE, "nan", [1.0, NAN]),
     vector("infinite", "component 0 is not a finite float32", FINITE, "-inf", [-INF, 1.0]),
     vector("beyond float32", "component 1 is not a finite float32", FINITE, "1e+39", [1.0, 1e39]),
-    vector("no vector", "the vector is missing", MEND, "None", None),
-    vector("empty vector", "the vector is empty", MEND, "[]", []),
+    vector("no vector", "the vector is missing", FIX_VECTOR, "None", None),
+    vector("empty vector", "the vector is empty", FIX_VECTOR, "[]", []),
     *(
         vector(
             name,
             "a dense vector must have at least one component that is not zero (after rounding to float32)",
-            MEND,
-            shown,
+            FIX_VECTOR,
+            value,
             values,
         )
-        for name, shown, values in [("zeros", "[0.0, -0.0]", [0.0, -0.0]), ("tiny", "[0.0, 0.0]", [1e-46, 0.0])]
+        for name, value, values in [("zeros", "[0.0, -0.0]", [0.0, -0.0]), ("tiny", "[0.0, 0.0]", [1e-46, 0.0])]
     ),
     sparse(
         "sparse lengths differ",
@@ -156,21 +156,21 @@ def as_table(*records):
 
 
 def check(error, case, origin):
-    """The error names the place, the rule, the value and the remedy: in its text, and for programs."""
+    """The error has the position, the rule, the value and the remedy, both in its text and as attributes."""
     known_id = None if case.field == "id" else "bad"
     assert (error.origin, error.row, error.record_id, error.field) == (origin, BAD_ROW, known_id, case.field)
     assert (error.reason, error.remedy, error.value) == (case.reason, case.remedy, case.value)
-    shown_id = f", id {known_id!r}" if known_id else ""
+    id_text = f", id {known_id!r}" if known_id else ""
     found = f" (found {case.value})" if case.value else ""
     assert str(error) == (
-        f"{origin}, row 1 (counted from 0){shown_id}, {case.field}: {case.reason}{found}. {case.remedy}"
+        f"{origin}, row 1 (counted from 0){id_text}, {case.field}: {case.reason}{found}. {case.remedy}"
     )
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert (str(copy), vars(copy)) == (str(error), vars(error))
 
 
 @pytest.mark.parametrize("case", RULES)
-def test_a_broken_rule_in_xcom_is_refused_before_anything_is_sent(index, run, upserts, case):
+def test_an_invalid_record_in_xcom_is_rejected_before_anything_is_sent(index, run, upserts, case):
     with pytest.raises(RecordError) as caught:
         run(index, [GOOD, case.record])
     check(caught.value, case, "XCom")
@@ -178,7 +178,7 @@ def test_a_broken_rule_in_xcom_is_refused_before_anything_is_sent(index, run, up
 
 
 @pytest.mark.parametrize("case", RULES)
-def test_a_broken_rule_in_parquet_is_refused_before_anything_is_sent(index, run, upserts, write, case):
+def test_an_invalid_record_in_parquet_is_rejected_before_anything_is_sent(index, run, upserts, write, case):
     path = write(as_table(GOOD, case.record))
     with pytest.raises(RecordError) as caught:
         run(index, path)
@@ -186,18 +186,18 @@ def test_a_broken_rule_in_parquet_is_refused_before_anything_is_sent(index, run,
     assert not upserts(index)
 
 
-# What the two ways in say differently ------------------------------------------------------------
+# Rules whose messages differ between XCom and Parquet --------------------------------------------
 
 
 @pytest.mark.parametrize("record", [{"values": [1.0, 2.0]}, {"id": None, "values": [1.0, 2.0]}])
-def test_a_missing_id(index, run, write, record):
+def test_a_missing_id_is_rejected(index, run, write, record):
     with pytest.raises(RecordError, match=r"^XCom, row 1 \(counted from 0\), id: the id is missing.* Give each record"):
         run(index, [GOOD, record])
     with pytest.raises(RecordError, match=r"records.parquet, row 1 .*, id: the id is missing \(found None\)\. Give"):
         run(index, write(as_table(GOOD, record)))
 
 
-def test_a_component_that_is_null(index, run, write):
+def test_a_null_component_is_rejected(index, run, write):
     record = {"id": "bad", "values": [1.0, None]}
     with pytest.raises(RecordError, match="id 'bad', values: a component is null"):
         run(index, write(as_table(GOOD, record)))
@@ -207,7 +207,7 @@ def test_a_component_that_is_null(index, run, write):
 
 @pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()], ids=str)
 @pytest.mark.parametrize("broken", [None, NAN, INF])
-def test_a_broken_component_is_found_in_every_float_type(*, index, run, write, kind, broken):
+def test_an_invalid_component_is_found_in_every_float_type(*, index, run, write, kind, broken):
     flat = pa.array([1, 2, 3, broken], pa.float32(), from_pandas=False).cast(kind)
     path = write({"id": ["a", "b"], "values": pa.FixedSizeListArray.from_arrays(flat, 2)})
     with pytest.raises(RecordError) as caught:
@@ -215,8 +215,8 @@ def test_a_broken_component_is_found_in_every_float_type(*, index, run, write, k
     assert (caught.value.row, caught.value.record_id, caught.value.field) == (1, "b", "values")
 
 
-def test_too_many_components_for_any_index(index, run):
-    index.faults.next(Fault.status(403), path="/describe_index_stats")  # so that the dimension is not known
+def test_too_many_components_for_any_index_are_rejected(index, run):
+    index.faults.next(Fault.status(403), path="/describe_index_stats")  # so that the dimension is unknown
     with pytest.raises(RecordError, match=r"a vector has at most 20,000 components \(found 20001\)"):
         run(index, [{"id": "a", "values": np.ones(20_001)}])
 
@@ -238,7 +238,7 @@ def test_too_many_components_for_any_index(index, run):
         (f'{{"n": 1{"0" * 400}}}', "metadata", "not valid JSON"),
     ],
 )
-def test_a_broken_rule_inside_json_text(*, index, run, write, text, field, reason):
+def test_invalid_json_text_is_rejected(*, index, run, write, text, field, reason):
     path = write({"id": ["good", "bad"], "values": [[1.0, 2.0]] * 2, "metadata": [None, text]})
     with pytest.raises(RecordError) as caught:
         run(index, path)
@@ -261,18 +261,18 @@ def test_a_broken_rule_inside_json_text(*, index, run, write, text, field, reaso
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_python_value_that_is_no_metadata(index, run, value):
+def test_a_python_value_that_is_not_metadata_is_rejected(index, run, value):
     with pytest.raises(RecordError, match=r"row 0 .*, id 'a', metadata"):
         run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"key": value}}])
 
 
-def test_a_key_twice_in_a_map(index, run):
+def test_a_duplicate_key_in_a_map_is_rejected(index, run):
     column = pa.array([[("k", "a"), ("k", "b")]], pa.map_(pa.string(), pa.string()))
     with pytest.raises(RecordError, match="metadata: the map contains a key twice"):
         run(index, pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}))
 
 
-def test_metadata_of_exactly_the_limit_are_taken(index, run):
+def test_metadata_of_exactly_the_limit_are_accepted(index, run):
     text = "é" * ((40_960 - len('{"t":""}')) // 2)  # the limit counts bytes, not characters
     run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"t": text}}])
     assert index.vectors()["a"].metadata == {"t": text}
@@ -280,7 +280,7 @@ def test_metadata_of_exactly_the_limit_are_taken(index, run):
         run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"t": f"{text}é"}}])
 
 
-def test_a_record_that_fits_into_no_request(index, run, upserts):
+def test_a_record_too_large_for_a_request_is_rejected(index, run, upserts):
     record = {"id": "a", "values": [1.0, 2.0], "metadata": {"text": "x" * 1_000}}
     with pytest.raises(RecordError) as caught:
         run(index, [GOOD, record], max_request_bytes=1_000, namespace="ns")
@@ -291,43 +291,43 @@ def test_a_record_that_fits_into_no_request(index, run, upserts):
     assert not upserts(index)
 
 
-def test_the_error_says_how_many_more_records_of_the_chunk_are_broken(index, run):
+def test_the_error_says_how_many_more_records_of_the_chunk_are_invalid(index, run):
     with pytest.raises(RecordError, match=r"row 1 .* 2 more of the 4 records that were read with it break a rule, too"):
         run(index, [GOOD, *({"id": f"bad{n}", "values": [0.0, 0.0]} for n in range(3))])
 
 
-def test_the_first_broken_rule_of_a_record_is_the_one_that_is_told(index, run):
+def test_the_error_names_the_first_broken_rule_of_a_record(index, run):
     with pytest.raises(RecordError, match="id: the id is empty"):
         run(index, [{"id": "", "values": [], "sparse_values": {"indices": [], "values": []}}])
 
 
-def test_chunks_before_the_broken_one_are_sent_and_counted(index, run, rows):
+def test_chunks_before_an_invalid_one_are_sent_and_counted(index, run, rows):
     with pytest.raises(RecordError) as caught:
         run(index, [*rows(2_000), {"id": "bad", "values": []}])
     assert caught.value.row == 2_000
-    assert caught.value.report["upsertedCount"] == len(index.vectors()) == 2_000
+    assert run.report.upserted_count == len(index.vectors()) == 2_000
 
 
 # Dense, sparse and hybrid ------------------------------------------------------------------------
 
 
-def test_a_sparse_index_takes_no_dense_values(sparse_index, run):
+def test_a_sparse_index_rejects_dense_values(sparse_index, run):
     record = {"id": "a", "values": [1.0], "sparse_values": {"indices": [1], "values": [0.5]}}
     with pytest.raises(RecordError, match="values: the index holds sparse vectors only"):
         run(sparse_index, [record])
 
 
-def test_a_sparse_index_wants_sparse_values(sparse_index, run):
+def test_a_sparse_index_requires_sparse_values(sparse_index, run):
     with pytest.raises(RecordError, match="sparse_values: the index holds sparse vectors, and there is none"):
         run(sparse_index, [{"id": "a"}])
 
 
-def test_a_dense_index_wants_dense_values(index, run):
+def test_a_dense_index_requires_dense_values(index, run):
     with pytest.raises(RecordError, match="values: the vector is missing"):
         run(index, [{"id": "a", "sparse_values": {"indices": [1], "values": [0.5]}}])
 
 
-# Columns as a whole ------------------------------------------------------------------------------
+# Whole columns -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,9 @@ def test_a_dense_index_wants_dense_values(index, run):
         ({"id_column": "key", "values_column": "vec", "metadata_columns": ["year"]}, "year", "metadata_columns"),
     ],
 )
-def test_a_missing_column_names_those_that_exist_and_the_parameter(*, index, run, write, options, missing, parameter):
+def test_the_error_for_a_missing_column_names_the_columns_and_the_parameter(
+    *, index, run, write, options, missing, parameter
+):
     path = write({"key": ["a"], "vec": [[1.0, 2.0]], "other": [1]})
     with pytest.raises(SourceError) as caught:
         run(index, path, **options)
@@ -349,7 +351,7 @@ def test_a_missing_column_names_those_that_exist_and_the_parameter(*, index, run
     )
 
 
-def test_a_dense_index_wants_a_column_of_dense_values(index, run, write):
+def test_a_dense_index_requires_a_column_of_dense_values(index, run, write):
     path = write({"id": ["a"], "sparse_values": [{"indices": [1], "values": [0.5]}]})
     with pytest.raises(SourceError, match=r"no column 'values'.* Set values_column"):
         run(index, path)
@@ -381,51 +383,51 @@ def tensor_column():
     ],
     ids=lambda value: str(getattr(value, "type", value)),
 )
-def test_a_column_of_a_wrong_type_is_named_with_its_type(*, index, run, upserts, part, column):
+def test_the_error_for_a_column_of_a_wrong_type_names_the_type(*, index, run, upserts, part, column):
     columns = {"id": pa.array(["a"]), "values": pa.array([[1.0, 2.0]]), part: column}
     with pytest.raises(SourceError, match=f"XCom: column '{part}' is of type .* set {part}_column to another column"):
         run(index, pa.table(columns))
     assert not upserts(index)
 
 
-def test_a_tensor_column_holds_vectors(index, run):
+def test_a_tensor_column_may_hold_vectors(index, run):
     run(index, pa.table({"id": ["a"], "values": tensor_column()}))
     assert index.vectors()["a"].values.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["sparse_values", "metadata"])
-def test_a_column_of_nulls_is_as_if_it_were_absent(index, run, write, name):
+def test_a_column_of_nulls_is_ignored(index, run, write, name):
     run(index, write({"id": ["a"], "values": [[1.0, 2.0]], name: pa.nulls(1)}))
     assert index.vectors()["a"].metadata is None
 
 
 @pytest.mark.parametrize("name", ["id", "values"])
-def test_a_required_column_of_nulls_is_a_missing_value(index, run, write, name):
+def test_a_required_column_of_nulls_is_rejected(index, run, write, name):
     with pytest.raises(RecordError, match=f"{name}: the .* is missing"):
         run(index, write({"id": ["a"], "values": [[1.0, 2.0]], name: pa.nulls(1)}))
 
 
-def test_a_column_name_twice(index, run, write):
+def test_a_duplicate_column_name_is_rejected(index, run, write):
     table = pa.table([pa.array(["a"]), pa.array([[1.0, 2.0]]), pa.array(["b"])], names=["id", "values", "id"])
     with pytest.raises(SourceError, match=r"records.parquet has 2 columns 'id'\. Rename"):
         run(index, write(table))
 
 
-def test_a_key_twice_in_a_metadata_struct(index, run):
+def test_a_duplicate_key_in_a_metadata_struct_is_rejected(index, run):
     column = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["k", "k"])
     with pytest.raises(SourceError, match=r"rows 0 to 0 .*: column 'metadata' cannot be read: .*duplicate"):
         run(index, pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}))
 
 
 @pytest.mark.parametrize("part", ["id", "metadata"])
-def test_text_that_is_not_utf_8(index, run, write, part):
+def test_text_that_is_not_utf_8_is_rejected(index, run, write, part):
     broken = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff"))
     path = write({"id": pa.array(["a"]), "values": [[1.0, 2.0]], part: broken})
     with pytest.raises(SourceError, match=f"records.parquet, rows 0 to 0 .*: column '{part}' cannot be read: .*utf-8"):
         run(index, path)
 
 
-def test_a_year_beyond_pythons(index, run):
+def test_a_year_beyond_the_range_of_python_is_rejected(index, run):
     column = pa.array([{"at": 10**12}], pa.struct([("at", pa.timestamp("s"))]))
     with pytest.raises(SourceError, match="column 'metadata' cannot be read"):
         run(index, pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}))

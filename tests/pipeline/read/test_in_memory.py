@@ -1,4 +1,4 @@
-"""Records in memory: every form that people hand over, told apart and counted right."""
+"""Records in memory: every supported form is recognised, and its rows are counted correctly."""
 
 # ruff: noqa: PD011 - the values of a record, not of a DataFrame
 
@@ -40,7 +40,7 @@ META = {"title": "x", "year": 2024}
     ],
     ids=lambda record: f"{type(record).__name__}",
 )
-def test_a_record_may_come_in_many_forms(index, run, record):
+def test_a_record_has_many_forms(index, run, record):
     assert run(index, [record]).upserted_count == 1
     assert index.vectors()["7"].values.tolist() == VALUES
     assert index.vectors()["7"].metadata == META
@@ -62,7 +62,7 @@ def test_sparse_values_have_two_spellings(index, run, record):
     assert index.vectors()["b"].sparse_indices is None
 
 
-def test_metadata_values_of_python(index, run):
+def test_python_values_of_metadata(index, run):
     metadata = {
         "none": None,
         "flag": np.bool_(True),
@@ -87,37 +87,37 @@ def test_metadata_values_of_python(index, run):
     }
 
 
-def test_a_record_by_itself_is_a_list_of_one(index, run):
+def test_a_single_record_is_a_list_of_one(index, run):
     assert run(index, {"id": "a", "values": VALUES}).upserted_count == 1
 
 
-def test_what_mapped_tasks_return_is_one_list(index, run, rows, upserts):
+def test_the_values_of_mapped_tasks_are_one_list(index, run, rows, upserts):
     mixture = [rows(2), [], pa.table(table("t")), (row for row in rows(2, start=2)), [[("deep", VALUES)]]]
     assert run(index, mixture).upserted_count == 6
     assert [request.ids for request in upserts(index)] == [("r0", "r1", "t", "r2", "r3", "deep")]
 
 
-def test_a_generator_is_read_as_it_is_sent(index, run, upserts):
-    pulled_before_requests = []
+def test_a_generator_is_read_while_its_records_are_sent(index, run, upserts):
+    requests_at_pull = []
 
     def records():
         for n in range(10_000):
-            pulled_before_requests.append((n, len(upserts(index))))
+            requests_at_pull.append(len(upserts(index)))
             yield {"id": str(n), "values": VALUES}
 
     report = run(index, records(), max_concurrency=1)
     assert report.upserted_count == len(index.vectors()) == 10_000
-    first_pulled_later = next(n for n, sent in pulled_before_requests if sent)
-    assert first_pulled_later == 2_000  # the next chunk
+    first_pulled_after_a_request = next(n for n, requests in enumerate(requests_at_pull) if requests)
+    assert first_pulled_after_a_request == 2_000  # the first record of the next chunk
 
 
-def test_rows_are_counted_through_all_parts(index, run, rows):
+def test_rows_are_counted_across_all_parts(index, run, rows):
     parts = [rows(3), table("a", "b"), pd.DataFrame(rows(2, start=10)), [("c", VALUES)], [{"id": "", "values": VALUES}]]
     with pytest.raises(RecordError, match=r"^XCom, row 8 "):
         run(index, parts)
 
 
-def test_rows_are_counted_through_all_chunks_of_a_table(index, run):
+def test_rows_are_counted_across_all_chunks_of_a_table(index, run):
     ids = [*map(str, range(4_999)), ""]
     with pytest.raises(RecordError, match=r"^XCom, row 4999 "):
         run(index, table(*ids))
@@ -140,7 +140,7 @@ def test_rows_are_counted_through_all_chunks_of_a_table(index, run):
     ],
     ids=lambda part: part if isinstance(part, str) else type(part).__name__,
 )
-def test_what_is_no_record_is_refused_with_a_hint(*, index, run, upserts, value, message):
+def test_a_value_that_is_not_a_record_is_rejected_with_a_hint(*, index, run, upserts, value, message):
     with pytest.raises((SourceError, RecordError), match=message):
         run(index, value)
     assert not upserts(index)
@@ -171,7 +171,7 @@ def test_what_is_no_record_is_refused_with_a_hint(*, index, run, upserts, value,
         (("a", VALUES, META, "x"), "record", "a tuple of 4"),
     ],
 )
-def test_a_record_of_a_wrong_shape_is_told_with_its_id(*, index, run, record, field, reason):
+def test_the_error_for_a_malformed_record_has_its_id(*, index, run, record, field, reason):
     with pytest.raises(RecordError) as caught:
         run(index, [("good", VALUES), record])
     assert (caught.value.row, caught.value.record_id, caught.value.field) == (1, "a", field)
@@ -179,7 +179,7 @@ def test_a_record_of_a_wrong_shape_is_told_with_its_id(*, index, run, record, fi
 
 
 @pytest.mark.parametrize("record_id", [True, 1.5, None, "\ud800", ["a"], np.timedelta64(1, "us")], ids=repr)
-def test_an_id_that_is_none(index, run, record_id):
+def test_an_invalid_id_is_rejected(index, run, record_id):
     with pytest.raises(RecordError, match=r"row 0 \(counted from 0\), id: .* Give each record an id"):
         run(index, [{"id": record_id, "values": VALUES}])
 
@@ -188,40 +188,40 @@ def test_an_id_that_is_none(index, run, record_id):
 
 
 class Stream:
-    """What another library offers of its tables: Arrow's C stream, readable as often as it is asked for."""
+    """A table of another library, with nothing but Arrow's C stream interface."""
 
-    def __init__(self, whole):
-        self._whole = whole
+    def __init__(self, table):
+        self._table = table
 
     def __arrow_c_stream__(self, requested_schema=None):
-        return self._whole.__arrow_c_stream__(requested_schema)
+        return self._table.__arrow_c_stream__(requested_schema)
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda whole: whole,
-        lambda whole: whole.to_batches()[0],
-        lambda whole: whole.to_reader(),
-        lambda whole: [whole.slice(0, 1), whole.slice(1).to_reader(), whole.slice(0, 0)],
-        lambda whole: pa.concat_tables([whole.slice(0, 1), whole.slice(1)]),
+        lambda table: table,
+        lambda table: table.to_batches()[0],
+        lambda table: table.to_reader(),
+        lambda table: [table.slice(0, 1), table.slice(1).to_reader(), table.slice(0, 0)],
+        lambda table: pa.concat_tables([table.slice(0, 1), table.slice(1)]),
         Stream,
-        lambda whole: whole.to_pandas(),
+        lambda table: table.to_pandas(),
     ],
     ids=["Table", "RecordBatch", "RecordBatchReader", "list of them", "chunked Table", "C stream", "DataFrame"],
 )
-def test_tables_of_every_kind(index, run, make):
+def test_every_type_of_table_is_read(index, run, make):
     assert run(index, make(table("a", "b"))).upserted_count == 2
     assert list(index.vectors()) == ["a", "b"]
 
 
-def test_chunked_columns_with_dictionaries_of_their_own(index, run):
+def test_chunks_of_a_column_may_have_different_dictionaries(index, run):
     one, two = (pa.table({"id": pa.array([i]).dictionary_encode(), "values": [VALUES]}) for i in "ab")
     run(index, pa.concat_tables([one, two]))
     assert list(index.vectors()) == ["a", "b"]
 
 
-def test_columns_of_a_table_that_are_not_needed_do_not_matter(index, run):
+def test_other_columns_of_a_table_may_have_any_type(index, run):
     run(index, table("a").append_column("other", pa.array([None], pa.list_view(pa.string_view()))))
     assert list(index.vectors()) == ["a"]
 
@@ -234,7 +234,7 @@ def frame(**columns):
     return pd.DataFrame({"id": [f"r{n}" for n in range(count)], "values": [np.array(VALUES)] * count, **columns})
 
 
-def test_metadata_dicts_in_a_data_frame_may_differ_in_every_way(index, run):
+def test_metadata_dicts_in_a_data_frame_may_differ_in_type(index, run):
     metadata = [
         {"n": 1},
         {"n": "text", "tags": ["a"]},
@@ -272,14 +272,14 @@ def test_metadata_in_a_data_frame_are_checked(*, index, run, value, field):
     assert (caught.value.row, caught.value.record_id, caught.value.field) == (1, "r1", field)
 
 
-def test_nan_in_plain_metadata_columns_is_pandas_way_to_say_nothing(index, run):
+def test_nan_in_metadata_columns_of_a_data_frame_is_a_missing_value(index, run):
     found = frame(year=[2024, None], title=["x", float("nan")], day=[pd.Timestamp("2024-02-29"), pd.NaT])
     run(index, found, metadata_columns=["year", "title", "day"])
     assert index.vectors()["r0"].metadata == {"year": 2024, "title": "x", "day": "2024-02-29T00:00:00"}
     assert index.vectors()["r1"].metadata is None
 
 
-def test_a_named_index_holds_the_ids(index, run):
+def test_ids_may_be_in_the_index_of_a_data_frame(index, run):
     run(index, frame(n=[1, 2]).set_index("id"))
     assert list(index.vectors()) == ["r0", "r1"]
 
@@ -289,17 +289,17 @@ def test_other_columns_of_a_data_frame_may_hold_anything(index, run):
     assert list(index.vectors()) == ["r0", "r1"]
 
 
-def test_a_column_of_mixed_types_is_named(index, run):
+def test_the_error_for_a_column_of_mixed_types_names_it(index, run):
     with pytest.raises(SourceError, match=r"The DataFrame cannot be read: .*year.* Give each column"):
         run(index, frame(year=[1, "x"]), metadata_columns=["year"])
 
 
-def test_a_column_name_twice_in_a_data_frame(index, run):
+def test_a_duplicate_column_name_in_a_data_frame_is_rejected(index, run):
     found = frame(n=[1])
     with pytest.raises(SourceError, match="The DataFrame cannot be read: Duplicate column names"):
         run(index, found.set_axis(["id", "values", "id"], axis=1))
 
 
-def test_a_missing_column_of_a_data_frame_names_all_that_exist(index, run):
+def test_the_error_for_a_missing_column_names_the_columns_of_the_data_frame(index, run):
     with pytest.raises(SourceError, match=r"XCom has no column 'id'. Its columns: 'values', 'key', 'n'. Set id_column"):
         run(index, frame(n=[1]).rename(columns={"id": "key"})[["key", "values", "n"]])

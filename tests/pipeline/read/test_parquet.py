@@ -1,4 +1,4 @@
-"""Parquet files: which ones a path means, and how they are read."""
+"""Parquet files: which files a path names, and how they are read."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def chunks(source, shape=SHAPE):
     return list(source.chunks(shape))
 
 
-def test_a_folder_stands_for_its_parquet_files_in_the_order_of_their_names(index, run, write, tmp_path, upserts):
+def test_a_folder_means_its_parquet_files_in_the_order_of_their_names(index, run, write, tmp_path, upserts):
     write(table("c"), "folder/2.parquet")
     write(table("a", "b"), "folder/1.parquet")
     write(table("not read"), "folder/deeper/0.parquet")
@@ -41,7 +41,7 @@ def test_a_folder_stands_for_its_parquet_files_in_the_order_of_their_names(index
     assert [request.ids for request in upserts(index)] == [("a", "b", "c")]
 
 
-def test_a_pattern_stands_for_the_files_that_match(write, tmp_path):
+def test_a_pattern_means_the_files_that_match(write, tmp_path):
     for name in ("b.parquet", "a.parquet", "a.txt", "sub/c.parquet"):
         write(table("x"), name)
     assert files(tmp_path / "*.parquet") == ["a.parquet", "b.parquet"]
@@ -49,7 +49,7 @@ def test_a_pattern_stands_for_the_files_that_match(write, tmp_path):
     assert files(tmp_path / "[a]*") == ["a.parquet", "a.txt"]
 
 
-def test_a_folder_that_spark_named_like_a_file_stands_for_the_files_in_it(write, tmp_path):
+def test_a_folder_that_spark_named_like_a_file_means_the_files_in_it(write, tmp_path):
     write(table("x"), "all/one.parquet")
     write(table("x"), "all/two.parquet/part-0.parquet")
     write(table("x"), "all/two.parquet/part-1.parquet")
@@ -57,7 +57,7 @@ def test_a_folder_that_spark_named_like_a_file_stands_for_the_files_in_it(write,
     assert files(tmp_path / "all") == files(tmp_path / "all/*.parquet") == files(tmp_path / "all/**") == expected
 
 
-def test_a_folder_or_file_whose_name_looks_like_a_pattern_is_taken_by_its_name(write, tmp_path):
+def test_an_existing_path_with_wildcards_is_not_a_pattern(write, tmp_path):
     write(table("wanted"), "run[1]/a.parquet")
     write(table("not wanted"), "run1/b.parquet")
     assert files(tmp_path / "run[1]") == files(tmp_path / "run[1]/a.parquet") == ["a.parquet"]
@@ -71,7 +71,7 @@ def test_a_folder_or_file_whose_name_looks_like_a_pattern_is_taken_by_its_name(w
         ("empty", r"The folder .*empty holds no \*.parquet file. .*empty/\*\*/\*.parquet"),
     ],
 )
-def test_nothing_to_read_is_an_error_that_says_what_to_check(*, index, run, tmp_path, path, message):
+def test_the_error_for_missing_files_says_what_to_check(*, index, run, tmp_path, path, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=message):
         run(index, tmp_path / path)
@@ -79,7 +79,7 @@ def test_nothing_to_read_is_an_error_that_says_what_to_check(*, index, run, tmp_
 
 
 @pytest.mark.parametrize(
-    "damage",
+    "corrupt",
     [
         lambda path: path.write_text("id,values\n"),
         lambda path: path.write_bytes(b""),
@@ -88,41 +88,42 @@ def test_nothing_to_read_is_an_error_that_says_what_to_check(*, index, run, tmp_
     ],
     ids=["not Parquet", "no bytes", "truncated", "bytes lost"],
 )
-def test_a_file_that_cannot_be_read_is_named(index, run, write, upserts, damage):
+def test_an_unreadable_file_is_named(index, run, write, upserts, corrupt):
     path = write(table("the only id"), compression="none", use_dictionary=False)
-    damage(path)
+    corrupt(path)
     with pytest.raises(SourceError, match=r"records.parquet cannot be read as Parquet: .* or write it again"):
         run(index, path)
     assert not upserts(index)
 
 
-def test_a_file_of_no_records_is_a_report_of_nothing_and_a_warning(index, run, write, upserts, caplog):
+def test_a_file_without_records_is_a_warning_and_a_report_of_zero(index, run, write, upserts, caplog):
     report = run(index, write(table("a").slice(0, 0)))
-    assert (report.upserted_count, report.request_count) == (0, 0)
+    assert (report.upserted_count, report.counts.requests) == (0, 0)
     assert not upserts(index)
     assert "records.parquet contains no records: nothing was upserted" in caplog.text
 
 
-def test_an_empty_file_among_others_is_no_problem(index, run, write, tmp_path):
+def test_an_empty_file_among_others_is_skipped(index, run, write, tmp_path):
     write(table(), "all/1.parquet")
     write(table("a"), "all/2.parquet")
     assert run(index, tmp_path / "all").upserted_count == 1
 
 
 @pytest.mark.parametrize("row_group_size", [1, 7, 100_000])
-def test_chunks_are_bounded_whatever_the_row_groups_are(write, row_group_size):
+def test_the_size_of_chunks_does_not_depend_on_the_row_groups(write, row_group_size):
     count = 5_000
     columns = {"id": range(count), "values": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(count * 1_000)), 1_000)}
     path = write({**columns, "id": pa.array(range(count))}, row_group_size=row_group_size)
     source = ParquetSource(find_parquet_files(LocalFileSystem(), str(path)), Columns())
     found = chunks(source, IndexShape(dimension=1_000))
-    assert max(len(chunk.records) for chunk in found) == 500  # 2 MB of float32
-    assert [chunk.first_row for chunk in found] == list(np.cumsum([0, *(len(chunk.records) for chunk in found)])[:-1])
-    assert sum(len(chunk.records) for chunk in found) == count
+    sizes = [len(chunk.records) for chunk in found]
+    assert max(sizes) == 500  # 2 MB of float32
+    assert [chunk.rows[0] for chunk in found] == list(np.cumsum([0, *sizes])[:-1])
+    assert sum(sizes) == count
 
 
 class CountingFileSystem(LocalFileSystem):
-    """Counts the bytes that are read."""
+    """Counts the bytes that are read from it."""
 
     cachable = False
     bytes_read = 0
@@ -132,26 +133,26 @@ class CountingFileSystem(LocalFileSystem):
         read = handle.read
 
         def counted(*size):
-            found = read(*size)
-            self.bytes_read += len(found)
-            return found
+            content = read(*size)
+            self.bytes_read += len(content)
+            return content
 
         handle.read = counted
         return handle
 
 
-def test_a_large_row_group_is_read_by_pages_and_not_as_a_whole(write):
+def test_a_large_row_group_is_read_page_by_page(write):
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.random.default_rng(0).random(5_000_000, np.float32)), 1_000)
     path = write({"id": pa.array(range(5_000)), "values": vectors}, compression="none", use_dictionary=False)
     fs = CountingFileSystem()
     for chunk in ParquetSource(find_parquet_files(fs, str(path)), Columns()).chunks(IndexShape(dimension=1_000)):
         assert len(chunk.records) == 500
-        read_in_advance = fs.bytes_read - (chunk.first_row + 500) * 4_000
+        read_in_advance = fs.bytes_read - (chunk.rows[0] + 500) * 4_000
         assert read_in_advance < 0.2 * path.stat().st_size
 
 
 class RemoteFileSystem(DirFileSystem):
-    """Lies on another machine for all that anyone can tell, and notes which threads read."""
+    """Looks like a file system on another machine, and records which threads read from it."""
 
     protocol = "remote"
     cachable = False
@@ -165,39 +166,37 @@ class RemoteFileSystem(DirFileSystem):
         return super().open(*args, **options)
 
 
-def test_files_on_another_machine_are_read_beside_what_is_done_with_their_records(write, tmp_path):
+def test_remote_files_are_read_in_another_thread(write, tmp_path):
     write(table("a", "b"), "all/1.parquet")
     write(table("c"), "all/2.parquet")
     fs = RemoteFileSystem(tmp_path)
-    found = [
-        chunk.records["id"].to_pylist() for chunk in chunks(ParquetSource(find_parquet_files(fs, "all"), Columns()))
-    ]
-    assert found == [["a", "b"], ["c"]]
+    source = ParquetSource(find_parquet_files(fs, "all"), Columns())
+    assert [chunk.records["id"].to_pylist() for chunk in chunks(source)] == [["a", "b"], ["c"]]
     assert len(fs.readers) == 1
     assert threading.current_thread() not in fs.readers
 
 
-def test_only_the_columns_that_are_needed_are_read(write):
+def test_only_the_columns_of_records_are_read(write):
     path = write(table("a").append_column("blob", pa.array([b"x"])))
     [chunk] = chunks(ParquetSource(find_parquet_files(LocalFileSystem(), str(path)), Columns()))
     assert chunk.records.schema.names == ["id", "values"]
 
 
-def test_rows_are_counted_in_each_file_by_itself(index, run, write, tmp_path):
+def test_rows_are_counted_per_file(index, run, write, tmp_path):
     write(table(*map(str, range(10))), "all/1.parquet")
     write(table("a", "b", ""), "all/2.parquet", row_group_size=1)
     with pytest.raises(RecordError, match=r"all/2.parquet, row 2 .*id: the id is empty"):
         run(index, tmp_path / "all")
 
 
-def test_with_the_same_id_in_two_files_the_later_one_stays(index, run, write, tmp_path):
+def test_the_later_of_two_files_with_the_same_id_wins(index, run, write, tmp_path):
     write({"id": ["a"], "values": [[1.0, 1.0]]}, "all/1.parquet")
     write({"id": ["a"], "values": [[2.0, 2.0]]}, "all/2.parquet")
     assert run(index, tmp_path / "all").upserted_count == 2
     assert index.vectors()["a"].values.tolist() == [2, 2]
 
 
-def test_columns_have_the_names_that_the_user_gives(index, run, write):
+def test_the_user_names_the_columns(index, run, write):
     path = write(
         {
             "key": ["a"],
@@ -219,7 +218,7 @@ def test_columns_have_the_names_that_the_user_gives(index, run, write):
     assert (found.values.tolist(), found.sparse_indices.tolist(), found.metadata) == ([1, 2], [1], {"n": 1})
 
 
-def test_a_file_that_vanishes_is_named(index, run, write, tmp_path):
+def test_a_file_that_was_deleted_is_named(index, run, write, tmp_path):
     columns = Columns()
     source = ParquetSource(find_parquet_files(LocalFileSystem(), str(write(table("a"), "gone/a.parquet"))), columns)
     shutil.rmtree(tmp_path / "gone")

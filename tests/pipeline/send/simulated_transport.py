@@ -1,4 +1,4 @@
-"""Requests over a simulated server with a virtual clock, in place of threads and real time."""
+"""Requests to a simulated server with a virtual clock, instead of threads and real time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 from typing_extensions import Self
 
-from airflow_pinecone_upsert.api.client import Body
+from airflow_pinecone_upsert.api.models import DeleteResponse, UpsertResponse
+from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.transport import Completion
 
 
@@ -21,10 +22,10 @@ class Outcome:
     """
     What the server does with one request.
 
-    :param latency_s: From the start to the landing.
+    :param latency_s: From the start to the completion.
     :param error: What the client sees; None for a confirmation.
-    :param is_applied: The records are stored, whatever the client sees.
-    :param confirmed_more: How far the confirmed count is from the truth.
+    :param is_applied: The records are stored, also where the client sees an error.
+    :param confirmed_more: The difference between the confirmed count and the number of records.
     """
 
     latency_s: float = 1.0
@@ -39,9 +40,9 @@ OK = Outcome()
 @dataclass
 class SimulatedTransport:
     """
-    A server that writes each request at a moment of its own between start and landing.
+    A server that writes each request at a random moment between its start and its completion.
 
-    :param outcome: Of each request, by its records.
+    :param outcome: Of each request, by its records. Those of a delete have an id only.
     :param random: Chooses the moment of the write.
     """
 
@@ -63,30 +64,44 @@ class SimulatedTransport:
     def now(self) -> float:
         return self.clock_s
 
-    def start(self, job: Any, body: Body) -> None:
-        records = orjson.loads(b"".join(body))["vectors"]
+    def start(self, request: UpsertRequest | DeleteRequest) -> None:
+        records = _records(request)
         self.started.append((self.clock_s, [record["id"] for record in records]))
         outcome = self.outcome(records)
-        lands_at_s = self.clock_s + outcome.latency_s
+        ends_at_s = self.clock_s + outcome.latency_s
         if outcome.is_applied:
-            self._writes.append((self.random.uniform(self.clock_s, lands_at_s), next(self._numbers), records))
-        result = len(records) + outcome.confirmed_more if outcome.error is None else outcome.error
-        heapq.heappush(self._in_flight, (lands_at_s, next(self._numbers), Completion(job, len(body), result)))
+            self._writes.append((self.random.uniform(self.clock_s, ends_at_s), next(self._numbers), records))
+        result = (
+            DeleteResponse()
+            if isinstance(request, DeleteRequest)
+            else UpsertResponse.model_construct(upserted_count=len(records) + outcome.confirmed_more)
+        )
+        heapq.heappush(
+            self._in_flight,
+            (ends_at_s, next(self._numbers), Completion(request, len(request.body), outcome.error or result)),
+        )
         self.max_in_flight = max(self.max_in_flight, len(self._in_flight))
 
     def next_completion(self, timeout_s: float) -> Completion | None:
         if not self._in_flight or self._in_flight[0][0] > self.clock_s + timeout_s:
             self.clock_s += timeout_s
             return None
-        lands_at_s, _, landing = heapq.heappop(self._in_flight)
-        self.clock_s = max(self.clock_s, lands_at_s)
-        return landing
+        ends_at_s, _, completion = heapq.heappop(self._in_flight)
+        self.clock_s = max(self.clock_s, ends_at_s)
+        return completion
 
     @property
     def stored(self) -> dict[str, int]:
-        """The row that stands under each id in the end."""
-        return {record["id"]: record["row"] for _, _, records in sorted(self._writes) for record in records}
+        """The row that is stored under each id at the end."""
+        written = {record["id"]: record.get("row") for _, _, records in sorted(self._writes) for record in records}
+        return {record_id: row for record_id, row in written.items() if row is not None}
 
     @property
     def is_idle(self) -> bool:
         return not self._in_flight
+
+
+def _records(request: UpsertRequest | DeleteRequest) -> list[dict[str, Any]]:
+    if isinstance(request, DeleteRequest):
+        return [{"id": record_id} for record_id in orjson.loads(request.body)["ids"]]
+    return orjson.loads(b"".join(request.body))["vectors"]

@@ -1,8 +1,8 @@
 """
-The sender against simulated servers that allow less than is asked for, in simulated time.
+The sender against simulated servers that allow less than the user's rate, in simulated time.
 
 The server has a token bucket each for bytes and for requests, as Pinecone's documentation describes its limits without
-saying how large the buckets are; here they hold 0.25 to 2 s worth. Sizes are a thousandth of the real ones.
+the size of the buckets; here they hold 0.25 to 2 s worth. Sizes are a thousandth of the real ones.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_pinecone_upsert.api.models import UpsertResponse
 from airflow_pinecone_upsert.exceptions import ErrorResponse, RateLimitError
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
-from airflow_pinecone_upsert.pipeline.encode.encoder import EncodedRecords
+from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.send.events import Failure
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
@@ -63,7 +64,7 @@ class Server:
         self._levels = [rate * capacity_s for rate in (BYTES_PER_SECOND, REQUESTS_PER_SECOND)]
         self._filled_s = 0.0
         self.accepted = []
-        self.refused = []
+        self.throttled = []
 
     def share(self, now):
         return next(share for since, share in reversed(self._schedule) if now >= since)
@@ -77,40 +78,45 @@ class Server:
         taken = self._levels[0] >= body_bytes and self._levels[1] >= 1
         if taken:
             self._levels = [self._levels[0] - body_bytes, self._levels[1] - 1]
-        (self.accepted if taken else self.refused).append((now, body_bytes))
+        (self.accepted if taken else self.throttled).append((now, body_bytes))
         return taken
 
     def accepted_bytes(self, start=0.0, end=float("inf")):
         return sum(size for at, size in self.accepted if start <= at < end)
 
     @property
-    def refused_share(self):
-        return len(self.refused) / (len(self.refused) + len(self.accepted))
+    def throttled_share(self):
+        return len(self.throttled) / (len(self.throttled) + len(self.accepted))
 
 
 class Client:
-    """One sender. It runs in a thread of its own, but only while the world waits for it; it is its own lanes."""
+    """One sender, which is its own transport. It runs in a thread of its own, but only while the world waits for it."""
 
-    def __init__(self, world, server, latency, seed, *, batches, window=8, pace=None):
+    def __init__(self, world, server, latency, seed, *, requests, window=8, rate_limiter=None):
         self._world, self._server, self._latency = world, server, latency
         self._random = random.Random(seed)  # noqa: S311
-        self._landings: list[Completion] = []
+        self._completions: list[Completion] = []
         self._turn, self._world_turn = threading.Semaphore(0), threading.Semaphore(0)
         self._wakes = 0
         self._waits = False
         self.events = []
-        pace = pace or RateLimiter(REQUESTS_PER_SECOND, BYTES_PER_SECOND, self._random.random)
+        rate_limiter = rate_limiter or RateLimiter(REQUESTS_PER_SECOND, BYTES_PER_SECOND, self._random.random)
         source = (
             UpsertRequest(
                 EncodedRecords(["f"], [number], [str(number)], [b"x" * (BODY_BYTES - Envelope().size)]), Envelope()
             )
-            for number in range(batches)
+            for number in range(requests)
         )
 
         def work():
             self._turn.acquire()
             sender = Sender(
-                source, self, pace=pace, max_unsettled=window, random=self._random.random, stop=CancellationToken()
+                source,
+                self,
+                rate_limiter=rate_limiter,
+                max_unsettled=window,
+                random=self._random.random,
+                cancellation=CancellationToken(),
             )
             for event in sender.run():
                 self.events.append((world.now, event))
@@ -118,9 +124,9 @@ class Client:
             self._world_turn.release()
 
         threading.Thread(target=work, daemon=True).start()
-        world.at(self._random.uniform(0, 0.3), self._go_on)
+        world.at(self._random.uniform(0, 0.3), self._continue)
 
-    def _go_on(self):
+    def _continue(self):
         self._waits, self._wakes = False, self._wakes + 1
         self._turn.release()
         self._world_turn.acquire()
@@ -128,31 +134,33 @@ class Client:
     def now(self):
         return self._world.now
 
-    def start(self, job, body):
+    def start(self, request):
         latency_s = self._latency(self._random)
 
         def arrive():
-            refusal = RateLimitError("too fast", answer=ErrorResponse(429, "too fast"))
-            result = len(job.batch) if self._server.takes(self._world.now, len(body)) else refusal
-            self._world.at(self._world.now + latency_s / 2, lambda: self._land(Completion(job, len(body), result)))
+            throttled = RateLimitError("too fast", response=ErrorResponse(429, "too fast"))
+            confirmed = UpsertResponse.model_construct(upserted_count=len(request))
+            size = len(request.body)
+            result = confirmed if self._server.takes(self._world.now, size) else throttled
+            self._world.at(self._world.now + latency_s / 2, lambda: self._complete(Completion(request, size, result)))
 
         self._world.at(self._world.now + latency_s / 2, arrive)
 
-    def _land(self, landing):
-        self._landings.append(landing)
+    def _complete(self, completion):
+        self._completions.append(completion)
         if self._waits:
-            self._go_on()
+            self._continue()
 
     def next_completion(self, timeout_s):
-        if not self._landings:
+        if not self._completions:
             self._waits, wake = True, self._wakes
             if timeout_s is not None:
                 self._world.at(
-                    self._world.now + timeout_s, lambda: self._waits and wake == self._wakes and self._go_on()
+                    self._world.now + timeout_s, lambda: self._waits and wake == self._wakes and self._continue()
                 )
             self._world_turn.release()
             self._turn.acquire()
-        return self._landings.pop(0) if self._landings else None
+        return self._completions.pop(0) if self._completions else None
 
     def confirmed(self, until):
         return sum(getattr(event, "confirmed", 0) for at, event in self.events if at < until)
@@ -179,52 +187,52 @@ servers_with_small_buckets_too = pytest.mark.parametrize(names, spread(99, 0.25)
 
 
 @servers_with_small_buckets_too
-def test_at_the_limit_nothing_is_left_and_next_to_nothing_refused(seed, capacity_s, latency):
+def test_the_allowance_is_used_with_next_to_nothing_throttled(seed, capacity_s, latency):
     server = Server(capacity_s)
-    end_s = simulate(server, LATENCIES[latency], seed, batches=300).end_s - 0.5
+    end_s = simulate(server, LATENCIES[latency], seed, requests=300).end_s - 0.5
     assert server.accepted_bytes(2.0, end_s) >= 0.97 * BYTES_PER_SECOND * (end_s - 2.0)
-    assert server.refused_share <= 0.01
+    assert server.throttled_share <= 0.01
 
 
 @servers
-def test_a_limit_below_what_was_asked_for_is_found(seed, capacity_s, latency):
+def test_an_allowance_below_the_users_rate_is_found(seed, capacity_s, latency):
     allowed = 0.3 + seed % 7 / 10
     server = Server(capacity_s, [(0.0, allowed)])
-    end_s = simulate(server, LATENCIES[latency], seed, batches=400).end_s - 0.5
+    end_s = simulate(server, LATENCIES[latency], seed, requests=400).end_s - 0.5
     assert server.accepted_bytes(2.0, end_s) >= 0.8 * allowed * BYTES_PER_SECOND * (end_s - 2.0)
-    assert server.refused_share <= 0.04
+    assert server.throttled_share <= 0.04
 
 
 @servers_with_small_buckets_too
 def test_an_allowance_that_falls_and_comes_back(seed, capacity_s, latency):
     server = Server(capacity_s, [(0.0, 1.0), (10.0, 0.2), (20.0, 1.0)])
-    simulate(server, LATENCIES[latency], seed, batches=700)
+    simulate(server, LATENCIES[latency], seed, requests=700)
     end_s = server.accepted[-1][0]
     assert server.accepted_bytes() >= 0.8 * BYTES_PER_SECOND * (10 + 0.2 * 10 + end_s - 20)
-    assert server.refused_share <= 0.03
+    assert server.throttled_share <= 0.03
     assert server.accepted_bytes(25.0, 27.0) >= 0.85 * 2 * BYTES_PER_SECOND
 
 
-def test_several_senders_share_what_there_is():
-    """Who gets how much is chance, and so are bounds for each run wider than for most of them."""
-    refused_shares, ratios = [], []
+def test_several_senders_share_the_allowance():
+    """The shares are random, so the bounds for every run are wider than those for most of them."""
+    throttled_shares, ratios = [], []
     for seed, capacity_s, latency in spread(48, 0.25):
         server = Server(capacity_s)
-        run = simulate(server, LATENCIES[latency], seed, clients=4, batches=300)
+        run = simulate(server, LATENCIES[latency], seed, clients=4, requests=300)
         assert server.accepted_bytes(2.0, run.end_s) >= 0.9 * BYTES_PER_SECOND * (run.end_s - 2.0)
         counts = [sender.confirmed(run.end_s) for sender in run.senders]
-        refused_shares.append(server.refused_share)
+        throttled_shares.append(server.throttled_share)
         ratios.append(max(counts) / min(counts))
-    assert max(refused_shares) <= 0.07
-    assert median(refused_shares) <= 0.045
-    assert sum(share <= 0.05 for share in refused_shares) >= 0.85 * len(refused_shares)
+    assert max(throttled_shares) <= 0.07
+    assert median(throttled_shares) <= 0.045
+    assert sum(share <= 0.05 for share in throttled_shares) >= 0.85 * len(throttled_shares)
     assert median(ratios) <= 1.75
     assert sum(ratio <= 2 for ratio in ratios) >= 0.75 * len(ratios)
 
 
 @servers
-def test_without_a_bound_the_servers_own_is_found(seed, capacity_s, latency):
+def test_without_a_limit_the_servers_allowance_is_found(seed, capacity_s, latency):
     server = Server(capacity_s)
-    pace = RateLimiter(None, None, random.Random(seed).random)  # noqa: S311
-    end_s = simulate(server, LATENCIES[latency], seed, batches=400, pace=pace).end_s - 0.5
+    rate_limiter = RateLimiter(None, None, random.Random(seed).random)  # noqa: S311
+    end_s = simulate(server, LATENCIES[latency], seed, requests=400, rate_limiter=rate_limiter).end_s - 0.5
     assert server.accepted_bytes(2.0, end_s) >= 0.68 * BYTES_PER_SECOND * (end_s - 2.0)

@@ -1,4 +1,4 @@
-"""Records that are set aside: how many, with what in the file, and what a mended file brings back."""
+"""Rejected records: how many, what the file contains, and what a fixed file brings back."""
 
 import datetime as dt
 import json
@@ -18,16 +18,12 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_pinecone_upsert import exceptions
-from airflow_pinecone_upsert.api.client import ClientSettings, IndexClient
 from airflow_pinecone_upsert.api.models import Record, SparseValues
 from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.pipeline.encode.encoder import encode
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
-from airflow_pinecone_upsert.pipeline.options import Columns, UpsertOptions
-from airflow_pinecone_upsert.pipeline.read.files import find_parquet_files
+from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
-from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
-from airflow_pinecone_upsert.pipeline.run import upsert
 from airflow_pinecone_upsert.pipeline.track.reject_rows import SCHEMA
 from airflow_pinecone_upsert.pipeline.track.rejects import Rejects, RejectsFolder
 from tests.pipeline.encode.test_rules import BAD_ROW, GOOD, RULES, as_table
@@ -42,25 +38,18 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def upsert_all(index):
-    """Upsert a path or a value, and set aside what is invalid."""
+def upsert_all(index, run):
+    """Upsert a path or a value, and reject what is invalid."""
 
     def upsert_all(source, folder=None, *, index=index, max_rejects=None, **options):
-        chosen = UpsertOptions.checked(max_rejects=max_rejects, **options)
-        if isinstance(source, Path):
-            records = ParquetSource(find_parquet_files(LOCAL, str(source)), chosen)
-        else:
-            records = InMemorySource(source, chosen)
-        with IndexClient(index.url, ClientSettings(api_key=index.api_key)) as client:
-            return upsert(records, client, chosen, rejects_folder=folder, random=lambda: 0.0)
+        return run(index, source, rejects_folder=folder, max_rejects=max_rejects, **options)
 
     return upsert_all
 
 
 def lines(report):
-    """Return the lines of the files of a report (or of an error's)."""
-    paths = report["rejectsPaths"] if isinstance(report, dict) else report.rejects_paths
-    return pa.concat_tables([pq.read_table(path) for path in paths]).to_pylist()
+    """Return the rows of the files of a report."""
+    return pa.concat_tables([pq.read_table(path) for path in report.rejects_paths]).to_pylist()
 
 
 def files(path):
@@ -74,7 +63,7 @@ def zeros(*ids):
 # How many ---------------------------------------------------------------------------------------
 
 
-def test_by_default_the_first_invalid_record_fails_before_anything_of_its_chunk_is_sent(index, upsert_all, upserts):
+def test_by_default_an_invalid_record_fails_before_its_chunk_is_sent(index, upsert_all, upserts):
     with pytest.raises(
         exceptions.RecordError, match=r"XCom, row 1 .*, id 'bad', values: .* \(found \[0.0, 0.0\]\)\. Fix"
     ):
@@ -82,23 +71,21 @@ def test_by_default_the_first_invalid_record_fails_before_anything_of_its_chunk_
     assert not upserts(index)
 
 
-def test_what_chunks_before_the_invalid_record_hold_is_counted(index, upsert_all, rows):
-    with pytest.raises(exceptions.RecordError, match="row 4500") as caught:
+def test_the_chunks_before_an_invalid_record_are_counted(index, run, upsert_all, rows):
+    with pytest.raises(exceptions.RecordError, match="row 4500"):
         upsert_all([*rows(4_500), *zeros("bad")], max_rejects=0)
-    assert caught.value.report["upsertedCount"] == len(index.vectors())
+    assert run.report.upserted_count == len(index.vectors())
     assert "r4499" not in index.vectors()
 
 
 @pytest.mark.parametrize("limit", [2, 3, None])
-def test_as_many_invalid_records_as_tolerated_are_set_aside_and_their_neighbours_confirmed(
-    *, index, upsert_all, rows, limit
-):
+def test_invalid_records_within_the_limit_are_rejected_and_their_neighbours_upserted(*, index, upsert_all, rows, limit):
     report = upsert_all([*rows(2), *zeros("a"), *rows(2, start=2), *zeros("b")], max_rejects=limit)
     assert (report.upserted_count, report.rejected_count, report.rejects_paths) == (4, 2, ())
     assert set(index.vectors()) == {"r0", "r1", "r2", "r3"}
 
 
-def test_one_more_than_tolerated_fails_and_the_message_counts(upsert_all, rows, folder, caplog):
+def test_one_more_than_the_limit_fails_and_the_message_counts(run, upsert_all, rows, folder, caplog):
     records = [*rows(2), *zeros("a", "b"), *rows(2_000, start=2), *zeros("c", "d")]
     with pytest.raises(exceptions.RecordError) as caught:
         upsert_all(records, folder, max_rejects=2)
@@ -108,13 +95,13 @@ def test_one_more_than_tolerated_fails_and_the_message_counts(upsert_all, rows, 
         "Fix the embedding or drop the record. 2 records are rejected, as many as max_rejects allows. "
         "1 more of the 6 records that were read with it break a rule, too."
     )
-    output = caught.value.report
-    assert output["rejectedCount"] == 4
-    assert [line["id"] for line in lines(output)] == ["a", "b", "c", "d"]  # also where the task fails
-    assert f"Invalid records: 4, written to {output['rejectsPaths'][0]}." in caplog.text
+    report = run.report
+    assert report.rejected_count == 4
+    assert [line["id"] for line in lines(report)] == ["a", "b", "c", "d"]  # also where the task fails
+    assert f"Invalid records: 4, written to {report.rejects_paths[0]}." in caplog.text
 
 
-def test_the_log_says_where_the_records_are_that_were_not_upserted(upsert_all, folder, caplog):
+def test_the_log_says_where_the_rejected_records_are(upsert_all, folder, caplog):
     [path] = upsert_all([GOOD, *zeros("bad")], folder).rejects_paths
     assert f"Not every record was upserted. Invalid records: 1, written to {path}." in caplog.text
     caplog.clear()
@@ -122,16 +109,16 @@ def test_the_log_says_where_the_records_are_that_were_not_upserted(upsert_all, f
     assert "Invalid records: 1, written nowhere." in caplog.text
 
 
-def test_only_the_first_ten_are_told_in_the_log(upsert_all, caplog):
+def test_only_the_first_ten_are_logged(upsert_all, caplog):
     upsert_all(zeros(*map(str, range(30))))
     assert caplog.text.count("Not upserted: XCom, row") == 10
 
 
-# What the file holds ----------------------------------------------------------------------------
+# What the file contains ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["XCom", "Parquet"])
-def test_records_that_break_a_rule_are_in_the_file_with_place_reason_and_data(*, index, upsert_all, write, folder, way):
+def test_the_file_contains_place_reason_and_data_of_each_broken_rule(*, index, upsert_all, write, folder, way):
     cases = [case for (case,) in (parameters.values for parameters in RULES)]  # noqa: PD011 - pytest's
     tables = [as_table({**GOOD, "sparse_values": None, "metadata": None}, case.record) for case in cases]
     paths = [write(table, f"records/{number:03}.parquet") for number, table in enumerate(tables)]
@@ -158,7 +145,7 @@ def same(found, expected):
     return repr(found) == repr(expected) or found == expected
 
 
-def test_what_fits_no_column_is_kept_as_a_whole(upsert_all, folder):
+def test_a_record_that_fits_no_column_is_kept_as_a_whole(upsert_all, folder):
     records = [
         ("tuple", [1.0, 2.0], {"a": 1}, "more"),
         {"id": "key", "values": [1.0, 2.0], "vector": [1]},
@@ -194,26 +181,26 @@ def test_what_fits_no_column_is_kept_as_a_whole(upsert_all, folder):
     ids=range(8),
 )
 @pytest.mark.parametrize("form", [list, pd.DataFrame])
-def test_metadata_that_are_none_are_kept_as_legibly_as_json_can(*, upsert_all, folder, metadata, kept, form):
+def test_invalid_metadata_are_kept_as_legibly_as_json_can(*, upsert_all, folder, metadata, kept, form):
     record = {"id": "a", "values": [1.0, 2.0], "metadata": metadata}
     [line] = lines(upsert_all(form([record]), folder))
     assert json.loads(line["metadata"]) == kept
 
 
-def test_a_map_with_a_key_twice_loses_nothing(upsert_all, folder):
+def test_a_map_with_a_repeated_key_loses_nothing(upsert_all, folder):
     column = pa.array([[("k", "a"), ("k", "b")]], pa.map_(pa.string(), pa.string()))
     [line] = lines(upsert_all(pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}), folder))
     assert json.loads(line["metadata"]) == [["k", "a"], ["k", "b"]]
 
 
-# What a mended file brings back -----------------------------------------------------------------
+# What a fixed file brings back -----------------------------------------------------------------
 
 SEED = 20_261_122
 NAN = float("nan")
 
 
 def vectors(kind, count=4):
-    """Make vectors of any float type, each with a NaN; and what they are once that is mended."""
+    """Make vectors of any float type, each with a NaN, and the same vectors without it."""
     drawn = np.random.default_rng(SEED).normal(size=(count, 2)).astype(kind)
     broken = drawn.copy()
     broken[:, 0] = NAN
@@ -251,7 +238,7 @@ METADATA = {
     ],
 )
 @pytest.mark.parametrize("way", ["Parquet", "table"])
-def test_a_mended_file_brings_back_every_bit(  # noqa: PLR0917
+def test_a_fixed_file_brings_back_every_bit(  # noqa: PLR0917
     index, upsert_all, write, folder, bits, metadata, kind, listed, way
 ):
     broken, drawn = vectors(kind)
@@ -268,18 +255,18 @@ def test_a_mended_file_brings_back_every_bit(  # noqa: PLR0917
     report = upsert_all(source, folder, **names)
     assert report.rejected_count == 4
     rejected = pq.read_table(report.rejects_paths[0])
-    mended = rejected.set_column(
+    fixed = rejected.set_column(
         rejected.schema.get_field_index("values"), "values", pa.array(drawn.astype(np.float64).tolist())
     )
-    assert upsert_all(write(mended, "mended.parquet"), namespace="mended").upserted_count == 4
+    assert upsert_all(write(fixed, "fixed.parquet"), namespace="fixed").upserted_count == 4
     upsert_all(table(drawn), namespace="direct", **names)
     assert_same_records(index, bits)
 
 
 def assert_same_records(index, bits):
-    mended, direct = index.vectors("mended"), index.vectors("direct")
-    assert list(mended) == list(direct)
-    for record_id, found in mended.items():
+    fixed, direct = index.vectors("fixed"), index.vectors("direct")
+    assert list(fixed) == list(direct)
+    for record_id, found in fixed.items():
         expected = direct[record_id]
         assert bits(found.values) == bits(expected.values)
         assert found.metadata == expected.metadata
@@ -304,7 +291,7 @@ def python_records(values):
 
 
 @pytest.mark.parametrize("frame", [False, True])
-def test_a_mended_file_brings_back_every_form_of_a_record(*, index, upsert_all, write, folder, bits, frame):
+def test_a_fixed_file_brings_back_every_form_of_a_record(*, index, upsert_all, write, folder, bits, frame):
     def records(values):
         rows = python_records(np.array(values, np.float32))
         if not frame:
@@ -318,17 +305,17 @@ def test_a_mended_file_brings_back_every_form_of_a_record(*, index, upsert_all, 
         [0.5 if value is None or math.isnan(value) else value for value in vector]
         for vector in found["values"].to_pylist()
     ]
-    mended = found.set_column(found.schema.get_field_index("values"), "values", pa.array(values))
-    upsert_all(write(mended, "mended.parquet"), namespace="mended")
+    fixed = found.set_column(found.schema.get_field_index("values"), "values", pa.array(values))
+    upsert_all(write(fixed, "fixed.parquet"), namespace="fixed")
     upsert_all(records([0.5, 0.1]), namespace="direct")
-    assert len(index.vectors("mended")) == len(found)
+    assert len(index.vectors("fixed")) == len(found)
     assert_same_records(index, bits)
 
 
 # How it is written ------------------------------------------------------------------------------
 
 
-def test_a_name_that_ends_in_parquet_is_a_file_and_any_other_a_folder(upsert_all, tmp_path):
+def test_a_name_that_ends_in_parquet_is_a_file_and_others_are_folders(upsert_all, tmp_path):
     for name in ("bad.parquet", "deep/bad", "bad.d/"):
         upsert_all(zeros("a"), RejectsFolder(LOCAL, str(tmp_path / name)))
     (tmp_path / "folder.parquet").mkdir()
@@ -340,7 +327,7 @@ def test_a_name_that_ends_in_parquet_is_a_file_and_any_other_a_folder(upsert_all
         assert found.name.endswith(".parquet")
 
 
-def test_no_file_is_written_over(upsert_all, tmp_path):
+def test_no_file_is_overwritten(upsert_all, tmp_path):
     folder = RejectsFolder(LOCAL, str(tmp_path / "bad.parquet"))
     for record_id in "abc":
         upsert_all(zeros(record_id), folder)
@@ -350,7 +337,7 @@ def test_no_file_is_written_over(upsert_all, tmp_path):
 
 
 class Unseen(LocalFileSystem):
-    """Another task's file appears just after the look."""
+    """Another task's file appears right after the check."""
 
     cachable = False
 
@@ -359,7 +346,7 @@ class Unseen(LocalFileSystem):
         return False
 
 
-def test_no_file_is_written_over_that_another_task_writes_at_the_same_moment(upsert_all, tmp_path):
+def test_no_file_that_another_task_writes_at_the_same_moment_is_overwritten(upsert_all, tmp_path):
     path = tmp_path / "bad.parquet"
     report = upsert_all(zeros("a"), RejectsFolder(Unseen(), str(path)))
     assert path.read_text() == "another task's"
@@ -422,22 +409,22 @@ except SetupError as error:
 def killed(tmp_path_factory):
     """Write rejects in processes that are killed at every step of it, and on a disk that is full."""
     folder = tmp_path_factory.mktemp("killed")
-    told = subprocess.run([sys.executable, "-c", KILLED, folder], check=True, capture_output=True, text=True).stdout
-    return folder, told.splitlines()
+    output = subprocess.run([sys.executable, "-c", KILLED, folder], check=True, capture_output=True, text=True).stdout
+    return folder, output.splitlines()
 
 
-def test_a_process_that_is_killed_while_it_writes_leaves_no_half_file(killed):
-    folder, told = killed
-    assert told.count("-9") >= 7
-    assert told.count("0") >= 2  # the first moment is none, and the last ones are not reached
+def test_a_process_killed_while_writing_leaves_no_partial_file(killed):
+    folder, output = killed
+    assert output.count("-9") >= 7
+    assert output.count("0") >= 2  # moment 0 kills nothing, and the last ones are not reached
     for path in folder.rglob("*.parquet"):
         assert pq.read_table(path)["row"].to_pylist() in ([0], [0, 1])
 
 
-def test_a_full_disk_leaves_nothing_and_is_told(killed):
-    folder, told = killed
-    assert "Rejected records cannot be written to" in told[-1]
-    assert "File too large" in told[-1]
+def test_a_full_disk_leaves_nothing_and_is_reported(killed):
+    folder, output = killed
+    assert "Rejected records cannot be written to" in output[-1]
+    assert "File too large" in output[-1]
     assert not files(folder / "full")
 
 
@@ -452,7 +439,7 @@ def test_a_path_that_cannot_be_written_fails_and_says_so(upsert_all, tmp_path, r
 
 
 class OutOfOrder(fsspec.AbstractFileSystem):
-    """A storage that raises what no other one raises."""
+    """A storage that raises an unusual error."""
 
     protocol = "outoforder"
 
@@ -462,9 +449,10 @@ class OutOfOrder(fsspec.AbstractFileSystem):
     exists = isdir = pipe_file = info
 
 
-def test_whatever_a_storage_raises_is_told(upsert_all):
+def test_any_error_of_a_storage_is_reported(upsert_all):
     with pytest.raises(
-        exceptions.SetupError, match="Rejected records cannot be written to outoforder://bucket: LookupError: no credentials"
+        exceptions.SetupError,
+        match="Rejected records cannot be written to outoforder://bucket: LookupError: no credentials",
     ):
         upsert_all(zeros("bad"), RejectsFolder(OutOfOrder(), "bucket"))
 
@@ -481,14 +469,14 @@ def test_a_path_that_cannot_be_written_hides_no_earlier_error(index, upsert_all,
     assert "cannot be written" in caplog.text
 
 
-# What the server refuses ------------------------------------------------------------------------
+# What the server rejects ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [{0}, {137}, {999}, {3, 4}, {0, 500, 999}])
-def test_the_records_that_the_server_refuses_are_found_by_halving(
+def test_the_records_that_the_server_rejects_are_found_by_halving(
     *, pinecone_index_factory, upsert_all, upserts, folder, bad
 ):
-    index = pinecone_index_factory(dimension=2, metric="cosine")  # takes no sparse values, which only the server knows
+    index = pinecone_index_factory(dimension=2, metric="cosine")  # takes no sparse values, and only the server knows
     sparse = {"sparse_values": {"indices": [1], "values": [0.5]}}
     records = [{"id": f"r{n}", "values": [1.0, n], "metadata": {"n": n}, **(sparse if n in bad else {})} for n in range(1_000)]  # fmt: skip
     report = upsert_all(records, folder, index=index)
@@ -501,8 +489,8 @@ def test_the_records_that_the_server_refuses_are_found_by_halving(
         assert (line["values"], line["sparse_values"], line["metadata"]) == ([1.0, n], sparse["sparse_values"], f'{{"n": {n}}}')  # fmt: skip
 
 
-def test_the_record_that_the_server_refuses_is_named_where_none_is_tolerated(
-    pinecone_index_factory, upsert_all, upserts, folder
+def test_the_record_that_the_server_rejects_is_named_where_none_is_allowed(
+    pinecone_index_factory, run, upsert_all, upserts, folder
 ):
     index = pinecone_index_factory(dimension=2, metric="cosine")
     records = [{"id": f"r{n}", "values": [1.0, n]} for n in range(64)]
@@ -513,10 +501,10 @@ def test_the_record_that_the_server_refuses_is_named_where_none_is_tolerated(
         "XCom, row 41 (counted from 0), id 'r41', record: the server rejects this record, even on its own: "
         "400 “Index configuration does not support sparse values"
     )
-    assert caught.value.answer.status == 400
-    assert caught.value.report["upsertedCount"] == len(index.vectors()) < 64
+    assert caught.value.response.status == 400
+    assert run.report.upserted_count == len(index.vectors()) < 64
     assert len(upserts(index)) <= 1 + 2 * 6
-    assert [line["id"] for line in lines(caught.value.report)] == ["r41"]
+    assert [line["id"] for line in lines(run.report)] == ["r41"]
 
 
 # How much memory it takes -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a try leaves for the next one, with the pipeline itself."""
+"""What a try leaves to the next one, with the whole pipeline."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from airflow_pinecone_upsert import exceptions
-from airflow_pinecone_upsert.api.client import ClientSettings, IndexClient
 from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.pipeline.options import UpsertOptions
-from airflow_pinecone_upsert.pipeline.read.files import find_parquet_files
+from airflow_pinecone_upsert.pipeline.read.files import FileRef
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
-from airflow_pinecone_upsert.pipeline.run import upsert
 from tests.pipeline.held import Held
+from tests.state_store import InMemoryStateStore
 
-
-class Store(dict):
-    """A store as Airflow's, without Airflow."""
-
-    set = dict.__setitem__
-    delete = dict.pop
+UPSERT = "/vectors/upsert"
 
 
 class BrokenStore:
@@ -32,21 +26,8 @@ class BrokenStore:
 
 
 @pytest.fixture
-def try_once(index):
-    """Upsert what a path holds, as one try of a task."""
-
-    def try_once(path, store, **options):
-        chosen = UpsertOptions.checked(**options)
-        source = ParquetSource(find_parquet_files(LocalFileSystem(), str(path)), chosen)
-        with IndexClient(index.url, ClientSettings(api_key=index.api_key)) as client:
-            return upsert(source, client, chosen, state=store, random=lambda: 0.0)
-
-    return try_once
-
-
-@pytest.fixture
 def numbered(write):
-    """A file of so many records."""
+    """Write a file with a number of records."""
 
     def numbered(count):
         return write({"id": [f"r{row}" for row in range(count)], "values": [[1.0, float(row)] for row in range(count)]})
@@ -54,35 +35,90 @@ def numbered(write):
     return numbered
 
 
-def test_what_is_confirmed_behind_a_first_batch_that_fails_is_not_sent_again(index, upserts, numbered, try_once):
-    store, path = Store(), numbered(40)
-    index.faults.next(Held(Fault.short_count(0), until=lambda: len(index.vectors()) >= 20), path="/vectors/upsert")
-    with pytest.raises(exceptions.IncompleteUpsertError):
-        try_once(path, store, batch_size=10, max_concurrency=4)
+@pytest.fixture
+def fail_after(index, run):
+    """Let a try fail once a number of records is confirmed."""
+
+    def fail_after(confirmed, source, store, **parameters):
+        fault = Fault.status(401, "Invalid API Key")
+        index.faults.next(Held(fault, until=lambda: len(index.vectors()) >= confirmed), path=UPSERT)
+        with pytest.raises(exceptions.AuthenticationError):
+            run(index, source, state=store, **parameters)
+
+    return fail_after
+
+
+def test_records_confirmed_after_a_failed_request_are_not_sent_again(index, run, upserts, numbered, fail_after):
+    store, path = InMemoryStateStore(), numbered(40)
+    fail_after(20, path, store, batch_size=10, max_concurrency=4)
     confirmed = set(index.vectors())
     assert len(confirmed) >= 20
     before = len(upserts(index))
-    report = try_once(path, store, batch_size=10, max_concurrency=4)
+    report = run(index, path, state=store, batch_size=10, max_concurrency=4)
     again = {record_id for request in upserts(index)[before:] for record_id in request.ids}
     assert not again & confirmed
     assert (report.upserted_count, report.resumed_count) == (40, len(confirmed))
     assert len(index.vectors()) == 40
 
 
-def test_the_state_shows_a_run_that_is_done(numbered, try_once):
-    store = Store()
-    try_once(numbered(40), store)
+def test_records_rejected_after_a_failed_request_are_not_rejected_again(index, run, write, fail_after):
+    ids = [f"r{row}" for row in range(40)]
+    path = write({"id": ids, "values": [[1.0, float(row)] if row % 10 != 5 else [0.0, 0.0] for row in range(40)]})
+    store = InMemoryStateStore()
+    parameters = {"batch_size": 9, "max_concurrency": 4, "max_rejects": 4}
+    fail_after(20, path, store, **parameters)
+    assert store["checkpoint"]["counts"]["rejectedCount"] == 4
+    report = run(index, path, state=store, **parameters)
+    assert (report.upserted_count, report.rejected_count) == (36, 4)
+
+
+def test_the_state_shows_that_a_run_is_done(index, run, numbered):
+    store = InMemoryStateStore()
+    run(index, numbered(40), state=store)
     assert set(store) == {"progress"}
     assert (store["progress"]["records"], store["progress"]["percent"]) == (40, 100.0)
 
 
-def test_a_store_that_fails_costs_nothing_but_the_checkpoint(index, numbered, try_once, caplog):
-    assert try_once(numbered(40), BrokenStore()).upserted_count == 40
+def test_a_checkpoint_of_another_format_is_not_used(index, run, numbered, fail_after, caplog):
+    store, path = InMemoryStateStore(), numbered(40)
+    fail_after(20, path, store, batch_size=10)
+    store["checkpoint"]["format"] = 99
+    report = run(index, path, state=store)
+    assert (report.upserted_count, report.resumed_count) == (40, 0)
+    assert (
+        "The checkpoint of an earlier try is not used. It has format 99, this version reads format 1. "
+        "Starting at the first row."
+    ) in caplog.messages
+
+
+@pytest.mark.parametrize("damage", [{"position": None}, {"counts": {}}, {"settledAfter": [[1]]}, {"identity": None}])
+def test_a_checkpoint_that_cannot_be_read_is_not_used(*, index, run, numbered, fail_after, caplog, damage):
+    store, path = InMemoryStateStore(), numbered(40)
+    fail_after(20, path, store, batch_size=10)
+    store["checkpoint"].update(damage)
+    assert run(index, path, state=store).resumed_count == 0
+    assert (
+        "The checkpoint of an earlier try is not used. It cannot be read. Starting at the first row." in caplog.messages
+    )
+
+
+def test_a_file_without_a_version_is_not_resumed(index, run, numbered, fail_after, caplog):
+    """A storage that reports neither an ETag nor a time: the size alone does not show that a file was replaced."""
+    store, path = InMemoryStateStore(), numbered(40)
+    file = FileRef(LocalFileSystem(), str(path), str(path), path.stat().st_size, version="")
+    fail_after(20, ParquetSource([file], UpsertOptions()), store, batch_size=10)
+    assert store == {}
+    reason = f"the storage reports neither an ETag nor a modification time of {path}"
+    assert f"A retry of this task will start at the first row: {reason}." in caplog.messages
+
+
+def test_a_store_that_fails_costs_nothing_but_the_checkpoint(index, run, numbered, caplog):
+    assert run(index, numbered(40), state=BrokenStore()).upserted_count == 40
     assert len(index.vectors()) == 40
-    for said in (
+    for message in (
         "The checkpoint could not be loaded: the database is down. Starting at the first row.",
         "The checkpoint could not be saved: the database is down",
         "The progress could not be saved: the database is down",
         "The checkpoint could not be deleted; delete it before you clear this task: the database is down",
     ):
-        assert said in caplog.messages
+        assert message in caplog.messages

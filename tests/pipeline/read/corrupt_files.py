@@ -1,8 +1,8 @@
 """
-Damaged Parquet files, each made from a seed; and, as a command, what reading them comes to.
+Corrupt Parquet files, each made from a seed; and a command that reads them.
 
-``python damaged.py FOLDER FIRST END`` reads the files of these seeds and tells of each one in a line of JSON. A file that
-kills or halts the process is the one after the last line.
+``python corrupt_files.py FOLDER FIRST END`` reads the files of seeds FIRST to END - 1 and prints the result of each as a
+line of JSON. If a file crashes or blocks the process, it is the one after the last line.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ import pyarrow.parquet as pq
 
 ROWS = 300
 DIMENSION = 8
-WITHIN_S = 120
-"""For one file; usual are 20 ms. Whoever needs longer is killed."""
+TIMEOUT_S = 120
+"""For one file, after which the process is killed. A file usually takes 20 ms."""
 
 _ROW_GROUPS = (100, 1_000, 37, 300)
 _COMPRESSIONS = ("none", "snappy", "zstd", "gzip")
 _EXTREMES = (0xFF, 0x7F, 0x80, 0x00)
 
 
-def whole(number: int) -> bytes:
-    """Write one of 16 valid files; those below 8 have checksums."""
-    drawn = np.random.default_rng(number)
-    vectors = pa.array(drawn.normal(size=ROWS * DIMENSION).astype(np.float32))
+def valid_file(number: int) -> bytes:
+    """Return one of 16 valid files; those below 8 have checksums."""
+    generator = np.random.default_rng(number)
+    vectors = pa.array(generator.normal(size=ROWS * DIMENSION).astype(np.float32))
     table = pa.table(
         {
             "id": [f"id-{row}" for row in range(ROWS)],
@@ -39,95 +39,95 @@ def whole(number: int) -> bytes:
             "metadata": [f'{{"n": {row % 7}}}' for row in range(ROWS)],
         }
     )
-    written = io.BytesIO()
+    buffer = io.BytesIO()
     pq.write_table(
         table,
-        written,
+        buffer,
         row_group_size=_ROW_GROUPS[number % 4],
         compression=_COMPRESSIONS[number // 2 % 4],
         use_dictionary=bool(number & 1),
         write_page_checksum=number < 8,
         data_page_version=("1.0", "2.0")[number // 4 % 2],
     )
-    return written.getvalue()
+    return buffer.getvalue()
 
 
-def damaged(seed: int) -> tuple[str, int, bytes]:
-    """Return the kind of damage, the number of the valid file, and the bytes."""
+def corrupt_file(seed: int) -> tuple[str, int, bytes]:
+    """Return the kind of corruption, the number of the valid file, and the bytes."""
     draw = random.Random(seed)  # noqa: S311 - seeded
     number = draw.randrange(16)
     kind = list(_KINDS)[seed % len(_KINDS)]
-    return kind, number, _KINDS[kind](draw, whole(number))
+    return kind, number, _KINDS[kind](draw, valid_file(number))
 
 
-def _footer_of(content: bytes) -> int:
+def _footer_start(content: bytes) -> int:
     return len(content) - 8 - int.from_bytes(content[-8:-4], "little")
 
 
-def _cut_short(draw: random.Random, content: bytes) -> bytes:
+def _truncate(draw: random.Random, content: bytes) -> bytes:
     return content[: draw.randrange(len(content))]
 
 
 def _flip(draw: random.Random, content: bytes, first: int, end: int, bits: int) -> bytes:
-    found = bytearray(content)
+    changed = bytearray(content)
     for _ in range(bits):
-        found[draw.randrange(first, end)] ^= 1 << draw.randrange(8)
-    return bytes(found)
+        changed[draw.randrange(first, end)] ^= 1 << draw.randrange(8)
+    return bytes(changed)
 
 
 def _flip_data(draw: random.Random, content: bytes) -> bytes:
-    return _flip(draw, content, 4, _footer_of(content), draw.choice([1, 20]))
+    return _flip(draw, content, 4, _footer_start(content), draw.choice([1, 20]))
 
 
 def _flip_footer(draw: random.Random, content: bytes) -> bytes:
-    return _flip(draw, content, _footer_of(content), len(content) - 8, draw.choice([1, 5]))
+    return _flip(draw, content, _footer_start(content), len(content) - 8, draw.choice([1, 5]))
 
 
-def _lie_in_footer(draw: random.Random, content: bytes) -> bytes:
-    found = bytearray(content)
+def _change_footer(draw: random.Random, content: bytes) -> bytes:
+    changed = bytearray(content)
     for _ in range(draw.randrange(1, 6)):
-        found[draw.randrange(_footer_of(content), len(content) - 8)] = draw.choice(_EXTREMES)
-    return bytes(found)
+        changed[draw.randrange(_footer_start(content), len(content) - 8)] = draw.choice(_EXTREMES)
+    return bytes(changed)
 
 
-def _lie_about_footer(draw: random.Random, content: bytes) -> bytes:
+def _change_end(draw: random.Random, content: bytes) -> bytes:
     size = len(content)
-    length = draw.choice([0, 1, 2**31 - 1, 2**32 - 1, size, size - 8, size - 12, size - _footer_of(content)])
+    length = draw.choice([0, 1, 2**31 - 1, 2**32 - 1, size, size - 8, size - 12, size - _footer_start(content)])
     return content[:-8] + length.to_bytes(4, "little") + draw.choice([b"PAR1", b"PARE", b"XXXX"])
 
 
-def _lie_in_page_header(draw: random.Random, content: bytes) -> bytes:
+def _change_page_header(draw: random.Random, content: bytes) -> bytes:
     footer = pq.read_metadata(io.BytesIO(content))
     group = footer.row_group(draw.randrange(footer.num_row_groups))
     leaf = group.column(draw.randrange(3))
     start = leaf.dictionary_page_offset or leaf.data_page_offset
-    found = bytearray(content)
+    changed = bytearray(content)
     for _ in range(draw.randrange(1, 4)):
-        found[start + draw.randrange(24)] = draw.choice([*_EXTREMES, draw.randrange(256)])
-    return bytes(found)
+        changed[start + draw.randrange(24)] = draw.choice([*_EXTREMES, draw.randrange(256)])
+    return bytes(changed)
 
 
 def _lose_bytes(draw: random.Random, content: bytes) -> bytes:
-    start = draw.randrange(4, _footer_of(content))
-    count = min(draw.randrange(1, 200), _footer_of(content) - start)
+    start = draw.randrange(4, _footer_start(content))
+    count = min(draw.randrange(1, 200), _footer_start(content) - start)
     return content[:start] + draw.choice([b"", bytes(count)]) + content[start + count :]
 
 
-def _swap_row_groups(draw: random.Random, content: bytes) -> bytes:
-    """Exchange two stretches of the data, under a footer that does not know."""
-    end = _footer_of(content)
+def _swap_data(draw: random.Random, content: bytes) -> bytes:
+    """Swap two parts of the data without changing the footer."""
+    end = _footer_start(content)
     length = draw.randrange(1, end // 2)
     first, second = sorted(draw.sample(range(4, end - length), 2))
     second = min(max(second, first + length), end - length)
-    found = bytearray(content)
-    found[first : first + length], found[second : second + length] = (
+    changed = bytearray(content)
+    changed[first : first + length], changed[second : second + length] = (
         content[second : second + length],
         content[first : first + length],
     )
-    return bytes(found)
+    return bytes(changed)
 
 
-def _no_parquet(draw: random.Random, content: bytes) -> bytes:
+def _not_parquet(draw: random.Random, content: bytes) -> bytes:
     return draw.choice(
         [
             b"",
@@ -144,20 +144,20 @@ def _no_parquet(draw: random.Random, content: bytes) -> bytes:
 
 
 _KINDS = {
-    "cut short": _cut_short,
-    "bits of the data flipped": _flip_data,
-    "bits of the footer flipped": _flip_footer,
-    "footer that lies": _lie_in_footer,
-    "lie about the footer": _lie_about_footer,
-    "page header that lies": _lie_in_page_header,
+    "truncated": _truncate,
+    "data bits flipped": _flip_data,
+    "footer bits flipped": _flip_footer,
+    "footer bytes changed": _change_footer,
+    "footer length or magic changed": _change_end,
+    "page header changed": _change_page_header,
     "bytes lost": _lose_bytes,
-    "data exchanged": _swap_row_groups,
-    "no Parquet": _no_parquet,
+    "data swapped": _swap_data,
+    "not Parquet": _not_parquet,
 }
 
 
 def digest(ids: list, values: list) -> str:
-    """Tell records from others by a few characters."""
+    """Return a few characters that identify these records."""
     bits = np.array(values, np.float32).tobytes()
     return hashlib.sha256(repr(ids).encode() + bits).hexdigest()[:16]
 
@@ -177,33 +177,33 @@ def _read(path: Path) -> dict:
     ids, values, errors = [], [], []
     try:
         for chunk in source.chunks(shape):
-            found = encode(chunk, shape, max_bytes=10**6)
-            ids += found.fragments.ids
-            values += [json.loads(body)["values"] for body in found.fragments.bodies]
-            errors += map(str, found.errors)
+            encoded = encode(chunk, shape, max_bytes=10**6)
+            ids += encoded.records.ids
+            values += [json.loads(body)["values"] for body in encoded.records.bodies]
+            errors += map(str, encoded.errors)
     except PineconeUpsertError as exc:
         return {"error": str(exc), "class": type(exc).__name__}
     return {"count": len(ids), "digest": digest(ids, values), "errors": errors}
 
 
-def _read_by_arrow(path: Path) -> dict:
-    """Read the same with Arrow alone."""
+def _read_with_arrow(path: Path) -> dict:
+    """Read the same file with Arrow alone."""
     table = pq.ParquetFile(path).read(["id", "values"])
     return {"count": len(table), "digest": digest(table["id"].to_pylist(), table["values"].to_pylist())}
 
 
-def _tell(folder: Path, seed: int) -> dict:
-    kind, number, content = damaged(seed)
+def _result(folder: Path, seed: int) -> dict:
+    kind, number, content = corrupt_file(seed)
     path = folder / f"{seed}.parquet"
     path.write_bytes(content)
-    found = _read(path)
-    if "digest" in found and not found["errors"]:
-        found["arrow"] = _read_by_arrow(path)
+    result = _read(path)
+    if "digest" in result and not result["errors"]:
+        result["arrow"] = _read_with_arrow(path)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return {"seed": seed, "kind": kind, "number": number, "peak_mb": peak_mb, **found}
+    return {"seed": seed, "kind": kind, "number": number, "peak_mb": peak_mb, **result}
 
 
 if __name__ == "__main__":
     for seed in range(int(sys.argv[2]), int(sys.argv[3])):
-        signal.alarm(WITHIN_S)
-        print(json.dumps(_tell(Path(sys.argv[1]), seed)), flush=True)
+        signal.alarm(TIMEOUT_S)
+        print(json.dumps(_result(Path(sys.argv[1]), seed)), flush=True)

@@ -1,0 +1,276 @@
+"""
+The HTTP boundary: one host, and every request to it.
+
+Invariants: the API key is sent to this host only, over TLS or to a loopback address; redirects are not followed;
+headers are never logged; an error of another library is raised as one of :mod:`airflow_pinecone_upsert.exceptions`,
+without its frames, because their variables contain the key.
+
+HTTP/1.1 with keep-alive, on purpose: with bodies of 1.5 MB, Pinecone measured 3 s; HTTP/2 took 35 s, with failures.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import platform
+import re
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from airflow_pinecone_upsert import __version__
+from airflow_pinecone_upsert.api.endpoints import Body, Endpoint, ResponseT
+from airflow_pinecone_upsert.api.limits import API_VERSION, CONTROL_PLANE_URL, DEFAULT_TIMEOUT_S, MAX_CONCURRENCY
+from airflow_pinecone_upsert.api.responses import error_from_response
+from airflow_pinecone_upsert.exceptions import (
+    PineconeUpsertError,
+    SetupError,
+    TransportError,
+    UnexpectedResponseError,
+)
+
+USER_AGENT: Final = f"airflow-pinecone-upsert/{__version__} (python/{platform.python_version()})"
+
+_MASK: Final = "***"
+
+_MAX_CONNECT_S: Final = 10.0
+
+_MAX_SHOWN_BYTES: Final = 200
+"""How much of a response that is not Pinecone's a message quotes."""
+
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+"""The reason that OpenSSL gives for an unencrypted response, depending on its version."""
+
+_ErrorT = TypeVar("_ErrorT", bound=BaseException)
+
+
+class ClientSettings(BaseModel):
+    """
+    The settings of all requests, to an index or to the control plane.
+
+    :param api_key: Sent as ``Api-Key``; masked in every representation.
+    :param api_version: Sent as ``X-Pinecone-API-Version``; to the control plane, at least the one that reports schemas.
+    :param timeout_s: Longest time without data within one request; at most 10 s for connecting.
+    :param proxy: URL of an HTTP proxy. None: the environment decides (``HTTPS_PROXY``, ``NO_PROXY``).
+    :param ca_bundle: File of CA certificates to trust instead of the default ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    api_key: SecretStr = Field(min_length=1)
+    api_version: str = Field(default=API_VERSION, pattern="^[A-Za-z0-9._-]+$")
+    timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0)
+    proxy: str | None = Field(default=None, repr=False)
+    ca_bundle: str | None = None
+
+
+def index_url(host: str) -> str:
+    """
+    Complete and check the URL of a host that will receive the API key.
+
+    :param host: ``name-abc.svc.region.pinecone.io``, with or without a scheme.
+    :return: The URL without a trailing slash.
+    :raises SetupError: The URL is unusable, or plain ``http`` to another machine.
+    """
+    text = host.strip()
+    if "@" in text:  # not quoted: it may contain a password
+        raise SetupError("The index host contains user information. Put the API key into the connection's password.")
+    try:
+        url = httpx.URL(text if "://" in text else f"https://{text}")
+    except (httpx.InvalidURL, UnicodeError) as exc:
+        raise SetupError(f"Index host {host!r} is not a URL: {exc}. Copy it from the Pinecone console.") from exc
+    if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.query or url.fragment:
+        raise SetupError(f"Index host {host!r} is not a host. Copy it from the Pinecone console, without a path.")
+    if url.scheme == "http" and not _is_loopback(url.host):
+        raise SetupError(f"Index host {host!r} is plain http: the API key would be sent unencrypted. Use https.")
+    return str(url).rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_control_plane(host: str) -> bool:
+    """Return whether a host is Pinecone's control plane, old or new, and not an index's own host."""
+    try:
+        name = httpx.URL(host if "://" in host else f"https://{host}").host
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+    return name == httpx.URL(CONTROL_PLANE_URL).host or (
+        name.startswith("controller.") and name.endswith(".pinecone.io")
+    )
+
+
+class _KeyFilter(logging.Filter):
+    """Masks the keys in use: at DEBUG httpcore logs the headers of a response, and some servers echo the request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: dict[str, None] = {}  # a set that threads may add to
+        for name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
+            logging.getLogger(name).addFilter(self)
+
+    def hide(self, key: str) -> None:
+        """Mask one more key."""
+        self._keys[key] = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep every log record, with the keys in it masked."""
+        text = record.getMessage()
+        for key in tuple(self._keys):
+            if key in text:
+                text = text.replace(key, _MASK)
+                record.msg, record.args = text, ()
+        return True
+
+
+_KEY_FILTER: Final = _KeyFilter()
+
+
+def _without_frames(exc: _ErrorT) -> _ErrorT:
+    """Drop the tracebacks of an error and of its causes: the variables of h11 and httpx contain the headers."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return exc
+
+
+class HttpClient:
+    """
+    One host: headers, time-outs and TLS are set once. Safe to share between threads.
+
+    :param url: As :func:`index_url` returns it.
+    :param settings: Key, version, time-outs.
+    :raises SetupError: The key, the proxy or the CA bundle is unusable.
+    """
+
+    def __init__(self, url: str, settings: ClientSettings) -> None:
+        self.url = url
+        self._key = settings.api_key.get_secret_value()
+        if not re.fullmatch(r"[!-~]+", self._key):
+            # h11 would reject the key, too, but its message quotes it.
+            raise SetupError("The API key holds white space or characters outside ASCII. Copy it again.")
+        _KEY_FILTER.hide(self._key)
+        loopback = url.startswith("http://")
+        try:
+            verify = ssl.create_default_context(cafile=settings.ca_bundle) if settings.ca_bundle else True
+            self._client = httpx.Client(
+                base_url=url,
+                headers={
+                    "Api-Key": self._key,
+                    "X-Pinecone-API-Version": settings.api_version,
+                    "User-Agent": USER_AGENT,
+                },
+                timeout=httpx.Timeout(settings.timeout_s, connect=min(_MAX_CONNECT_S, settings.timeout_s)),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENCY),
+                verify=verify,
+                # A proxy would see the key of a plain http request.
+                proxy=None if loopback else settings.proxy,
+                trust_env=not loopback,
+                follow_redirects=False,
+            )
+        except OSError as exc:  # ssl.SSLError is one
+            bundle = repr(settings.ca_bundle) if settings.ca_bundle else "that SSL_CERT_FILE or SSL_CERT_DIR names"
+            raise SetupError(f"The CA bundle {bundle} cannot be read: {exc}. Name a file in PEM format.") from (
+                _without_frames(exc)
+            )
+        except (httpx.InvalidURL, ValueError) as exc:
+            raise SetupError(
+                "The proxy is not a URL such as http://proxy.example.com:3128. Fix the extra of the Airflow connection, "
+                "or HTTPS_PROXY."
+            ) from _without_frames(exc)
+
+    def send(
+        self,
+        endpoint: Endpoint[ResponseT],
+        *,
+        params: Mapping[str, Any] | None = None,
+        content: bytes | Body | None = None,
+    ) -> ResponseT:
+        """
+        Send one request, once.
+
+        :param endpoint: Its method, path and response.
+        :param params: The query string.
+        :param content: The body, JSON.
+        :return: The response, which has a 2xx status and the endpoint's type.
+        :raises PineconeUpsertError: There is no such response.
+        """
+        headers = {}
+        if content is not None:
+            # The length is known, so that pieces need not be sent chunked.
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        try:
+            response = self._client.request(
+                endpoint.method, endpoint.path, params=params, content=content, headers=headers
+            )
+        except (httpx.HTTPError, UnicodeError) as exc:
+            if isinstance(exc, httpx.HTTPError):
+                exc.request = httpx.Request(endpoint.method, self.url)  # instead of the one that contains the key
+            raise self._unreachable(exc) from _without_frames(exc)
+        # A response and its stream refer to each other: they would hold the request's 2 MB until a garbage collection.
+        response.stream = httpx.ByteStream(b"")
+        # The reason phrase may echo the key, and would be in the response's repr.
+        response.extensions.pop("reason_phrase", None)
+        if response.is_success:
+            return self._parse(endpoint, response)
+        headers = {name: value.replace(self._key, _MASK) for name, value in response.headers.items()}
+        raise error_from_response(response.status_code, headers, self._masked(response), host=self.url, now=time.time())
+
+    def _parse(self, endpoint: Endpoint[ResponseT], response: httpx.Response) -> ResponseT:
+        try:
+            return endpoint.response.model_validate_json(response.content)
+        except ValidationError as exc:
+            body = self._masked(response)[:_MAX_SHOWN_BYTES].decode("utf-8", "replace")
+            raise UnexpectedResponseError(
+                f"{self.url} answered {response.status_code} to {endpoint.path}, but not with a Pinecone "
+                f"response: {body!r}. Is this host a Pinecone index?"
+            ) from _without_frames(exc)
+
+    def _masked(self, response: httpx.Response) -> bytes:
+        """Return the body without the key: some servers echo what they reject."""
+        return response.content.replace(self._key.encode(), _MASK.encode())
+
+    def _unreachable(self, exc: Exception) -> PineconeUpsertError:
+        what = f"{type(exc).__name__}: {exc}".rstrip(": ").replace(self._key, _MASK)
+        system_error = _system_error(exc)
+        if isinstance(system_error, ssl.SSLCertVerificationError):
+            return SetupError(
+                f"{self.url} has no certificate that is trusted here ({what}). Set ca_bundle if it should."
+            )
+        if isinstance(system_error, ssl.SSLError) and system_error.reason in _NO_TLS:
+            return SetupError(
+                f"{self.url} does not speak TLS ({what}). Check the index host and its port; "
+                "an index on this machine is named with http://."
+            )
+        # UnicodeError: a name such as "a..b", which only the resolver rejects.
+        if isinstance(exc, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError)):
+            return SetupError(
+                f"{self.url} cannot be requested ({what}). Check the index host, the proxy and the API key."
+            )
+        if isinstance(system_error, socket.gaierror):
+            return TransportError(
+                f"No answer from {self.url} ({what}): the name is unknown. Copy the index host again from the Pinecone "
+                "console; if it is right, the index is gone, or this machine needs a proxy or another DNS server."
+            )
+        return TransportError(f"No answer from {self.url} ({what}). Check the index host, DNS, proxy and firewall.")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+def _system_error(exc: BaseException | None) -> OSError | None:
+    """Return the operating system's error, which is a cause or context of the errors of httpx and httpcore."""
+    while exc is not None and not isinstance(exc, OSError):
+        exc = exc.__cause__ or exc.__context__
+    return exc

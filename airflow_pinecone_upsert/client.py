@@ -1,0 +1,361 @@
+"""
+The client of one index: its operations, and the one call of the control plane that finds an index's host.
+
+Every operation except :meth:`IndexClient.upsert`, which the sender calls, uses the sender itself. So all requests are
+retried in the same way: with the same policy, the same backoff and the same messages.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Generic
+
+import orjson
+from typing_extensions import Self
+
+from airflow_pinecone_upsert.api import endpoints
+from airflow_pinecone_upsert.api.endpoints import Endpoint, ResponseT
+from airflow_pinecone_upsert.api.http import ClientSettings, HttpClient, index_url
+from airflow_pinecone_upsert.api.limits import (
+    CONTROL_PLANE_URL,
+    MAX_CALL_ATTEMPTS,
+    MAX_DELETE_REQUESTS_PER_SECOND,
+    MAX_DELETED_IDS_PER_SECOND,
+    MAX_IDS_PER_DELETE,
+    MAX_IDS_PER_FETCH,
+    MAX_IDS_PER_LIST_PAGE,
+    SCHEMA_API_VERSION,
+)
+from airflow_pinecone_upsert.api.models import (
+    DeleteResponse,
+    IndexDescription,
+    IndexStats,
+    Match,
+    NamespaceDescription,
+    Record,
+    UpsertResponse,
+)
+from airflow_pinecone_upsert.api.responses import HOLDS_DOCUMENTS
+from airflow_pinecone_upsert.exceptions import PineconeUpsertError, SetupError, UnsupportedIndexError
+from airflow_pinecone_upsert.pipeline import defaults
+from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
+from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
+from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, UpsertRequest
+from airflow_pinecone_upsert.pipeline.send.sender import Sender
+from airflow_pinecone_upsert.pipeline.send.transport import InlineTransport, ThreadTransport
+
+
+@dataclass(frozen=True, eq=False)
+class _Call(Generic[ResponseT]):
+    """
+    One request that succeeds or fails as a whole.
+
+    :param endpoint: Its method, path and response.
+    :param params: The query string.
+    :param body: JSON; empty for none.
+    """
+
+    endpoint: Endpoint[ResponseT]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    body: bytes = b""
+
+    ids: Collection[str] = ()
+    rate_units = 0
+
+    def __len__(self) -> int:
+        return 1
+
+    @property
+    def location(self) -> str:
+        return str(self.endpoint)
+
+    def halves(self) -> tuple[Self, Self]:
+        raise NotImplementedError
+
+    def confirmed(self, answer: ResponseT) -> int:  # noqa: ARG002 - a response of the endpoint's type is enough
+        return 1
+
+
+def _call(
+    http: HttpClient,
+    call: _Call[ResponseT],
+    *,
+    attempts: int,
+    sleep: Callable[[float], None],
+) -> ResponseT:
+    """Send a request until it succeeds or its failure is final."""
+    events: list[Event[_Call[ResponseT]]] = []
+
+    def perform(one: _Call[ResponseT]) -> ResponseT:
+        return http.send(one.endpoint, params=one.params, content=one.body or None)
+
+    Sender[_Call[ResponseT]](
+        iter([call]),
+        InlineTransport(perform, sleep),
+        rate_limiter=RateLimiter(None, None, random.random),
+        max_unsettled=1,
+        random=random.random,
+        cancellation=CancellationToken(),
+        max_attempts=attempts,
+    ).send_all(events.append)
+    last = events[-1]
+    if isinstance(last, Attempt):
+        answer: ResponseT = last.answer
+        return answer
+    raise last.error
+
+
+def describe_index(
+    name: str,
+    settings: ClientSettings,
+    *,
+    control_plane_url: str = CONTROL_PLANE_URL,
+    attempts: int = MAX_CALL_ATTEMPTS,
+    sleep: Callable[[float], None] = time.sleep,
+) -> IndexDescription:
+    """
+    Look up an index in the control plane: ``GET /indexes/{name}``.
+
+    :param name: The index's name.
+    :param settings: Key, version, time-outs. The same key is valid for the index.
+    :param control_plane_url: The URL of the control plane, see :func:`index_url`.
+    :param attempts: Attempts before a transient failure is final.
+    :param sleep: Waits between attempts, in seconds.
+    :return: The index's host and its schema.
+    :raises UnsupportedIndexError: The index holds documents.
+    :raises PineconeUpsertError: See :mod:`airflow_pinecone_upsert.exceptions`.
+    """
+    version = max(settings.api_version, SCHEMA_API_VERSION)
+    http = HttpClient(index_url(control_plane_url), settings.model_copy(update={"api_version": version}))
+    try:
+        found = _call(http, _Call(endpoints.describe_index(name)), attempts=attempts, sleep=sleep)
+    finally:
+        http.close()
+    if found.index_schema and found.index_schema.is_of_documents:
+        declared = ", ".join(found.index_schema.fields)
+        raise UnsupportedIndexError(f"The index {name!r} has a document schema ({declared}). {HOLDS_DOCUMENTS}")
+    return found
+
+
+class IndexClient:
+    """
+    One index. Safe to share between threads; close it, use it in a ``with`` block, or drop the last reference to it.
+
+    Every method but :meth:`upsert` retries a request that fails for a transient reason; all of them are idempotent.
+
+    :param host: The index's own host, see :func:`index_url`.
+    :param settings: Key, version, time-outs.
+    :param attempts: Attempts at one request of these methods.
+    :param sleep: Waits between attempts, in seconds.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        settings: ClientSettings,
+        *,
+        attempts: int = MAX_CALL_ATTEMPTS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._http = HttpClient(index_url(host), settings)
+        # Also closes a client that is dropped without close(), as by most users of hooks. At exit, the system does it.
+        self._close = weakref.finalize(self, self._http.close)
+        self._close.atexit = False
+        self._attempts = attempts
+        self._sleep = sleep
+
+    @property
+    def host(self) -> str:
+        """The index's URL."""
+        return self._http.url
+
+    def __repr__(self) -> str:
+        """Show the host and nothing else. Error reporting tools also call this while ``__init__`` is running."""
+        return f"IndexClient({self.host!r})" if hasattr(self, "_http") else "IndexClient()"
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._close()
+
+    def upsert(self, request: UpsertRequest) -> UpsertResponse:
+        """
+        Send one upsert request, once. The sender decides whether it is retried.
+
+        :param request: The records.
+        :return: The server's response.
+        """
+        return self._http.send(request.endpoint, content=request.body)
+
+    def describe_index_stats(self) -> IndexStats:
+        """Return dimension, metric and record counts. Counts lag behind writes by seconds."""
+        return self._call(endpoints.STATS, body=b"{}")
+
+    def fetch(self, ids: Sequence[str], *, namespace: str = "") -> dict[str, Record]:
+        """
+        Return the records with these ids, by id. Unknown ids are absent.
+
+        :param ids: Any number; 40 fit into one request.
+        :param namespace: ``""`` is the default one.
+        """
+        found: dict[str, Record] = {}
+        for page in _pages(ids, MAX_IDS_PER_FETCH):
+            found |= self._call(endpoints.FETCH, params=_given(ids=page, namespace=namespace)).vectors
+        return found
+
+    def list_ids(self, *, prefix: str = "", namespace: str = "") -> Iterator[str]:
+        """
+        Yield the ids of a namespace page by page, in the server's order.
+
+        :param prefix: Only ids that begin with it.
+        :param namespace: ``""`` is the default one.
+        """
+        token: str | None = None
+        while True:
+            params = _given(prefix=prefix, namespace=namespace, limit=MAX_IDS_PER_LIST_PAGE, paginationToken=token)
+            page = self._call(endpoints.LIST, params=params)
+            yield from (listed.id for listed in page.vectors)
+            token = page.pagination.next if page.pagination else None
+            if not token:
+                return
+
+    def query(  # noqa: PLR0913 - the API's own parameters
+        self,
+        *,
+        vector: Sequence[float] | None = None,
+        id: str | None = None,  # noqa: A002 - the API's word
+        sparse_vector: Mapping[str, Sequence[float]] | None = None,
+        top_k: int = 10,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the API's word
+        include_values: bool = False,
+        include_metadata: bool = False,
+        namespace: str = "",
+    ) -> list[Match]:
+        """
+        Return the nearest records, best first.
+
+        :param vector: Components of a dense query, list or array. Shape (dimension,).
+        :param id: Instead of ``vector``: the id of a record whose vector is used.
+        :param sparse_vector: ``{"indices": …, "values": …}``.
+        :param top_k: 1 to 10,000.
+        :param filter: A filter on metadata, such as ``{"year": {"$gte": 2020}}``.
+        :param include_values: Also return the vectors.
+        :param include_metadata: Also return the metadata.
+        :param namespace: ``""`` is the default one.
+        """
+        body = _given(
+            topK=top_k,
+            vector=vector,
+            id=id,
+            sparseVector=sparse_vector,
+            filter=filter,
+            includeValues=include_values or None,
+            includeMetadata=include_metadata or None,
+            namespace=namespace,
+        )
+        return self._call(endpoints.QUERY, body=orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)).matches
+
+    def delete(
+        self,
+        *,
+        ids: Iterable[str] | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the API's word
+        delete_all: bool = False,
+        namespace: str = "",
+        cancellation: CancellationToken | None = None,
+    ) -> None:
+        """
+        Delete records of one namespace, selected in exactly one of three ways.
+
+        :param ids: Any number, read while they are sent: 1,000 in a request, several requests at a time, at Pinecone's
+            rate of at most 100 requests and 5,000 ids a second. Unknown ids are not an error.
+        :param filter: A filter on metadata.
+        :param delete_all: All records of the namespace.
+        :param namespace: ``""`` is the default one.
+        :param cancellation: Ends the deletion of ids early.
+        :raises NotFoundError: ``delete_all`` on a namespace that does not exist.
+        :raises IncompleteUpsertError: The deletion was cancelled. Ids in flight may be deleted.
+        """
+        if (ids is not None) + (filter is not None) + delete_all != 1:
+            raise SetupError("delete() takes exactly one of ids, filter and delete_all.")
+        if ids is not None:
+            self._delete_ids(ids, namespace, cancellation or CancellationToken())
+        else:
+            body = _given(filter=filter, deleteAll=delete_all or None, namespace=namespace)
+            self._call(endpoints.DELETE, body=orjson.dumps(body))
+
+    def _delete_ids(self, ids: Iterable[str], namespace: str, cancellation: CancellationToken) -> None:
+        requests = (DeleteRequest(page, namespace) for page in _pages(ids, MAX_IDS_PER_DELETE))
+        failed: list[PineconeUpsertError] = []
+
+        def collect_failure(event: Event[DeleteRequest]) -> None:
+            if not isinstance(event, Attempt):
+                failed.append(event.error)
+
+        transport = ThreadTransport(self._perform, defaults.MAX_CONCURRENCY)
+        sender = Sender(
+            requests,
+            transport,
+            rate_limiter=RateLimiter(MAX_DELETE_REQUESTS_PER_SECOND, MAX_DELETED_IDS_PER_SECOND, random.random),
+            max_unsettled=defaults.MAX_CONCURRENCY,
+            random=random.random,
+            cancellation=cancellation,
+        )
+        with transport:
+            sender.send_all(collect_failure)
+        if failed:
+            raise failed[0]
+
+    def list_namespaces(self) -> Iterator[NamespaceDescription]:
+        """Yield the namespaces, page by page."""
+        token: str | None = None
+        while True:
+            page = self._call(endpoints.NAMESPACES, params=_given(paginationToken=token))
+            yield from page.namespaces
+            token = page.pagination.next if page.pagination else None
+            if not token:
+                return
+
+    def delete_namespace(self, namespace: str) -> None:
+        """
+        Delete a namespace with all its records.
+
+        :param namespace: ``""`` is the default one.
+        :raises NotFoundError: There is no such namespace.
+        """
+        self._call(endpoints.delete_namespace(namespace))
+
+    def _perform(self, request: DeleteRequest) -> DeleteResponse:
+        return self._http.send(request.endpoint, content=request.body)
+
+    def _call(
+        self, endpoint: Endpoint[ResponseT], *, params: Mapping[str, Any] | None = None, body: bytes = b""
+    ) -> ResponseT:
+        return _call(self._http, _Call(endpoint, params or {}, body), attempts=self._attempts, sleep=self._sleep)
+
+
+def _pages(ids: Iterable[str], size: int) -> Iterator[Sequence[str]]:
+    """Split ids into pages, without a copy of all ids."""
+    remaining = iter(ids)
+    while page := list(islice(remaining, size)):
+        yield page
+
+
+def _given(**items: Any) -> dict[str, Any]:
+    """Drop items that are None or an empty string: the API reads an absent parameter as its default."""
+    return {
+        key: value for key, value in items.items() if value is not None and not (isinstance(value, str) and not value)
+    }

@@ -1,0 +1,105 @@
+"""What all operators share: connection, hook, retry policy, cancellation, console link, asset event, lineage."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseOperator
+
+from airflow_pinecone_upsert import lineage
+from airflow_pinecone_upsert.hooks.pinecone import PineconeHook
+from airflow_pinecone_upsert.links import PineconeConsoleLink
+from airflow_pinecone_upsert.operators.retry_policy import final_errors_fail_at_once, retry_policy_argument
+from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+
+if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.sdk import Context, RetryPolicy
+
+
+class PineconeBaseOperator(BaseOperator, ABC):
+    """
+    The base of the operators of this package. A subclass implements :meth:`run`.
+
+    :param namespace: None for the connection's, ``""`` for Pinecone's default one. (templated)
+    :param pinecone_conn_id: The Airflow connection. (templated)
+    :param index_host: Instead of the connection's host. (templated)
+    :param index_name: Instead of the connection's host: the index whose host is looked up. (templated)
+    :param retry_policy: Replaces the default one, by which errors that a retry cannot fix are final. Needs Airflow 3.3.
+    """
+
+    template_fields: Sequence[str] = ("namespace", "pinecone_conn_id", "index_host", "index_name")
+    operator_extra_links = (PineconeConsoleLink(),)
+    ui_color = "#d7e3fc"
+
+    output_keys_pushed: ClassVar[Sequence[str]] = ()
+    """The keys of the output that are also pushed as XComs of their own."""
+
+    def __init__(
+        self,
+        *,
+        namespace: str | None = None,
+        pinecone_conn_id: str = PineconeHook.default_conn_name,
+        index_host: str | None = None,
+        index_name: str | None = None,
+        retry_policy: RetryPolicy | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs, **retry_policy_argument(retry_policy))
+        self.outlets = [*self.outlets, lineage.outlet_alias(self)]
+        self.namespace = namespace
+        self.pinecone_conn_id = pinecone_conn_id
+        self.index_host = index_host
+        self.index_name = index_name
+        self._cancellation: CancellationToken | None = None
+        self._lineage: lineage.Trace | None = None
+
+    @cached_property
+    def hook(self) -> PineconeHook:
+        """The hook, created from the rendered fields."""
+        return PineconeHook(self.pinecone_conn_id, index_host=self.index_host, index_name=self.index_name)
+
+    @property
+    def index_url(self) -> str | None:
+        """The index's URL, once the task knows it; the console link needs it."""
+        report = self._lineage.report if self._lineage else None
+        return report.index_host if report else None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Do the task's work.
+
+        :return: The task's output, see the class.
+        :raises PineconeUpsertError: See :mod:`airflow_pinecone_upsert.exceptions`.
+        :raises AirflowFailException: Before Airflow 3.3, instead of an error that a retry cannot fix.
+        """
+        self._cancellation = CancellationToken()  # first, because a signal may come at any moment
+        with final_errors_fail_at_once(), self.hook:
+            output = self.run(context, self._cancellation)
+        if context.get("ti"):
+            for key in self.output_keys_pushed:
+                context["ti"].xcom_push(key=key, value=output[key])
+        lineage.emit_event(self, context, output)
+        return output
+
+    @abstractmethod
+    def run(self, context: Context, cancellation: CancellationToken) -> dict[str, Any]:
+        """
+        Do the work of this operator, with :attr:`hook`.
+
+        :param context: Airflow's; empty outside a DAG run.
+        :param cancellation: Cancelled when Airflow ends the task.
+        :return: The task's output. Its ``indexHost`` and ``namespace`` say what was written.
+        """
+
+    def on_kill(self) -> None:
+        """Cancel: start no new request, wait a moment for those in flight, and write the checkpoint."""
+        if self._cancellation is not None:
+            self._cancellation.cancel()
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002 - its signature
+        """Return what was read and written. OpenLineage's provider calls this after a failure, too."""
+        return lineage.openlineage(self._lineage)

@@ -1,0 +1,23 @@
+"""
+The default of every parameter, named once.
+
+Imports nothing heavy: the signatures of the operators use it, and a DAG file is parsed every few seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from airflow_pinecone_upsert.api import limits
+
+ID_COLUMN: Final = "id"
+VALUES_COLUMN: Final = "values"
+SPARSE_VALUES_COLUMN: Final = "sparse_values"
+METADATA_COLUMN: Final = "metadata"
+
+BATCH_SIZE: Final = limits.MAX_RECORDS_PER_REQUEST
+MAX_REQUEST_BYTES: Final = limits.MAX_REQUEST_BYTES
+MAX_CONCURRENCY: Final = 8
+MAX_REQUESTS_PER_SECOND: Final = limits.MAX_REQUESTS_PER_SECOND
+MAX_BYTES_PER_SECOND: Final = limits.MAX_BYTES_PER_SECOND
+MAX_REJECTS: Final = 0
