@@ -44,7 +44,7 @@ from airflow_pinecone_upsert.api.responses import HOLDS_DOCUMENTS
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError, SetupError, UnsupportedIndexError
 from airflow_pinecone_upsert.pipeline import defaults
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
-from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
+from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure, Rejection
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.sender import Sender
@@ -151,7 +151,7 @@ class IndexClient:
 
     :param host: The index's own host, see :func:`index_url`.
     :param settings: Key, version, time-outs.
-    :param attempts: Attempts at one request of these methods.
+    :param attempts: Attempts at one request of these methods; a deletion of ids has as many as an upsert.
     :param sleep: Waits between attempts, in seconds.
     """
 
@@ -287,23 +287,28 @@ class IndexClient:
         :param namespace: ``""`` is the default one.
         :param cancellation: Ends the deletion of ids early.
         :raises NotFoundError: ``delete_all`` on a namespace that does not exist.
+        :raises BadRequestError: The server rejects an id; the others are deleted.
         :raises IncompleteUpsertError: The deletion was cancelled. Ids in flight may be deleted.
         """
         if (ids is not None) + (filter is not None) + delete_all != 1:
             raise SetupError("delete() takes exactly one of ids, filter and delete_all.")
         if ids is not None:
-            self._delete_ids(ids, namespace, cancellation or CancellationToken())
+            self._delete_ids(ids, namespace, cancellation or CancellationToken("deletion"))
         else:
             body = _given(filter=filter, deleteAll=delete_all or None, namespace=namespace)
             self._call(endpoints.DELETE, body=orjson.dumps(body))
 
     def _delete_ids(self, ids: Iterable[str], namespace: str, cancellation: CancellationToken) -> None:
         requests = (DeleteRequest(page, namespace) for page in _pages(ids, MAX_IDS_PER_DELETE))
-        failed: list[PineconeUpsertError] = []
+        rejections: list[PineconeUpsertError] = []
+        failures: list[PineconeUpsertError] = []
 
-        def collect_failure(event: Event[DeleteRequest]) -> None:
-            if not isinstance(event, Attempt):
-                failed.append(event.error)
+        def collect(event: Event[DeleteRequest]) -> None:
+            match event:
+                case Rejection():
+                    rejections.append(event.error)
+                case Failure():
+                    failures.append(event.error)
 
         transport = ThreadTransport(self._perform, defaults.MAX_CONCURRENCY)
         sender = Sender(
@@ -315,9 +320,9 @@ class IndexClient:
             cancellation=cancellation,
         )
         with transport:
-            sender.send_all(collect_failure)
-        if failed:
-            raise failed[0]
+            sender.send_all(collect)
+        for error in (*failures, *rejections):  # what ended the deletion, else the first id that was rejected
+            raise error
 
     def list_namespaces(self) -> Iterator[NamespaceDescription]:
         """Yield the namespaces, page by page."""

@@ -71,17 +71,22 @@ def _add_event(outlets: Iterable[Any], context: Context, output: dict[str, Any],
         events[alias].add(asset, extra=output)
 
 
-def report_to_hook_lineage(hook: BaseHook, index_host: str, namespace: str) -> None:
+def report_to_hook_lineage(hook: BaseHook, source: RecordSource, index_host: str, namespace: str) -> None:
     """
-    Report to Airflow that a hook writes to a namespace, for tasks whose operator does not report lineage itself.
+    Report to Airflow what a hook reads and writes, for tasks whose operator does not report lineage itself.
 
-    What the task reads is reported by the hooks that read it.
+    What else the task reads is reported by the hooks that read it.
+
+    :param source: Its files are reported; records in memory are not a dataset.
     """
     try:
         from airflow.providers.common.compat.sdk import get_hook_lineage_collector
 
-        asset = pinecone_asset(index_host, namespace)
-        get_hook_lineage_collector().add_output_asset(context=hook, uri=asset.uri)
+        collector = get_hook_lineage_collector()
+        parquet = _parquet(source)
+        for file in parquet.files[:_MAX_FILES_NAMED] if parquet else ():
+            collector.add_input_asset(context=hook, uri=f"file://{file.path}" if file.is_local else file.url)
+        collector.add_output_asset(context=hook, uri=pinecone_asset(index_host, namespace).uri)
     except Exception:
         log.warning("This upsert could not be reported to hook lineage.", exc_info=True)
 
@@ -134,17 +139,22 @@ def _output(report: UpsertReport) -> OutputDataset:
     return OutputDataset(*names, outputFacets={"outputStatistics": statistics})
 
 
-def _inputs(source: RecordSource) -> Iterator[InputDataset]:
-    """Yield one dataset per file, or per folder if there are many; records from another task are not a dataset."""
+def _parquet(source: RecordSource) -> ParquetSource | None:
     from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 
-    if not isinstance(source, ParquetSource):
+    return source if isinstance(source, ParquetSource) else None
+
+
+def _inputs(source: RecordSource) -> Iterator[InputDataset]:
+    """Yield one dataset per file, or per folder if there are many; records from another task are not a dataset."""
+    parquet = _parquet(source)
+    if parquet is None:
         return
-    named = [(_openlineage_name(file), file) for file in source.files]
+    named = [(_openlineage_name(file), file) for file in parquet.files]
     if len(named) > _MAX_FILES_NAMED:
         named = [((namespace, name.rpartition("/")[0] or "/"), file) for (namespace, name), file in named]
     for names, found in groupby(sorted(named, key=itemgetter(0)), key=itemgetter(0)):
-        yield _input(names, [file for _, file in found], source)
+        yield _input(names, [file for _, file in found], parquet)
 
 
 def _openlineage_name(file: FileRef) -> tuple[str, str]:

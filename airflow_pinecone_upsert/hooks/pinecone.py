@@ -213,7 +213,7 @@ class PineconeHook(BaseHook):
             source = InMemorySource(records, options, origin="records")
         else:
             source = parquet_source(parquet_paths, options)
-        report_to_hook_lineage(self, self.get_conn().host, options.namespace)
+        report_to_hook_lineage(self, source, self.get_conn().host, options.namespace)
         return self.upsert_source(source, options, rejects_path=rejects_path)
 
     def upsert_options(self, namespace: str | None = None, **parameters: Unpack[UpsertParameters]) -> UpsertOptions:

@@ -14,9 +14,14 @@ GRACE_S: Final = 2.0
 
 
 class CancellationToken:
-    """Cancelled once, from anywhere; checked by the one who works."""
+    """
+    Cancelled once, from anywhere; checked by the thread that works.
 
-    def __init__(self) -> None:
+    :param operation: What is cancelled, for the message.
+    """
+
+    def __init__(self, operation: str = "upsert") -> None:
+        self._operation = operation
         # Not an Event: a signal handler may interrupt the very code that holds its lock.
         self.is_cancelled = False
 
@@ -31,4 +36,4 @@ class CancellationToken:
         :raises IncompleteUpsertError: It was.
         """
         if self.is_cancelled:
-            raise IncompleteUpsertError("The upsert was cancelled. Running it again is safe.")
+            raise IncompleteUpsertError(f"The {self._operation} was cancelled. Running it again is safe.")

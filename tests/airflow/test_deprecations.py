@@ -13,8 +13,8 @@ WARNING = r"airflow\.hooks\.base\.BaseHook"
 
 
 @pytest.fixture
-def module(tmp_path):
-    """Write a module with a deprecated import."""
+def module(airflow_db, tmp_path):
+    """Write a module with a deprecated import. Airflow itself is imported first, by `airflow_db`."""
     path = tmp_path / "module.py"
     path.write_text(DEPRECATED)
     return str(path)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from airflow_pinecone_upsert import PineconeHook
+from airflow_pinecone_upsert.client import IndexClient
 from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.exceptions import AuthenticationError, NotFoundError, SetupError
 from airflow_pinecone_upsert.operators.retry_policy import ExceptionRetryPolicy
@@ -358,3 +362,31 @@ def test_a_wrong_key_fails_without_a_retry(pinecone_index_factory, connect):
     with PineconeHook() as hook, pytest.raises(AuthenticationError):
         hook.upsert([("a", [1.0] * 8)])
     assert len(index.requests) == 1
+
+
+def test_upsert_takes_parquet_paths(hook, pinecone_index, tmp_path):
+    for name in ("a", "b"):
+        table = pa.table({"sku": [name], "values": [[1.0] * 8]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    report = hook.upsert(parquet_paths=f"{tmp_path}/*.parquet", namespace="x", id_column="sku")
+    assert report.upserted_count == 2
+    assert set(pinecone_index.vectors("x")) == {"a", "b"}
+
+
+@pytest.mark.parametrize("sources", [{}, {"records": [], "parquet_paths": "x"}])
+def test_upsert_takes_exactly_one_source(hook, sources):
+    with pytest.raises(SetupError, match="exactly one of records and parquet_paths"):
+        hook.upsert(**sources)
+
+
+def test_an_upsert_with_a_wrong_parameter_names_it(hook):
+    with pytest.raises(SetupError, match=r"Invalid parameters: bach_size: .* \(found 10\)"):
+        hook.upsert([], bach_size=10)
+
+
+def test_the_signatures_of_the_hook_name_every_parameter_of_the_client():
+    for name in ("fetch", "list_ids", "query", "delete"):
+        of_hook, of_client = (inspect.signature(getattr(kind, name)).parameters for kind in (PineconeHook, IndexClient))
+        assert set(of_hook) == set(of_client) - {"cancellation"}
+        defaults = {key: one.default for key, one in of_client.items() if key not in ("cancellation", "namespace")}
+        assert {key: of_hook[key].default for key in defaults} == defaults

@@ -35,6 +35,7 @@ def call_hook():
         hook.upsert([("a", [1.0] * 8)], namespace="%" * 512)
         hook.upsert(table, namespace="called", metadata_columns=["year"])
         hook.upsert(table, namespace="called")
+        hook.upsert(parquet_paths=FOLDER + "/good/a.parquet", namespace="called")
 
 
 @task(trigger_rule="all_done")
@@ -219,10 +220,10 @@ def test_each_mapped_instance_reports_its_own_file(events, folder):
     ]
 
 
-def test_a_hook_call_reports_the_namespace_once_with_the_tasks_inputs(events, folder, index):
+def test_a_hook_call_reports_the_namespace_once_with_the_files_and_the_tasks_inputs(events, folder, index):
     (event,) = events["call_hook"]
     assert event["eventType"] == "COMPLETE"
-    assert names(event["inputs"]) == [("file", f"{folder}/good/b.parquet")]
+    assert sorted(names(event["inputs"])) == [("file", f"{folder}/good/{name}.parquet") for name in "ab"]
     assert names(event["outputs"]) == [(index_name(index), "called")]
     assert len(index.vectors("%" * 512)) == 1
 

@@ -248,7 +248,7 @@ class Sender(Generic[RequestT]):
                 self._waiting.append(_Unsettled(request, one.attempt + 1, True, due_s, error, confirmed))  # noqa: FBT003
             case Split():
                 log.warning(
-                    "The server rejected a request of %d records; splitting it: [%s] %s",
+                    "The server rejected a request of %d items; splitting it: [%s] %s",
                     len(request),
                     request.location,
                     error,
