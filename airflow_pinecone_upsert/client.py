@@ -78,7 +78,7 @@ class _Call(Generic[ResponseT]):
     def halves(self) -> tuple[Self, Self]:
         raise NotImplementedError
 
-    def confirmed(self, answer: ResponseT) -> int:  # noqa: ARG002 - a response of the endpoint's type is enough
+    def confirmed(self, response: ResponseT) -> int:  # noqa: ARG002 - a response of the endpoint's type is enough
         return 1
 
 
@@ -106,8 +106,8 @@ def _call(
     ).send_all(events.append)
     last = events[-1]
     if isinstance(last, Attempt):
-        answer: ResponseT = last.answer
-        return answer
+        response: ResponseT = last.response
+        return response
     raise last.error
 
 

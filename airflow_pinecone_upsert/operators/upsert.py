@@ -103,7 +103,7 @@ class PineconeUpsertBaseOperator(PineconeBaseOperator):
             source,
             options,
             rejects_path=self.rejects_path,
-            state=self._state(context),
+            state=self._state(context, source),
             cancellation=cancellation,
             observers=[self._lineage],
         ).as_output()
@@ -113,12 +113,12 @@ class PineconeUpsertBaseOperator(PineconeBaseOperator):
 
         return {name: getattr(self, name) for name in UpsertParameters.__annotations__}
 
-    def _state(self, context: Context) -> StateStore | None:
+    def _state(self, context: Context, source: RecordSource) -> StateStore | None:
         """Return where the checkpoint goes; None for nowhere."""
         if not self.durable:
             return None
         store: StateStore | None = context.get("task_state_store")
-        if store is None:
+        if store is None and source.identity is not None:
             log.info("This Airflow has no task state store (3.3 has one): a retry starts at the first row.")
         return store
 

@@ -161,10 +161,9 @@ def upsert(  # noqa: PLR0913 - what a run may be given
 def _checkpoint(
     source: RecordSource, index: Index, options: UpsertOptions, state: StateStore | None
 ) -> Checkpoint | None:
-    if state is None:
-        return None
-    if source.not_resumable:
+    if state is not None and source.not_resumable:
         log.warning("A retry of this task will start at the first row: %s.", source.not_resumable)
+    if state is None or source.identity is None:
         return None
     identity = {
         "the files": source.identity,

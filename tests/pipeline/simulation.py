@@ -328,7 +328,7 @@ class Process:
         self.cancellation = CancellationToken()
         self.journal: list[Entry] = []
         self.identity = version
-        self.not_resumable = "it has no version" if version is None else None
+        self.not_resumable = None
         self._world = world
         self._weather = weather
         self._dies_at = dies_at

@@ -58,7 +58,7 @@ class InMemorySource:
     """
 
     identity = None
-    not_resumable = "records in memory have no identity"
+    not_resumable = None  # as the documentation says, so the log need not
 
     def __init__(self, value: Any, columns: Columns, *, origin: str = XCOM, paths: PathOpener | None = None) -> None:
         self._paths = paths or _NoPaths()

@@ -18,13 +18,13 @@ class RecordSource(Protocol):
         """
         A JSON value that differs where a position would mean another record.
 
-        None where no position means the same in a later try; then ``not_resumable`` says why.
+        None where a position does not mean the same in a later try, which then starts at the first row.
         """
         ...
 
     @property
     def not_resumable(self) -> str | None:
-        """Why a later try cannot resume, as a clause for the log; None where it can."""
+        """Why ``identity`` is None, as a clause for the log; None where the user does not expect otherwise."""
         ...
 
     def chunks(self, shape: IndexShape, start: Position | None = None) -> Iterator[Chunk]:

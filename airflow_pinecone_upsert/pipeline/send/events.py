@@ -23,8 +23,8 @@ class Attempt(Generic[RequestT_co]):
     :param confirmed: Its items where the server confirmed all of them, else 0.
     :param is_repeat: An earlier attempt carried the same items.
     :param error: Why it failed; None where every item was confirmed.
-    :param latency_s: From its start to its answer.
-    :param answer: What the server answered; None where it failed.
+    :param latency_s: From its start to its response.
+    :param response: The server's; None where it failed.
     """
 
     request: RequestT_co
@@ -33,7 +33,7 @@ class Attempt(Generic[RequestT_co]):
     is_repeat: bool
     error: PineconeUpsertError | None
     latency_s: float
-    answer: Any = None
+    response: Any = None
 
     @property
     def counts(self) -> Counts:
@@ -67,7 +67,7 @@ class Failure(Generic[RequestT_co]):
 
     :param request: The request. The server may have applied all of it nevertheless.
     :param error: Why the last attempt at it failed.
-    :param confirmed: How many items the last answer confirmed; which ones it does not say.
+    :param confirmed: How many items the last response confirmed; which ones it does not say.
     """
 
     request: RequestT_co

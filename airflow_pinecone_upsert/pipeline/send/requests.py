@@ -28,15 +28,11 @@ _MAX_RANGES_SHOWN: Final = 2
 
 
 class Request(Protocol):
-    """
-    What the sender knows of a request. Hashed by identity.
-
-    :ivar endpoint: Where it goes.
-    """
+    """What the sender knows of a request, whatever it asks for. It is hashed by identity."""
 
     @property
     def endpoint(self) -> Endpoint[Any]:
-        """Where it goes, and what answers."""
+        """Where it goes, and the shape of the response."""
         ...
 
     @property
@@ -67,8 +63,8 @@ class Request(Protocol):
         """Split two or more items in the middle."""
         ...
 
-    def confirmed(self, answer: Any) -> int:
-        """Return how many of the items an answer confirms; more than there are means that it is not to be believed."""
+    def confirmed(self, response: Any) -> int:
+        """Return how many of the items a response confirms; more than there are means that it cannot be trusted."""
         ...
 
 
@@ -185,9 +181,9 @@ class UpsertRequest:
         first, second = self.records.split(len(self) // 2)
         return replace(self, records=first), replace(self, records=second)
 
-    def confirmed(self, answer: UpsertResponse) -> int:
+    def confirmed(self, response: UpsertResponse) -> int:
         """Return ``upsertedCount``."""
-        return answer.upserted_count
+        return response.upserted_count
 
 
 def _spans(ranges: Sequence[RowRange]) -> list[RowRange]:
@@ -238,6 +234,6 @@ class DeleteRequest:
         middle = len(self) // 2
         return replace(self, ids=self.ids[:middle]), replace(self, ids=self.ids[middle:])
 
-    def confirmed(self, answer: DeleteResponse) -> int:  # noqa: ARG002 - it says nothing more than that it came
-        """Return the number of ids: an answer to a delete confirms all of them, unknown ones included."""
+    def confirmed(self, response: DeleteResponse) -> int:  # noqa: ARG002 - an empty object
+        """Return the number of ids: a response to a delete confirms all of them, unknown ones included."""
         return len(self)

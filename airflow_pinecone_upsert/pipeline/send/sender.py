@@ -48,7 +48,7 @@ class _Unsettled(Generic[RequestT]):
     :param is_repeat: Its items were in an earlier attempt.
     :param not_before_s: When the next attempt may start; 0 for at once.
     :param error: Why the previous attempt failed.
-    :param confirmed: How many of its items the last answer confirmed, where that was not all of them.
+    :param confirmed: How many of its items the last response confirmed, where that was not all of them.
     """
 
     request: RequestT
@@ -212,10 +212,10 @@ class Sender(Generic[RequestT]):
         self._transport.start(one.request)
 
     def _complete(self, completion: Completion[RequestT]) -> tuple[_Unsettled[RequestT], Attempt[RequestT], int]:
-        """Return what ended, the attempt, and how many items its answer confirmed, also where that is not all."""
+        """Return what ended, the attempt, and how many items its response confirmed, also where that is not all."""
         one, started_s = self._in_flight.pop(completion.request)
         confirmed, error = _judge(completion.result, one.request)
-        confirmed = max(confirmed, one.confirmed)  # what an earlier answer confirmed stays confirmed
+        confirmed = max(confirmed, one.confirmed)  # what an earlier response confirmed stays confirmed
         now = self._transport.now()
         if isinstance(error, RateLimitError):
             self._rate_limiter.throttled(started_s, retry_after_s(error), now)

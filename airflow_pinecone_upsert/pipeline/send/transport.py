@@ -27,7 +27,7 @@ class Completion(Generic[RequestT]):
 
     :param request: As it was given to :meth:`Transport.start`.
     :param body_bytes: Bytes sent.
-    :param result: The answer, or the exception.
+    :param result: The response, or the exception.
     """
 
     request: RequestT
@@ -66,7 +66,7 @@ class ThreadTransport(Generic[RequestT]):
     These are not threads of a standard library executor: the interpreter joins those at exit, and a request that hangs
     would keep a cancelled task alive.
 
-    :param perform: Sends one request and returns the answer.
+    :param perform: Sends one request and returns the response.
     :param count: Threads.
     """
 
@@ -122,7 +122,7 @@ class InlineTransport(Generic[RequestT]):
     """
     One request at a time, in the caller's own thread.
 
-    :param perform: Sends one request and returns the answer.
+    :param perform: Sends one request and returns the response.
     :param sleep: Waits, in seconds. The clock is the sum of these waits.
     """
 
