@@ -6,17 +6,17 @@ The errors of this package, classified by what to do next.
     PineconeUpsertError
     ├── SetupError                 fix the connection, a parameter or the index
     │   ├── AuthenticationError        401, 403: the key
-    │   ├── NotFoundError              404, 405: host, index or namespace
+    │   ├── NotFoundError              404, 405, 410: host, index or namespace
     │   ├── UnsupportedIndexError      an index of documents, not of vectors
-    │   └── QuotaExceededError         a quota of the plan; waiting does not help
+    │   └── QuotaExceededError         402, or a quota of the plan; waiting does not help
     ├── InputError                 fix the data
     │   ├── SourceError                a file, a column or an XCom value as a whole
     │   ├── RecordError                one record
-    │   └── BadRequestError            400: the server rejects what was sent
+    │   └── BadRequestError            400, 422: the server rejects what was sent
     ├── RequestTooLargeError       send less at once
     ├── TransientError             wait, then send the same again
     │   ├── RateLimitError             429
-    │   ├── ServerError                408, 5xx
+    │   ├── ServerError                5xx, 408 and other temporary statuses
     │   ├── TransportError             no response at all
     │   ├── ShortCountError            a response that confirms fewer records than were sent
     │   └── StorageError               the storage of the source does not respond
@@ -92,7 +92,7 @@ class SourceError(InputError):
 
 
 class BadRequestError(InputError):
-    """The server rejects what was sent (400)."""
+    """The server rejects what was sent (400, 422)."""
 
 
 class RecordError(InputError):

@@ -73,10 +73,10 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
     except ValueError:
         try:
             date = email.utils.parsedate_to_datetime(value)
-        except ValueError:
+            # RFC 9110 dates are in GMT; "-0000" parses as naive.
+            seconds = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - now
+        except (ValueError, OverflowError):  # not a date, or one beyond the calendar
             return None
-        # RFC 9110 dates are in GMT; "-0000" parses as naive.
-        seconds = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - now
     return max(0.0, seconds) if seconds < float("inf") else None
 
 
@@ -102,6 +102,8 @@ HOLDS_DOCUMENTS: Final = "Name an index that holds vectors; this one holds docum
 _KEY: Final = "Check the API key (the password of the Airflow connection) and that its project holds this index."
 _QUOTA: Final = "Raise the plan's quota or free some of it; waiting does not help until the quota renews."
 _NOT_AN_INDEX: Final = "A Pinecone index does not answer like this: check that the index host is the index's own."
+_PROXY: Final = "Check the proxy, and the user and password in its URL."
+_UNUSUAL: Final = "Pinecone does not document this status: check the index host, and any proxy in between."
 _UNAVAILABLE: Final = "The service, or a proxy in front of it, is temporarily unavailable; try again later."
 _SIZE: Final = f"Lower max_request_bytes (the documented limit is {MAX_REQUEST_BYTES:,} bytes)."
 
@@ -115,19 +117,24 @@ _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsert
         "A redirect is not followed: it would send the key to another URL. Set the index's own host.",
     ),
     (_ANY, ("document schema",), UnsupportedIndexError, HOLDS_DOCUMENTS),
+    ((400, 422), ("exceeds the maximum supported size", "message length too large"), RequestTooLargeError, _SIZE),
+    ((400, 422), (), BadRequestError, "Fix the data or the parameters; the same request would be rejected again."),
     ((401,), (), AuthenticationError, _KEY),
+    ((402,), (), QuotaExceededError, _QUOTA),
     ((403,), ("quota", "storage"), QuotaExceededError, _QUOTA),
     # Other messages of a 429 quote the names of index and namespace, so this must be a text that cannot be a name.
     ((429,), ("for the current month",), QuotaExceededError, _QUOTA),
     ((403,), (), AuthenticationError, _KEY),
     ((404,), (), NotFoundError, "Check the index host, the index name and the namespace."),
     ((413,), (), RequestTooLargeError, _SIZE),
-    ((400,), ("exceeds the maximum supported size", "message length too large"), RequestTooLargeError, _SIZE),
     ((429,), (), RateLimitError, "Lower max_requests_per_second or max_bytes_per_second if this persists."),
-    ((405,), (), NotFoundError, _NOT_AN_INDEX),
-    ((408,), (), ServerError, _UNAVAILABLE),
+    ((405, 410), (), NotFoundError, _NOT_AN_INDEX),
+    ((407,), (), SetupError, _PROXY),
+    # Timeout, conflict, misdirected, locked, too early, client closed request (nginx): the same request may succeed.
+    ((408, 409, 421, 423, 425, 499), (), ServerError, _UNAVAILABLE),
     (_SERVER, (), ServerError, _UNAVAILABLE),
-    (_ANY, (), BadRequestError, "Fix the data or the parameters; the same request would be rejected again."),
+    # Never a fault of one record: to bisect for it would cost requests, and blame a record that is valid.
+    (_ANY, (), SetupError, _UNUSUAL),
 )
 
 

@@ -20,6 +20,7 @@ from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.models import IndexStats, UpsertResponse
 from airflow_pinecone_upsert.exceptions import (
     AuthenticationError,
+    BadRequestError,
     IncompleteUpsertError,
     InputError,
     RequestTooLargeError,
@@ -201,13 +202,16 @@ def _encoded(
 
 def _raise_failures(tracker: RunTracker, report: UpsertReport) -> None:
     """
-    Raise the error of a run with failed requests.
+    Raise the error of a run with failed requests, or without a single record that the server took.
 
     :raises SetupError: The first of them is a fault of the setup, which is final.
-    :raises InputError: It is a fault of the input, likewise.
+    :raises InputError: It is a fault of the input, or the server rejected every record; likewise.
     :raises IncompleteUpsertError: It is another one; the run can be tried again.
     """
     failures = tracker.failures
+    if not failures and (rejection := tracker.total_rejection):
+        message = f"The server rejected every record that it was sent ({report.rejected_count:,}): {rejection}"
+        raise BadRequestError(message, response=rejection.response) from rejection
     if not failures:
         return
     first = failures[0].error

@@ -289,6 +289,12 @@ def _(env):
     return output
 
 
+@row("… and rejects all the others, too")
+def _(env):
+    env.fault(Fault.status(400, "no such thing"), times=3)
+    env.run(max_concurrency=1, max_rejects=None)
+
+
 @row("Rejected records cannot be written")
 def _(env):
     (env.folder / "file").write_text("")

@@ -85,9 +85,12 @@ RECORDED = [
     *((status, b"upstream connect error", exceptions.ServerError) for status in (500, 502, 503, 504, 529)),
     (301, b"", exceptions.SetupError),
     (308, b"", exceptions.SetupError),
-    (409, error_body("conflict"), exceptions.BadRequestError),
     (422, error_body("unprocessable"), exceptions.BadRequestError),
-    (999, b"", exceptions.BadRequestError),
+    (402, error_body("PAYMENT REQUIRED"), exceptions.QuotaExceededError),
+    (407, b"Proxy Authentication Required", exceptions.SetupError),
+    (410, b"Gone", exceptions.NotFoundError),
+    *((status, b"", exceptions.SetupError) for status in (406, 411, 412, 414, 415, 418, 428, 431, 451, 460, 999)),
+    *((status, b"try again", exceptions.ServerError) for status in (409, 421, 423, 425, 499)),
 ]
 
 
@@ -195,3 +198,15 @@ def test_the_tree_in_the_docstring_matches_the_classes():
         path[depth:] = [name]
         parents[name] = path[depth - 1] if depth else "Exception"
     assert parents == {error.__name__: error.__base__.__name__ for error in [*ALL_CLASSES, exceptions.RecordError]}
+
+
+def test_only_a_bad_request_may_blame_a_record():
+    """The sender bisects a BadRequestError and rejects its record; any other status says nothing about a record."""
+    blaming = {status for status in range(300, 600) if type(error_of(status)) is exceptions.BadRequestError}
+    assert blaming == {400, 422}
+
+
+@pytest.mark.parametrize("year", ["9999", "10000", "99999999999"])
+def test_an_absurd_year_in_retry_after_is_not_an_error(year):
+    wait_s = parse_retry_after(f"Wed, 21 Oct {year} 07:28:00 GMT", now=NOW)
+    assert wait_s is None or wait_s > 0

@@ -243,6 +243,29 @@ def test_a_redirect_is_not_followed(index, run, rows, upserts):
     assert len(upserts(index)) == 1
 
 
+@pytest.mark.parametrize("status", [402, 407, 418, 431, 451])
+def test_a_status_that_blames_no_record_costs_one_request(index, run, rows, upserts, status):
+    faulty(index, Fault.status(status, "PAYMENT REQUIRED"), times=100)
+    with pytest.raises(exceptions.SetupError, match="PAYMENT REQUIRED"):
+        run(index, rows(50), max_rejects=None)
+    assert len(upserts(index)) == 1
+    assert run.report.rejected_count == 0
+
+
+def test_a_run_of_which_the_server_takes_no_record_never_succeeds(index, run, write, upserts):
+    path = write({"id": ["a", "b", "c"], "values": [[1.0, 2.0]] * 3})
+    state = InMemoryStateStore()
+    for _ in range(2):  # also not once it is cleared, and has nothing left to read
+        index.faults.next(Fault.status(400, "no such thing"), times=5, path=UPSERT)
+        with pytest.raises(
+            exceptions.BadRequestError,
+            match=r"^The server rejected every record that it was sent \(3\): .*no such thing",
+        ):
+            run(index, path, max_rejects=None, max_concurrency=1, state=state)
+        assert (run.report.upserted_count, run.report.rejected_count) == (0, 3)
+    assert len(upserts(index)) == 10
+
+
 # Counts --------------------------------------------------------------------------------------
 
 

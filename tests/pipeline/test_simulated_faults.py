@@ -407,6 +407,9 @@ class Audit:
             self._check_stored_as(record)  # the last one of its id
         assert set(self._world.stored) == set(acceptable)
         rejected = {record.number for record in self._records if not record.is_acceptable}
+        assert self.confirmed | self._earlier.confirmed or not self.rejected, (
+            "success without a record that the server took"
+        )
         assert report.upserted_count == len(self._records) - len(rejected)
         assert report.rejected_count == len(rejected)
         limit = self._try.options.max_rejects
@@ -421,6 +424,8 @@ class Audit:
             self.reasons = {exceptions.SetupError}
         elif limit is not None and len(self._earlier.rejected | self.invalid | self.rejected) > limit:
             self.reasons.add(exceptions.RecordError)
+        if self.rejected and not self._earlier.confirmed | self.confirmed:
+            self.reasons.add(exceptions.BadRequestError)  # the server took no record at all
         assert isinstance(error, tuple(self.reasons)), f"{error!r} for no reason, or another one"
         if self.saved is not None and self._wholly_saved:
             assert self.saved.confirmed == self._earlier.confirmed | self.confirmed, "the checkpoint is behind"
@@ -470,6 +475,7 @@ def run_schedule(seed: int) -> None:
         )
         is_usable = schedule.is_durable and one.version == saved_version and "checkpoint" in world.state
         value = orjson.loads(world.state["checkpoint"]) if is_usable else None
+        value = value if value and value["counts"]["upsertedCount"] else None  # else there is nothing to resume
         audit = Audit(world, process, schedule, one, coverage(value, schedule.records, process))
         end, report = run_try(world, process, schedule, one)
         for entry in process.journal:
@@ -481,7 +487,7 @@ def run_schedule(seed: int) -> None:
             return
         if audit.saved is not None:
             saved_version = one.version
-    assert isinstance(end, (exceptions.RecordError, exceptions.SetupError)), "nothing was wrong with the last try"
+    assert isinstance(end, (exceptions.InputError, exceptions.SetupError)), "nothing was wrong with the last try"
 
 
 def _blocks(first: int, end: int) -> list[range]:

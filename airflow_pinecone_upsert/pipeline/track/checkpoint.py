@@ -108,11 +108,14 @@ class Checkpoint:
         if not stored:
             return None
         try:
-            return self._read(stored)
+            state = self._read(stored)
         except (AttributeError, LookupError, TypeError, ValueError) as exc:
             reason = str(exc) if isinstance(exc, _UnusableError) else "It cannot be read"
-        log.warning("The checkpoint of an earlier try is not used. %s. Starting at the first row.", reason)
-        return None
+            log.warning("The checkpoint of an earlier try is not used. %s. Starting at the first row.", reason)
+            return None
+        # Without a confirmed record there is nothing to resume; and a run whose records the server rejected must not
+        # become a success because the next try has nothing left to read.
+        return state if state.counts.upserted else None
 
     def _read(self, stored: Mapping[str, Any]) -> CheckpointState:
         if (found := stored.get("format")) != _FORMAT:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from airflow_pinecone_upsert.exceptions import PineconeUpsertError
 from airflow_pinecone_upsert.pipeline.counts import Counts
 from airflow_pinecone_upsert.pipeline.encode.encoder import EncodedChunk
 from airflow_pinecone_upsert.pipeline.position import Position, RowRange, gaps
@@ -39,6 +40,7 @@ class RunTracker:
         self._counts = Counts()  # of this try; rejects are counted once they are settled
         self._watermark = Watermark(earlier.position, earlier.settled_after) if earlier else Watermark()
         self._started_s = started_s
+        self._last_rejection: Rejection[UpsertRequest] | None = None
         self.failures: list[Failure[UpsertRequest]] = []
 
     @property
@@ -83,8 +85,15 @@ class RunTracker:
                 self._rejects.take_rejected(event.request, event.error)
                 self._counts += Counts(rejected=1)
                 self._settle(event.request)
+                self._last_rejection = event
             case Failure():
                 self.failures.append(event)
+
+    @property
+    def total_rejection(self) -> PineconeUpsertError | None:
+        """The server's words where it took none of the records that it was sent; None where it took some, or got none."""
+        took_some = (self._earlier + self._counts).upserted > 0
+        return None if took_some or self._last_rejection is None else self._last_rejection.error
 
     def counts(self, now: float) -> Counts:
         """Return the counters over all tries; of records, those that need not be sent again."""

@@ -144,7 +144,7 @@ def test_half_the_size_that_the_server_rejected_is_the_limit_from_then_on():
         one for chunk in chunks for one in zip(*chunk, strict=True)
     ]
     assert max(len(request.body) for request in others) <= len(first.body) // 2
-    assert min(len(request) for request in others[:-1]) == len(first) // 2 - 1
+    assert min(len(request) for request in others[:-1]) >= len(first) // 2 - 1
 
 
 def test_a_record_beyond_a_lowered_limit_is_sent_alone():
