@@ -10,6 +10,8 @@ Invariants:
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,8 +127,23 @@ class _RemoteHandle:
 
 
 def _file_ref(fs: fsspec.AbstractFileSystem, info: _Info) -> FileRef:
-    version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), "")
+    if isinstance(fs, LocalFileSystem):
+        version = _local_version(info["name"])
+    else:
+        version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), "")
     return FileRef(fs, info["name"], url_of(fs, info["name"]), info.get("size") or 0, version)
+
+
+def _local_version(path: str) -> str:
+    """
+    Return what differs once a file was replaced, also if its time and size were restored, or if a link leads to it.
+
+    :raises SourceError: It is a pipe or a device, which could block for ever.
+    """
+    found = os.stat(path)  # noqa: PTH116 - of the target of a link; fsspec reports the time of the link
+    if not stat.S_ISREG(found.st_mode):
+        raise SourceError(f"{path} is not a regular file. Name Parquet files, or a folder of them.")
+    return f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"
 
 
 def url_of(fs: fsspec.AbstractFileSystem, path: str) -> str:

@@ -224,3 +224,12 @@ def test_a_file_that_was_deleted_is_named(index, run, write, tmp_path):
     shutil.rmtree(tmp_path / "gone")
     with pytest.raises(SourceError, match=r"gone/a.parquet cannot be read"):
         chunks(source)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_pipe_is_not_read(tmp_path, listed):
+    """Opening it would block for ever, and no cancellation would be noticed."""
+    os.mkfifo(tmp_path / "pipe.parquet")
+    path = tmp_path if listed else tmp_path / "pipe.parquet"
+    with pytest.raises(SourceError, match=r"pipe.parquet is not a regular file\. Name Parquet files"):
+        find_parquet_files(LocalFileSystem(), str(path))

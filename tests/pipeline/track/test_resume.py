@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
@@ -122,3 +126,28 @@ def test_a_store_that_fails_costs_nothing_but_the_checkpoint(index, run, numbere
         "The checkpoint could not be deleted; delete it before you clear this task: the database is down",
     ):
         assert message in caplog.messages
+
+
+def rewrite(path, *, keep_times=False):
+    """Replace a file by one of the same size with other values."""
+    before = path.stat()
+    table = pq.read_table(path)
+    other = [[2.0, values[1]] for values in table["values"].to_pylist()]
+    pq.write_table(table.set_column(1, "values", pa.array(other)), path)
+    if keep_times:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("way", ["link", "times are kept"])
+def test_a_replaced_file_that_looks_the_same_is_not_resumed(*, index, run, numbered, fail_after, tmp_path, way):
+    store, path = InMemoryStateStore(), numbered(40)
+    source = path
+    if way == "link":
+        source = tmp_path / "link.parquet"
+        source.symlink_to(path)
+    fail_after(20, source, store, batch_size=10)
+    rewrite(path, keep_times=way == "times are kept")
+    report = run(index, source, state=store)
+    assert (report.upserted_count, report.resumed_count) == (40, 0)
+    assert {record.values[0] for record in index.vectors().values()} == {2.0}
