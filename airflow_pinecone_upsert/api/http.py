@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import platform
 import re
 import socket
@@ -25,7 +26,13 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from airflow_pinecone_upsert import __version__
 from airflow_pinecone_upsert.api.endpoints import Body, Endpoint, ResponseT
-from airflow_pinecone_upsert.api.limits import API_VERSION, CONTROL_PLANE_URL, DEFAULT_TIMEOUT_S, MAX_CONCURRENCY
+from airflow_pinecone_upsert.api.limits import (
+    API_VERSION,
+    CONTROL_PLANE_URL,
+    DEFAULT_TIMEOUT_S,
+    MAX_CONCURRENCY,
+    MAX_TIMEOUT_S,
+)
 from airflow_pinecone_upsert.api.responses import error_from_response
 from airflow_pinecone_upsert.exceptions import (
     PineconeUpsertError,
@@ -64,7 +71,7 @@ class ClientSettings(BaseModel):
 
     api_key: SecretStr = Field(min_length=1)
     api_version: str = Field(default=API_VERSION, pattern="^[A-Za-z0-9._-]+$")
-    timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0)
+    timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0, le=MAX_TIMEOUT_S)
     proxy: str | None = Field(default=None, repr=False)
     ca_bundle: str | None = None
 
@@ -178,7 +185,16 @@ class HttpClient:
                 trust_env=not loopback,
                 follow_redirects=False,
             )
+        except ImportError as exc:  # httpx's error says "socksio"
+            raise SetupError(
+                "The proxy is a SOCKS proxy, which needs the package socksio where the task runs: pip install socksio. "
+                "It comes from the extra of the Airflow connection, or from ALL_PROXY or HTTPS_PROXY."
+            ) from _without_frames(exc)
         except OSError as exc:  # ssl.SSLError is one
+            if exc.filename and exc.filename == os.environ.get("SSLKEYLOGFILE"):
+                raise SetupError(
+                    f"SSLKEYLOGFILE names {exc.filename!r}, which cannot be written: {exc.strerror}. Unset it."
+                ) from _without_frames(exc)
             bundle = repr(settings.ca_bundle) if settings.ca_bundle else "that SSL_CERT_FILE or SSL_CERT_DIR names"
             raise SetupError(f"The CA bundle {bundle} cannot be read: {exc}. Name a file in PEM format.") from (
                 _without_frames(exc)

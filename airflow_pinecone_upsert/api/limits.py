@@ -74,6 +74,8 @@ MAX_DELETED_IDS_PER_SECOND: Final = 5_000
 
 MAX_CONCURRENCY: Final = 64
 DEFAULT_TIMEOUT_S: Final = 60.0
+MAX_TIMEOUT_S: Final = 3_600.0
+"""A longer silence of the server hides that it is gone, and the system's own limits fail with errors of their own."""
 
 MAX_ATTEMPTS: Final = 10
 """Attempts at one upsert request. With full jitter, the waits add up to two minutes on average and to four at most."""

@@ -192,7 +192,9 @@ def artifacts(tmp_path_factory) -> Artifacts:
     indexes[-1].faults.next(echo(401, "no longer a key:"), path=UPSERT)
     tasks["connection_in_database"] = parquet
     tasks["with_rejects"] = {"max_rejects": None, "rejects_path": str(home / "rejects")} | parquet
-    (folder / "connections.json").write_text(json.dumps({"with_rejects": connection(UPSERT, rejection)}))
+    with_rejects = connection(UPSERT, None)  # the server takes the last of its four records
+    indexes[-1].faults.next(rejection, times=3, path=UPSERT)
+    (folder / "connections.json").write_text(json.dumps({"with_rejects": with_rejects}))
     silent = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
     environment |= {
         "AIRFLOW_CONN_AWS_SILENT": json.dumps({"conn_type": "aws", "login": "k", "password": "s", "extra": silent}),

@@ -3,6 +3,7 @@
 import logging
 import traceback
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import httpx
 import orjson
@@ -250,7 +251,8 @@ def test_a_key_in_response_headers_is_not_logged(serve, reply, open_client, capl
 
 @pytest.mark.parametrize("method", ["upsert", "describe_index_stats"])
 @pytest.mark.parametrize(
-    "failure", ["redirect", "error response", "invalid response", "reset", "time-out", "closed", "proxy", "bundle"]
+    "failure",
+    ["redirect", "error response", "invalid response", "reset", "time-out", "closed", "proxy", "SOCKS", "bundle"],
 )
 def test_the_key_is_not_in_the_variables_of_a_traceback(*, serve, reply, index, open_client, failure, method):
     index.faults.next(Fault.reset() if failure == "reset" else Fault.stall(60.0))
@@ -262,6 +264,7 @@ def test_the_key_is_not_in_the_variables_of_a_traceback(*, serve, reply, index, 
         "time-out": lambda: (index.url, {"timeout_s": 0.1}),
         "closed": lambda: ("https://127.0.0.1:1", {}),
         "proxy": lambda: ("https://name.pinecone.io", {"proxy": "nonsense"}),
+        "SOCKS": lambda: ("https://name.pinecone.io", {"proxy": "socks5://127.0.0.1:1"}),
         "bundle": lambda: ("https://name.pinecone.io", {"ca_bundle": "/nowhere.pem"}),
     }[failure]()
     arguments = [REQUEST] if method == "upsert" else []
@@ -325,6 +328,29 @@ def test_a_loopback_address_is_requested_without_a_proxy(serve, reply, index, op
 def test_an_invalid_proxy_is_a_setup_error(proxy):
     with pytest.raises(exceptions.SetupError, match=r"The proxy is not a URL such as http:.*Fix the extra"):
         IndexClient("https://name.pinecone.io", ClientSettings(api_key="key", proxy=proxy))
+
+
+@pytest.mark.skipif(find_spec("socksio") is not None, reason="SOCKS proxies work where socksio is installed")
+def test_a_socks_proxy_names_the_package_that_it_needs(monkeypatch):
+    with pytest.raises(exceptions.SetupError, match="needs the package socksio"):
+        IndexClient("https://name.pinecone.io", ClientSettings(api_key="key", proxy="socks5://127.0.0.1:1"))
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(exceptions.SetupError, match="needs the package socksio"):
+        IndexClient("https://name.pinecone.io", ClientSettings(api_key="key"))
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, 3_601, 1e12, float("inf"), float("nan")])
+def test_a_time_out_beyond_reason_is_rejected(timeout_s):
+    with pytest.raises(ValidationError, match="timeout_s"):
+        ClientSettings(api_key="key", timeout_s=timeout_s)
+
+
+def test_a_key_log_file_that_cannot_be_written_is_named(monkeypatch):
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nowhere/keys.log")
+    with pytest.raises(
+        exceptions.SetupError, match=r"SSLKEYLOGFILE names '/nowhere/keys.log', which cannot be written"
+    ):
+        IndexClient("https://name.pinecone.io", ClientSettings(api_key="key"))
 
 
 # Certificates -----------------------------------------------------------------------------------
