@@ -340,7 +340,12 @@ class IndexClient:
 
         :param namespace: ``""`` is the default one.
         :raises NotFoundError: There is no such namespace.
+        :raises SetupError: No URL can name it.
         """
+        if namespace in (".", ".."):
+            raise SetupError(
+                f"The namespace {namespace!r} cannot be deleted: a URL cannot contain it. Delete its records."
+            )
         self._call(endpoints.delete_namespace(namespace))
 
     def _perform(self, request: DeleteRequest) -> DeleteResponse:
@@ -353,9 +358,18 @@ class IndexClient:
 
 
 def _pages(ids: Iterable[str], size: int) -> Iterator[Sequence[str]]:
-    """Split ids into pages, without a copy of all ids."""
-    remaining = iter(ids)
-    while page := list(islice(remaining, size)):
+    """
+    Split ids into pages, without a copy of the whole.
+
+    :raises SetupError: They are one string, whose characters would be taken for ids.
+    """
+    if isinstance(ids, str):
+        raise SetupError(f"ids is a string, {ids!r:.80}. Pass a list of ids, such as [{ids!r:.80}].")
+    return _sliced(iter(ids), size)
+
+
+def _sliced(ids: Iterator[str], size: int) -> Iterator[Sequence[str]]:
+    while page := list(islice(ids, size)):
         yield page
 
 

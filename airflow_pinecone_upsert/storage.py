@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from airflow.sdk import ObjectStoragePath
+from fsspec.utils import glob_translate
 
 from airflow_pinecone_upsert.exceptions import SetupError, SourceError
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.options import Columns
-from airflow_pinecone_upsert.pipeline.read.files import FileRef, find_parquet_files
+from airflow_pinecone_upsert.pipeline.read.files import WILDCARDS, FileRef, find_parquet_files
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
 from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
@@ -60,6 +62,35 @@ def rejects_folder(path: Any) -> RejectsFolder:
     """
     (storage_path,) = _each(path, "rejects_path")
     return RejectsFolder(*_open_storage(storage_path))
+
+
+def check_rejects_path(rejects_path: Any, parquet_paths: Any) -> None:
+    """
+    Check that the next run would not read the rejects of this one as records.
+
+    :param rejects_path: As for :func:`rejects_folder`; None for none.
+    :param parquet_paths: As for :func:`parquet_files`.
+    :raises SetupError: One of the paths includes files of rejects.
+    """
+    if not rejects_path:
+        return
+    folder = rejects_folder(rejects_path)
+    is_file = folder.path.endswith(".parquet") and not folder.fs.isdir(folder.path)
+    rejects = folder.path if is_file else f"{folder.path.rstrip('/')}/rejects.parquet"
+    for path in _each(parquet_paths, "parquet_paths"):
+        fs, source = _open_storage(path)
+        if type(fs) is type(folder.fs) and _includes(source, rejects):
+            raise SetupError(
+                f"rejects_path {str(rejects_path)!r} is inside of parquet_paths ({path}): the next run would read the "
+                "rejected records again. Name a folder elsewhere."
+            )
+
+
+def _includes(path: str, file: str) -> bool:
+    """Return whether a file, a folder or a glob would include a file."""
+    if any(wildcard in path for wildcard in WILDCARDS):
+        return re.fullmatch(glob_translate(path), file) is not None
+    return file in {path, f"{path.rstrip('/')}/{file.rpartition('/')[2]}"}
 
 
 class ParquetPaths:

@@ -386,3 +386,18 @@ def test_a_final_error_is_not_retried(index, open_client):
     with pytest.raises(exceptions.AuthenticationError, match="Invalid API Key"):
         open_client(index.url, key="wrong", sleep=pytest.fail).describe_index_stats()
     assert len(index.requests) == 1
+
+
+@pytest.mark.parametrize("method", ["fetch", "delete"])
+def test_a_string_is_not_taken_for_a_list_of_ids(index, client, method):
+    """Its characters would be: ``delete(ids="12")`` would delete the records 1 and 2."""
+    with pytest.raises(exceptions.SetupError, match=r"ids is a string, '12'\. Pass a list of ids, such as \['12'\]"):
+        getattr(client, method)(ids="12")
+    assert not index.requests
+
+
+@pytest.mark.parametrize("namespace", [".", ".."])
+def test_a_namespace_that_no_url_can_name_is_not_deleted(index, client, namespace):
+    with pytest.raises(exceptions.SetupError, match="a URL cannot contain it"):
+        client.delete_namespace(namespace)
+    assert not index.requests

@@ -203,7 +203,7 @@ class PineconeHook(BaseHook):
         from airflow_pinecone_upsert.exceptions import SetupError
         from airflow_pinecone_upsert.lineage import report_to_hook_lineage
         from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
-        from airflow_pinecone_upsert.storage import parquet_source
+        from airflow_pinecone_upsert.storage import check_rejects_path, parquet_source
 
         if (records is None) == (parquet_paths is None):
             raise SetupError("upsert() takes exactly one of records and parquet_paths.")
@@ -212,6 +212,7 @@ class PineconeHook(BaseHook):
         if parquet_paths is None:
             source = InMemorySource(records, options, origin="records")
         else:
+            check_rejects_path(rejects_path, parquet_paths)
             source = parquet_source(parquet_paths, options)
         report_to_hook_lineage(self, source, self.get_conn().host, options.namespace)
         return self.upsert_source(source, options, rejects_path=rejects_path)

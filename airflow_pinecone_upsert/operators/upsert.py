@@ -177,8 +177,9 @@ class PineconeUpsertOperator(PineconeUpsertBaseOperator):
     def source(self, context: Context, columns: Columns, cancellation: CancellationToken) -> RecordSource:  # noqa: ARG002
         """Return the records of the files, or those in memory."""
         from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
-        from airflow_pinecone_upsert.storage import parquet_source
+        from airflow_pinecone_upsert.storage import check_rejects_path, parquet_source
 
         if self.vectors is not None:
             return InMemorySource(self.vectors.value, columns)
+        check_rejects_path(self.rejects_path, self.parquet_paths)
         return parquet_source(self.parquet_paths, columns, cancellation)

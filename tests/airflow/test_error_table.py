@@ -295,6 +295,12 @@ def _(env):
     env.run(max_concurrency=1, max_rejects=None)
 
 
+@row("`rejects_path` is inside of `parquet_paths`")
+def _(env):
+    env.write()
+    env.run(parquet_paths=str(env.folder), rejects_path=str(env.folder))
+
+
 @row("Rejected records cannot be written")
 def _(env):
     (env.folder / "file").write_text("")

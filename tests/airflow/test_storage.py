@@ -10,7 +10,9 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from moto.server import ThreadedMotoServer
 
+from airflow_pinecone_upsert import PineconeUpsertOperator
 from airflow_pinecone_upsert.exceptions import SetupError, SourceError, StorageError
+from airflow_pinecone_upsert.storage import check_rejects_path
 
 from .dag_source import DAG_HEAD
 
@@ -213,3 +215,46 @@ def test_a_missing_bucket_for_rejects_is_named(bucket, pinecone_index, monkeypat
     final = (SetupError, AirflowFailException)  # the latter before Airflow 3.3
     with pytest.raises(final, match=r"Rejected records cannot be written to s3://no-such-bucket/x: .*Fix rejects_path"):
         operator.execute({})
+
+
+@pytest.mark.parametrize(
+    ("paths", "rejects"),
+    [
+        ("{folder}", "{folder}"),
+        ("{folder}/", "{folder}/bad.parquet"),
+        ("{folder}/*.parquet", "{folder}"),
+        ("{folder}/**/*.parquet", "{folder}/rejects"),
+        (["{folder}/a.parquet", "{folder}/rejects"], "{folder}/rejects"),
+        ("{folder}/bad.parquet", "{folder}/bad.parquet"),
+    ],
+)
+def test_rejects_are_not_written_where_the_next_run_reads(tmp_path, paths, rejects):
+    given = [path.format(folder=tmp_path) for path in ([paths] if isinstance(paths, str) else paths)]
+    with pytest.raises(SetupError, match=r"is inside of parquet_paths .* Name a folder elsewhere"):
+        check_rejects_path(rejects.format(folder=tmp_path), given)
+
+
+@pytest.mark.parametrize(
+    ("paths", "rejects"),
+    [
+        ("{folder}/a.parquet", "{folder}"),
+        ("{folder}", "{folder}/rejects"),
+        ("{folder}/*.parquet", "{folder}/rejects"),
+        ("{folder}/good/**/*.parquet", "{folder}/rejects"),
+        ("{folder}", "s3://aws_default@bucket{folder}"),
+        ("{folder}", ""),
+    ],
+)
+def test_rejects_may_be_written_elsewhere(bucket, tmp_path, paths, rejects):
+    check_rejects_path(rejects.format(folder=tmp_path), paths.format(folder=tmp_path))
+
+
+def test_a_task_with_rejects_inside_of_its_source_fails_before_it_reads(pinecone_index, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
+    pq.write_table(pa.table({"id": ["a"], "values": [[0.0] * 8]}), tmp_path / "a.parquet")
+    operator = PineconeUpsertOperator(
+        task_id="upsert", parquet_paths=str(tmp_path), rejects_path=str(tmp_path), max_rejects=1
+    )
+    with pytest.raises(Exception, match="is inside of parquet_paths"):
+        operator.execute({})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]

@@ -37,7 +37,7 @@ _VERSION_KEYS: Final = (
 )
 """Under which file systems report what changes when a file is rewritten; the first key that has a value counts."""
 
-_WILDCARDS: Final = "*?["
+WILDCARDS: Final = "*?["
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def url_of(fs: fsspec.AbstractFileSystem, path: str) -> str:
 
 def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[_Info]:
     url = url_of(fs, path)
-    if any(wildcard in path for wildcard in _WILDCARDS) and not fs.exists(path):
+    if any(wildcard in path for wildcard in WILDCARDS) and not fs.exists(path):
         found = _files_of(fs, fs.glob(path, detail=True).values())
         if not found:
             raise SourceError(f"No file matches {url}. Check the pattern and that the upstream task wrote its files.")
