@@ -2,7 +2,12 @@
 Detect a corrupt Parquet file before it is read, and locate the corruption after reading has failed.
 
 Arrow trusts the footer: it reads only as many rows as the footer claims, and allocates as much memory as a page claims to
-need. So the footer is checked against itself first.
+need.
+
+Invariants:
+
+- A file whose footer contradicts itself, or claims more bytes than valid records need, is rejected before it is read.
+- To locate corruption takes no more memory than to read the file.
 """
 
 from __future__ import annotations

@@ -136,11 +136,11 @@ def _file_ref(fs: fsspec.AbstractFileSystem, info: _Info) -> FileRef:
 
 def _local_version(path: str) -> str:
     """
-    Return what differs once a file was replaced, also if its time and size were restored, or if a link leads to it.
+    Return a value that changes when a file is replaced, even if its time and size are restored or the path is a link.
 
-    :raises SourceError: It is a pipe or a device, which could block for ever.
+    :raises SourceError: The path is a pipe or a device, which could block forever.
     """
-    found = os.stat(path)  # noqa: PTH116 - of the target of a link; fsspec reports the time of the link
+    found = os.stat(path)  # noqa: PTH116 - fsspec reports the time of a link, this the time of its target
     if not stat.S_ISREG(found.st_mode):
         raise SourceError(f"{path} is not a regular file. Name Parquet files, or a folder of them.")
     return f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"
