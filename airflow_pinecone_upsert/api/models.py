@@ -156,6 +156,11 @@ class IndexStats(_CamelCaseModel):
     metric: str | None = None
     vector_type: str | None = None
 
+    def count_of(self, namespace: str) -> int:
+        """Return the records of a namespace, 0 where there is none; ``""`` is the default one, under either name."""
+        names = (namespace,) if namespace not in ("", "__default__") else ("", "__default__")
+        return sum(self.namespaces[name].vector_count for name in names if name in self.namespaces)
+
 
 class Match(_CamelCaseModel):
     """

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.models import IndexStats, UpsertResponse
@@ -105,13 +105,11 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     started_s = transport.now()
     checkpoint = _checkpoint(source, index, options, state)
     earlier = checkpoint.load() if checkpoint else None
-    rejects = Rejects(options.max_rejects, rejects_folder)
-    tracker = RunTracker(source, rejects, earlier, started_s)
-    writer = CheckpointWriter(tracker, rejects, checkpoint, started_s)
+    books = _Books.open(source, options, rejects_folder, checkpoint, earlier, started_s)
 
     def report() -> UpsertReport:
-        totals = tracker.totals(transport.now())
-        return UpsertReport(totals, tracker.resumed_count, rejects.paths, options.namespace, index.host)
+        totals = books.tracker.totals(transport.now())
+        return UpsertReport(totals, books.tracker.resumed_count, books.rejects.paths, options.namespace, index.host)
 
     def enter(event: Event[UpsertRequest]) -> None:
         if isinstance(event, Attempt):
@@ -119,15 +117,18 @@ def upsert(  # noqa: PLR0913 - what a run may be given
                 batcher.too_large(event.request)
             for observer in observers:
                 observer.attempted(event)
-        tracker.add(event)
+        books.tracker.add(event)
 
     try:
-        if earlier:
-            rejects.resume(earlier.counts.rejected, earlier.rejects_paths)
-        shape = _index_shape(index, cancellation)
+        stats = _index_stats(index, cancellation)
+        if checkpoint and earlier and not _is_backed(earlier, stats, options.namespace):
+            checkpoint.discard()
+            earlier = None
+            books = _Books.open(source, options, rejects_folder, checkpoint, earlier, started_s)
+        books.rejects.check_earlier()
         _log_start(source, index, options, earlier)
         batcher = Batcher(
-            _encoded(source, shape, options, SettledRows.of(earlier), tracker),
+            _encoded(source, _shape(stats), options, SettledRows.of(earlier), books.tracker),
             Envelope(options.namespace),
             max_records=options.batch_size,
             max_bytes=options.max_request_bytes,
@@ -139,14 +140,14 @@ def upsert(  # noqa: PLR0913 - what a run may be given
             max_unsettled=options.max_concurrency,
             random=random,
             cancellation=cancellation,
-            on_turn=lambda: writer.write_if_due(transport.now(), sender.in_flight),
+            on_turn=lambda: books.writer.write_if_due(transport.now(), sender.in_flight),
         )
         with transport:
             sender.send_all(enter)
-        _raise_failures(tracker, report())
-        writer.write(transport.now())
+        _raise_failures(books.tracker, report())
+        books.writer.write(transport.now())
     except BaseException:
-        writer.write_after_failure(transport.now())
+        books.writer.write_after_failure(transport.now())
         _log_failure(report())
         raise
     finally:
@@ -157,6 +158,30 @@ def upsert(  # noqa: PLR0913 - what a run may be given
         checkpoint.clear()
     _log_success(source, done)
     return done
+
+
+class _Books(NamedTuple):
+    """What becomes of the records of one try: three parts, of which none sets another's state."""
+
+    rejects: Rejects
+    tracker: RunTracker
+    writer: CheckpointWriter
+
+    @classmethod
+    def open(  # noqa: PLR0913, PLR0917
+        cls,
+        source: RecordSource,
+        options: UpsertOptions,
+        folder: RejectsFolder | None,
+        checkpoint: Checkpoint | None,
+        earlier: CheckpointState | None,
+        started_s: float,
+    ) -> _Books:
+        """Continue what earlier tries left."""
+        counts, paths = (earlier.counts.rejected, earlier.rejects_paths) if earlier else (0, ())
+        rejects = Rejects(options.max_rejects, folder, counts, paths)
+        tracker = RunTracker(source, rejects, earlier, started_s)
+        return cls(rejects, tracker, CheckpointWriter(tracker, rejects, checkpoint, started_s))
 
 
 def _checkpoint(
@@ -175,17 +200,43 @@ def _checkpoint(
     return Checkpoint(state, identity)
 
 
-def _index_shape(index: Index, cancellation: CancellationToken) -> IndexShape:
-    """Ask the index for its dimension, which proves host and key before anything is sent."""
+def _index_stats(index: Index, cancellation: CancellationToken) -> IndexStats | None:
+    """Ask for the index's statistics, which proves host and key before anything is sent; None where that is forbidden."""
     try:
         stats = call_in_background(index.describe_index_stats, cancellation)
     except AuthenticationError as exc:
         if exc.response is None or exc.response.status != _FORBIDDEN:  # such a key may write, but not read
             raise
         log.warning("The key may not read the index's dimension; vectors are not checked against it. %s", exc)
-        return IndexShape()
+        return None
     log.info("%s contains %s records of dimension %s.", index.host, f"{stats.total_vector_count:,}", stats.dimension)
+    return stats
+
+
+def _shape(stats: IndexStats | None) -> IndexShape:
+    if stats is None:
+        return IndexShape()
     return IndexShape(dimension=stats.dimension or None, sparse=stats.vector_type == "sparse")
+
+
+def _is_backed(earlier: CheckpointState, stats: IndexStats | None, namespace: str) -> bool:
+    """
+    Return whether the namespace may still contain every record that a checkpoint says is confirmed.
+
+    It does not where the namespace was emptied in between, or the index created again. Repeated ids and counts that lag
+    look the same: then everything is sent again, which is safe.
+    """
+    count = stats.count_of(namespace) if stats else 0
+    if count >= earlier.counts.upserted:
+        return True
+    log.warning(
+        "The checkpoint of an earlier try is not used. It says that %s records are confirmed, and the namespace %r "
+        "contains %s. Starting at the first row.",
+        f"{earlier.counts.upserted:,}",
+        namespace,
+        f"{count:,}" if stats else "an unknown number",
+    )
+    return False
 
 
 def _encoded(

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_pinecone_upsert import PineconeUpsertOperator, exceptions
+from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator, exceptions
 from airflow_pinecone_upsert.api import backoff
 from airflow_pinecone_upsert.emulator import EmulatedIndex, Fault
 from tests.state_store import InMemoryStateStore
@@ -402,18 +402,34 @@ def _(env):
     return env.run(parquet_paths=env.write())
 
 
-@row("The files changed since the failed try")
-def _(env):
+def fail_after_one_record(env):
+    """Let a try fail that leaves a checkpoint; return the state store and the task's parameters."""
     store = InMemoryStateStore()
+    parameters = {"parquet_paths": env.write(), "batch_size": 1, "max_concurrency": 1}
     env.fault(Fault.stall(0.0))
     env.fault(Fault.short_count(0), times=10)
-    task = {"batch_size": 1, "max_concurrency": 1}
     with pytest.raises(exceptions.IncompleteUpsertError):
-        env.run({"task_state_store": store}, parquet_paths=env.write(), **task)
+        env.run({"task_state_store": store}, **parameters)
     assert "checkpoint" in store
+    return store, parameters
+
+
+@row("The files changed since the failed try")
+def _(env):
+    store, parameters = fail_after_one_record(env)
     env.write(id=["another a", "b"])
-    output = env.run({"task_state_store": store}, parquet_paths=env.write(id=["another a", "b"]), **task)
+    output = env.run({"task_state_store": store}, **parameters)
     assert output["upsertedCount"] == 2
+    return output
+
+
+@row("The namespace was emptied since the failed try")
+def _(env):
+    store, parameters = fail_after_one_record(env)
+    PineconeHook().delete(delete_all=True)
+    output = env.run({"task_state_store": store}, **parameters)
+    assert output["upsertedCount"] == 2
+    assert len(env.index.vectors()) == 2
     return output
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from airflow_pinecone_upsert import exceptions
 from airflow_pinecone_upsert.api import responses
-from airflow_pinecone_upsert.api.models import IndexStats, UpsertResponse
+from airflow_pinecone_upsert.api.models import IndexStats, NamespaceStats, UpsertResponse
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.position import Position
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
@@ -241,6 +241,11 @@ class World:
         self.advance_to(math.inf)
         self.clock_s = now
 
+    def wipe(self) -> None:
+        """Empty the namespace, as another task of the DAG may do between two tries."""
+        self.settle()
+        self.stored.clear()
+
     def receive(self, records: list[dict[str, Any]], body_bytes: int, weather: Weather, age_s: float) -> Reply:
         """Decide about a request, and when its records are written."""
         reply = self._reply(records, body_bytes, weather, age_s)
@@ -354,7 +359,7 @@ class Process:
         if self._weather.is_down:
             self.journal.append(Broke(exceptions.ServerError))
             raise exceptions.ServerError("down")
-        return IndexStats(dimension=DIMENSION)
+        return IndexStats(dimension=DIMENSION, namespaces={"": NamespaceStats(vector_count=len(self._world.stored))})
 
     # The transport
 

@@ -83,6 +83,7 @@ class Try(NamedTuple):
     version: int | None
     dies_at: int | None = None
     cancelled_at: int | None = None
+    is_wiped: bool = False  # the namespace, before the try
 
 
 class Schedule(NamedTuple):
@@ -166,6 +167,7 @@ def _try(random: Random, records: list[Record], version: int | None) -> Try:
         version=version,
         dies_at=random.randrange(1, steps) if random.random() < 0.4 else None,
         cancelled_at=random.randrange(1, steps) if random.random() < 0.3 else None,
+        is_wiped=random.random() < 0.1,
     )
 
 
@@ -393,7 +395,8 @@ class Audit:
     def _check_stored(self) -> None:
         """Unless ids repeat, every confirmed record is stored, bit for bit."""
         if not self._world.has_repeated_ids:
-            for number in self._earlier.confirmed | self.confirmed:
+            earlier = frozenset() if self._try.is_wiped else self._earlier.confirmed
+            for number in earlier | self.confirmed:
                 self._check_stored_as(self._records[number])
 
     def _check_stored_as(self, record: Record) -> None:
@@ -421,7 +424,7 @@ class Audit:
     def _check_failure(self, error: exceptions.PineconeUpsertError) -> None:
         limit = self._try.options.max_rejects
         if limit is not None and len(self._earlier.rejected) > limit:
-            self.reasons = {exceptions.SetupError}
+            self.reasons = {exceptions.ServerError} if self._try.weather.is_down else {exceptions.SetupError}
         elif limit is not None and len(self._earlier.rejected | self.invalid | self.rejected) > limit:
             self.reasons.add(exceptions.RecordError)
         if self.rejected and not self._earlier.confirmed | self.confirmed:
@@ -459,6 +462,12 @@ def run_try(
     return SUCCESS, report
 
 
+def _is_resumed(checkpoint: Mapping[str, Any], world: World, one: Try) -> bool:
+    """Without a confirmed record there is nothing to resume; with fewer records in the namespace, some are lost."""
+    confirmed = checkpoint["counts"]["upsertedCount"]
+    return confirmed > 0 and (one.weather.is_down or len(world.stored) >= confirmed)
+
+
 def run_schedule(seed: int) -> None:
     schedule = schedule_of(Random(seed))  # noqa: S311 - a seeded simulation
     world = World(schedule.records, Random(-seed), schedule.has_repeated_ids)  # noqa: S311 - the same
@@ -475,7 +484,10 @@ def run_schedule(seed: int) -> None:
         )
         is_usable = schedule.is_durable and one.version == saved_version and "checkpoint" in world.state
         value = orjson.loads(world.state["checkpoint"]) if is_usable else None
-        value = value if value and value["counts"]["upsertedCount"] else None  # else there is nothing to resume
+        if one.is_wiped:
+            world.wipe()
+        if value and not _is_resumed(value, world, one):
+            value = None
         audit = Audit(world, process, schedule, one, coverage(value, schedule.records, process))
         end, report = run_try(world, process, schedule, one)
         for entry in process.journal:

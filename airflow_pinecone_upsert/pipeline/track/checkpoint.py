@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from airflow_pinecone_upsert.exceptions import TransientError
 from airflow_pinecone_upsert.pipeline.counts import Counts
 from airflow_pinecone_upsert.pipeline.position import Position, RowRange
 
@@ -88,7 +89,7 @@ class CheckpointState:
 
 class Checkpoint:
     """
-    The checkpoint of one run in a store. Nothing here fails the run: without a checkpoint a retry sends more again.
+    The checkpoint of one run in a store. Only :meth:`discard` fails the run: without a checkpoint a retry sends more again.
 
     :param store: Used by the caller's thread only.
     :param identity: What must be equal for a position to mean the same, by the names that the log uses.
@@ -133,6 +134,19 @@ class Checkpoint:
     def show(self, progress: Mapping[str, Any]) -> None:
         """Store the progress, for the user who looks at the task's state."""
         self._set(_PROGRESS, progress)
+
+    def discard(self) -> None:
+        """
+        Delete the checkpoint before anything is sent: later tries must not resume from it.
+
+        :raises TransientError: The store does not delete it.
+        """
+        try:
+            self._store.delete(_KEY)
+        except Exception as exc:  # a store's errors have no common class
+            raise TransientError(
+                f"The outdated checkpoint could not be deleted, so nothing was sent: {exc}. Clear the task's state, or retry."
+            ) from exc
 
     def clear(self) -> None:
         """Delete the checkpoint: a run that is cleared after its success starts at the first row."""

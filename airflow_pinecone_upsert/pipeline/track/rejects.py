@@ -54,30 +54,34 @@ class Rejects:
 
     :param limit: How many are allowed over all tries; None for any number.
     :param folder: Where they are written; None for nowhere.
+    :param earlier_count: How many records earlier tries rejected.
+    :param earlier_paths: The files that they wrote.
     """
 
-    def __init__(self, limit: int | None, folder: RejectsFolder | None) -> None:
-        self.count = 0
-        self._earlier_count = 0
-        self._earlier_paths: tuple[str, ...] = ()
+    def __init__(
+        self,
+        limit: int | None,
+        folder: RejectsFolder | None,
+        earlier_count: int = 0,
+        earlier_paths: Sequence[str] = (),
+    ) -> None:
+        self.count = self._earlier_count = earlier_count
+        self._earlier_paths = tuple(earlier_paths)
         self._limit = limit
         self._files = None if folder is None else _Files(folder)
 
-    def resume(self, count: int, paths: Sequence[str]) -> None:
+    def check_earlier(self) -> None:
         """
-        Continue the count of earlier tries.
+        Check the rejects of earlier tries against the limit, which may be another one now.
 
-        :param count: How many records they rejected.
-        :param paths: The files that they wrote.
-        :raises SetupError: They are more than are allowed now.
+        :raises SetupError: They are more than are allowed.
         """
-        self.count = self._earlier_count = count
-        self._earlier_paths = tuple(paths)
-        if self._limit is not None and count > self._limit:
+        if self._limit is not None and self._earlier_count > self._limit:
+            paths = self._earlier_paths
             written = f" and written to {', '.join(paths)}" if paths else ""
             raise SetupError(
-                f"{count:,} records were rejected by earlier tries{written}: more than max_rejects, {self._limit:,}, "
-                "allows. Fix them at their source, or raise max_rejects."
+                f"{self._earlier_count:,} records were rejected by earlier tries{written}: more than max_rejects, "
+                f"{self._limit:,}, allows. Fix them at their source, or raise max_rejects."
             )
 
     @property

@@ -10,6 +10,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from airflow_pinecone_upsert import exceptions
+from airflow_pinecone_upsert.api.http import ClientSettings
+from airflow_pinecone_upsert.client import IndexClient
 from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.pipeline.options import UpsertOptions
 from airflow_pinecone_upsert.pipeline.read.files import FileRef
@@ -151,3 +153,56 @@ def test_a_replaced_file_that_looks_the_same_is_not_resumed(*, index, run, numbe
     report = run(index, source, state=store)
     assert (report.upserted_count, report.resumed_count) == (40, 0)
     assert {record.values[0] for record in index.vectors().values()} == {2.0}
+
+
+def wipe(index):
+    with IndexClient(index.url, ClientSettings(api_key=index.api_key)) as client:
+        client.delete(delete_all=True)
+
+
+def test_a_checkpoint_is_not_used_once_the_namespace_was_emptied(index, run, numbered, fail_after, caplog):
+    store, path = InMemoryStateStore(), numbered(40)
+    fail_after(20, path, store, batch_size=10)
+    confirmed = len(index.vectors())
+    wipe(index)
+    report = run(index, path, state=store)
+    assert (report.upserted_count, report.resumed_count) == (40, 0)
+    assert len(index.vectors()) == 40
+    assert (
+        f"The checkpoint of an earlier try is not used. It says that {confirmed} records are confirmed, and the "
+        "namespace '' contains 0. Starting at the first row."
+    ) in caplog.messages
+
+
+def test_records_of_another_namespace_do_not_count(index, run, numbered, fail_after):
+    store, path = InMemoryStateStore(), numbered(40)
+    fail_after(20, path, store, batch_size=10)
+    wipe(index)
+    run(index, numbered(100), namespace="another")
+    assert run(index, path, state=store).resumed_count == 0
+
+
+def test_a_checkpoint_is_not_used_by_a_key_that_may_not_read(index, run, numbered, fail_after, caplog):
+    store, path = InMemoryStateStore(), numbered(40)
+    fail_after(20, path, store, batch_size=10)
+    index.faults.next(Fault.status(403, "forbidden"), path="/describe_index_stats")
+    assert run(index, path, state=store).resumed_count == 0
+    assert "the namespace '' contains an unknown number" in caplog.text
+
+
+class KeepingStore(InMemoryStateStore):
+    """A store that does not delete."""
+
+    def delete(self, *_):
+        raise ConnectionError("the database is down")
+
+
+def test_nothing_is_sent_while_an_outdated_checkpoint_cannot_be_deleted(index, run, numbered, fail_after, upserts):
+    """The next try would resume from it, once the namespace holds enough records again."""
+    store, path = KeepingStore(), numbered(40)
+    fail_after(20, path, store, batch_size=10)
+    wipe(index)
+    before = len(upserts(index))
+    with pytest.raises(exceptions.TransientError, match="The outdated checkpoint could not be deleted"):
+        run(index, path, state=store)
+    assert len(upserts(index)) == before
