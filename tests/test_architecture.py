@@ -26,7 +26,7 @@ LAYERS = [
     ["pipeline.send"],
     ["pipeline.observer", "pipeline.track"],
     ["pipeline.run", "client"],
-    ["assets", "links", "storage", "telemetry"],
+    ["assets", "links", "storage", "supervisor", "telemetry"],
     ["lineage"],
     ["hooks"],
     ["operators"],

@@ -251,13 +251,13 @@ class PineconeHook(BaseHook):
         :return: What the server confirmed.
         :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.pipeline.run.upsert`.
         """
-        from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
         from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
         from airflow_pinecone_upsert.pipeline.run import upsert
         from airflow_pinecone_upsert.storage import rejects_folder
+        from airflow_pinecone_upsert.supervisor import cancellation_token
         from airflow_pinecone_upsert.telemetry import UpsertTelemetry
 
-        cancellation = cancellation or CancellationToken()
+        cancellation = cancellation or cancellation_token()
         folder = rejects_folder(rejects_path) if rejects_path else None
         client = call_in_background(self.get_conn, cancellation)
         with UpsertTelemetry(client.host, options.namespace) as telemetry:
@@ -345,7 +345,15 @@ class PineconeHook(BaseHook):
         :param namespace: None for the connection's.
         :raises NotFoundError: ``delete_all`` on a namespace that does not exist.
         """
-        self.get_conn().delete(ids=ids, filter=filter, delete_all=delete_all, namespace=self._or_default(namespace))
+        from airflow_pinecone_upsert.supervisor import cancellation_token
+
+        self.get_conn().delete(
+            ids=ids,
+            filter=filter,
+            delete_all=delete_all,
+            namespace=self._or_default(namespace),
+            cancellation=cancellation_token("deletion"),
+        )
 
     def list_namespaces(self) -> Iterator[NamespaceDescription]:
         """Yield the namespaces of the index."""

@@ -13,11 +13,13 @@ from airflow_pinecone_upsert import lineage
 from airflow_pinecone_upsert.hooks.pinecone import PineconeHook
 from airflow_pinecone_upsert.links import PineconeConsoleLink
 from airflow_pinecone_upsert.operators.retry_policy import final_errors_fail_at_once, retry_policy_argument
-from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+from airflow_pinecone_upsert.supervisor import cancellation_token
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context, RetryPolicy
+
+    from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 
 
 class PineconeBaseOperator(BaseOperator, ABC):
@@ -76,7 +78,7 @@ class PineconeBaseOperator(BaseOperator, ABC):
         :raises PineconeUpsertError: See :mod:`airflow_pinecone_upsert.exceptions`.
         :raises AirflowFailException: Before Airflow 3.3, instead of an error that a retry cannot fix.
         """
-        self._cancellation = CancellationToken()  # first, because a signal may come at any moment
+        self._cancellation = cancellation_token()  # first, because a signal may come at any moment
         with final_errors_fail_at_once(), self.hook:
             output = self.run(context, self._cancellation)
         if context.get("ti"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from airflow_pinecone_upsert.exceptions import IncompleteUpsertError
@@ -18,16 +19,24 @@ class CancellationToken:
     Cancelled once, from anywhere; checked by the thread that works.
 
     :param operation: What is cancelled, for the message.
+    :param is_orphaned: Whether the process that supervises this one is gone. Then no one can cancel, so that counts as
+        cancelled.
     """
 
-    def __init__(self, operation: str = "upsert") -> None:
+    def __init__(self, operation: str = "upsert", *, is_orphaned: Callable[[], bool] = lambda: False) -> None:
         self._operation = operation
+        self._is_orphaned = is_orphaned
         # Not an Event: a signal handler may interrupt the very code that holds its lock.
-        self.is_cancelled = False
+        self._was_cancelled = False
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the run must end."""
+        return self._was_cancelled or self._is_orphaned()
 
     def cancel(self) -> None:
         """Request the end of the run. Returns at once."""
-        self.is_cancelled = True
+        self._was_cancelled = True
 
     def raise_if_cancelled(self) -> None:
         """
@@ -35,5 +44,9 @@ class CancellationToken:
 
         :raises IncompleteUpsertError: It was.
         """
-        if self.is_cancelled:
-            raise IncompleteUpsertError(f"The {self._operation} was cancelled. Running it again is safe.")
+        if not self.is_cancelled:
+            return
+        why = (
+            "" if self._was_cancelled else ": the process that supervises this task is gone, and a retry may be running"
+        )
+        raise IncompleteUpsertError(f"The {self._operation} was cancelled{why}. Running it again is safe.")

@@ -86,6 +86,11 @@ class Worker:
         self._process.stdin.write(f"{dag_file}\t{log_file}\t{task_instance}\n")
         self._process.stdin.flush()
 
+    def kill(self) -> None:
+        """Kill the process, as a system does that runs out of memory. A try that it supervises becomes an orphan."""
+        self._process.kill()
+        self._process.wait(TIMEOUT_S)
+
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait(TIMEOUT_S)
