@@ -165,7 +165,7 @@ class _Encoder:
         # Compared in numpy: Arrow imports pandas for a comparison with a Python scalar.
         rows = _where(column.is_valid())
         text = column.drop_null()
-        length = as_numpy(pc.utf8_length(text))
+        length = as_numpy(pc.utf8_length(text))  # type: ignore[call-overload]  # a StringArray, as it was cast
         remedy = f"An id has 1 to {MAX_ID_LENGTH} ASCII characters, none of them NUL. Change it at its source."
         self._note(rows[length == 0], name, "the id is empty", remedy, ids.__getitem__)
         too_long = rows[length > MAX_ID_LENGTH]
@@ -240,7 +240,8 @@ class _Encoder:
         if column is None:
             return None
         name = self._chunk.names["sparse_values"]
-        children = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
+        parts = column.flatten()  # type: ignore[attr-defined]  # every array of structs has it
+        children = dict(zip((field.name for field in column.type), parts, strict=True))
         indices, values = _Lists(children["indices"]), _Lists(children["values"])
         present = as_numpy(column.is_valid())
         counts = indices.lengths
@@ -322,7 +323,7 @@ class _Encoder:
         too_large = np.flatnonzero(lengths > self._max_bytes)
         self._note(too_large, "record", reason, remedy, lambda offset: len(bodies[offset]))
 
-    def _column(self, part: str) -> pa.Array | None:
+    def _column(self, part: str) -> pa.Array[Any] | None:
         records = self._chunk.records
         if part not in records.schema.names or records.column(part).null_count == len(records):
             return None
@@ -336,8 +337,8 @@ class _Lists:
     :param column: Of any list type.
     """
 
-    def __init__(self, column: pa.Array) -> None:
-        self.flat: pa.Array = column.flatten()
+    def __init__(self, column: pa.Array[Any]) -> None:
+        self.flat: pa.Array[Any] = column.flatten()  # type: ignore[attr-defined]  # every array of lists has it
         self.present: npt.NDArray[np.bool_] = as_numpy(column.is_valid())
         lengths = pc.list_value_length(column)
         zeroed = as_numpy(lengths) if not lengths.null_count else [length or 0 for length in lengths.to_pylist()]
@@ -400,7 +401,7 @@ def _where(mask: pa.BooleanArray) -> _Offsets:
     return np.flatnonzero(as_numpy(mask))
 
 
-def _to_numpy(flat: pa.Array) -> npt.NDArray[Any]:
+def _to_numpy(flat: pa.Array[Any]) -> npt.NDArray[Any]:
     """View the values without a copy where no component is null; a null, whose violation was noted, reads as 1."""
     if pa.types.is_null(flat.type):
         return np.ones(len(flat), np.float32)

@@ -153,7 +153,7 @@ def _fits_float64(value: int) -> bool:
         return False
 
 
-def metadata_rows(column: pa.Array, field: str) -> tuple[list[dict[str, Any] | None], dict[int, Violation]]:
+def metadata_rows(column: pa.Array[Any], field: str) -> tuple[list[dict[str, Any] | None], dict[int, Violation]]:
     """
     Convert a column of metadata.
 
@@ -162,14 +162,13 @@ def metadata_rows(column: pa.Array, field: str) -> tuple[list[dict[str, Any] | N
     :return: For each of the n rows the object to write, or None if no key has a value; and by row the first rule that a
         row breaks. The size of the objects is not checked: see :func:`too_long`.
     """
-    kind = column.type
-    if pa.types.is_null(kind):
+    if isinstance(column, pa.NullArray):
         return [None] * len(column), {}
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if isinstance(column, (pa.StringArray, pa.LargeStringArray)):
         return _split_violations(None if text is None else _from_json(text, field) for text in column.to_pylist())
-    if pa.types.is_map(kind):
+    if isinstance(column, pa.MapArray):
         return _split_violations(None if pairs is None else _from_pairs(pairs, field) for pairs in _map_pairs(column))
-    rows, names, children = _struct_dicts(column)
+    rows, names, children = _struct_dicts(column)  # type: ignore[arg-type]  # a struct: other types were rejected earlier
     if rows and names and all(map(_is_plain_column, names, children)):
         return rows, {}
     return _split_violations(None if row is None else _plain_metadata(row, field) for row in rows)
@@ -228,17 +227,17 @@ def readable_json(metadata: Any) -> str:
     )
 
 
-def readable_column(column: pa.Array) -> str | None:
+def readable_column(column: pa.Array[Any]) -> str | None:
     """
     Write the metadata of one row as JSON, so that the user can fix them.
 
     :param column: As for :func:`metadata_rows`, but of length 1.
     :return: As :func:`readable_json`. JSON text is left as it is. A map that contains a key twice becomes a list of pairs.
     """
-    if pa.types.is_map(column.type):
+    if isinstance(column, pa.MapArray):
         (pairs,) = _map_pairs(column)
         return None if pairs is None else readable_json(pairs if len(dict(pairs)) < len(pairs) else dict(pairs))
-    if pa.types.is_struct(column.type):
+    if isinstance(column, pa.StructArray):
         (row,) = _struct_dicts(column)[0]
         return None if row is None else readable_json(row)
     text: str | None = column[0].as_py()
@@ -296,9 +295,9 @@ def _may_be_rounded(parsed: dict[str, Any]) -> bool:
     return any(isinstance(value, float) and abs(value) >= 2**63 for value in parsed.values())
 
 
-def _map_pairs(column: pa.MapArray) -> list[list[tuple[Any, Any]] | None]:
+def _map_pairs(column: pa.MapArray[Any, Any]) -> list[list[tuple[Any, Any]] | None]:
     # If the column is a slice, keys and items are still those of the whole array.
-    offsets = column.offsets.to_pylist()
+    offsets: list[int] = as_numpy(column.offsets).tolist()
     first, length = offsets[0], offsets[-1] - offsets[0]
     pairs = list(
         zip(
@@ -320,38 +319,37 @@ def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str) -> _Row:
     return _plain_metadata(row, field)
 
 
-def _struct_dicts(column: pa.StructArray) -> tuple[list[dict[str, Any] | None], list[str], list[pa.Array]]:
+def _struct_dicts(column: pa.StructArray) -> tuple[list[dict[str, Any] | None], list[str], list[pa.Array[Any]]]:
     """Return the rows, and the names and arrays of the fields that they were made from."""
     names = [column.type.field(index).name for index in range(column.type.num_fields)]
     children = [_times_as_text(child) for child in column.flatten()]
-    rows: list[dict[str, Any] | None]
-    rows = pa.StructArray.from_arrays(children, names=names, mask=column.is_null()).to_pylist()
-    return rows, names, children
+    rows: pa.Array[Any] = pa.StructArray.from_arrays(children, names=names, mask=column.is_null())
+    return rows.to_pylist(), names, children
 
 
-def _is_plain_column(name: str, column: pa.Array) -> bool:
+def _is_plain_column(name: str, column: pa.Array[Any]) -> bool:
     """Return for the column of a key what :func:`_is_plain` returns for a record."""
     kind = column.type
     if column.null_count or name.startswith("$"):
         return False
     if pa.types.is_integer(kind):
-        bounds = pc.min_max(column).as_py()
-        return bool(bounds["min"] >= -_EXACT_INTEGERS and bounds["max"] <= _EXACT_INTEGERS)
+        bounds = pc.min_max(column)
+        return bool(bounds["min"].as_py() >= -_EXACT_INTEGERS and bounds["max"].as_py() <= _EXACT_INTEGERS)
     if pa.types.is_float32(kind) or pa.types.is_float64(kind):
         return bool(np.isfinite(as_numpy(column)).all())
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind))
 
 
-def _times_as_text(column: pa.Array) -> pa.Array:
+def _times_as_text(column: pa.Array[Any]) -> pa.Array[Any]:
     """
     Decode dictionaries, and write dates and times as ISO 8601.
 
     Times are converted while they are in Arrow, because Python's have no nanoseconds. Each is written on its own, so that
     its text does not depend on the other records of the chunk.
     """
-    kind = column.type
-    if pa.types.is_dictionary(kind):
+    if isinstance(column, pa.DictionaryArray):
         return _times_as_text(column.dictionary_decode())
+    kind = column.type
     is_timestamp = pa.types.is_timestamp(kind)
     if not (is_timestamp or pa.types.is_date(kind) or pa.types.is_time(kind)):
         return column

@@ -83,7 +83,7 @@ class Chunk:
         )
 
 
-def as_numpy(array: pa.Array) -> npt.NDArray[Any]:
+def as_numpy(array: pa.Array[Any]) -> npt.NDArray[Any]:
     """
     View an array without nulls as numpy, without a copy unless it is boolean.
 

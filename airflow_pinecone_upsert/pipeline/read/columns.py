@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 from pyarrow import types
@@ -118,8 +118,9 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _is_list_of(kind: pa.DataType, fits: Callable[[pa.DataType], bool]) -> bool:
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return bool(is_list and (fits(kind.value_type) or types.is_null(kind.value_type)))
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return False
+    return bool(fits(kind.value_type) or types.is_null(kind.value_type))
 
 
 def is_list_of_numbers(kind: pa.DataType) -> bool:
@@ -149,10 +150,10 @@ def _decoded_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _decoded(column: pa.Array) -> pa.Array:
+def _decoded(column: pa.Array[Any]) -> pa.Array[Any]:
     """Undo encodings, so that the encoder receives plain arrays only."""
     if isinstance(column, pa.ExtensionArray):
         return _decoded(column.storage)
-    if types.is_dictionary(column.type):
+    if isinstance(column, pa.DictionaryArray):
         return _decoded(column.dictionary_decode())
     return column.cast(pa.large_string()) if types.is_string_view(column.type) else column

@@ -219,7 +219,7 @@ def _chunk_of_records(objects: Sequence[Any], origin: str, first_row: int) -> Ch
     records = [item if isinstance(item, Record) else None for item in checked]
     violations = {offset: item for offset, item in enumerate(checked) if isinstance(item, Violation)}
     sparse = [record.sparse_values if record else None for record in records]
-    columns: dict[str, pa.Array] = {
+    columns: dict[str, pa.Array[Any]] = {
         "id": pa.array(map(_usable_id, checked, objects), pa.string()),
         "values": _list_array([record.values if record else None for record in records], pa.float64()),
         "sparse_values": pa.StructArray.from_arrays(
@@ -275,10 +275,10 @@ def _usable_id(checked: Record | Violation, row: Any) -> str | None:
     return record_id if isinstance(record_id, str) and record_id.isascii() else None
 
 
-def _list_array(rows: Sequence[np.ndarray[Any, Any] | None], kind: pa.DataType) -> pa.ListArray:
+def _list_array(rows: Sequence[np.ndarray[Any, Any] | None], kind: pa.DataType) -> pa.ListArray[Any]:
     lengths = [0 if row is None else len(row) for row in rows]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     present = [row for row in rows if row is not None]
     flat = np.concatenate(present) if present else np.empty(0)
     mask = pa.array([row is None for row in rows])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind), mask=mask)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, kind), mask=mask)

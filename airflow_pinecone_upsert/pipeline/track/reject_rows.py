@@ -23,20 +23,22 @@ from airflow_pinecone_upsert.pipeline.encode.metadata import is_missing, legible
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
 from airflow_pinecone_upsert.pipeline.read.columns import is_list_of_numbers
 
-SCHEMA: Final = pa.schema(
-    {
-        "file": pa.string(),
-        "row": pa.int64(),
-        "id": pa.string(),
-        "reason": pa.string(),
-        "field": pa.string(),
-        "detail": pa.string(),
-        "values": pa.list_(pa.float64()),
-        "sparse_values": pa.struct({"indices": pa.list_(pa.int64()), "values": pa.list_(pa.float64())}),
-        "metadata": pa.string(),
-        "record": pa.string(),
-    }
-)
+_SPARSE: Final[Mapping[str, pa.DataType]] = {"indices": pa.int64(), "values": pa.float64()}
+
+_COLUMNS: Final[Mapping[str, pa.DataType]] = {
+    "file": pa.string(),
+    "row": pa.int64(),
+    "id": pa.string(),
+    "reason": pa.string(),
+    "field": pa.string(),
+    "detail": pa.string(),
+    "values": pa.list_(pa.float64()),
+    "sparse_values": pa.struct([(name, pa.list_(kind)) for name, kind in _SPARSE.items()]),
+    "metadata": pa.string(),
+    "record": pa.string(),
+}
+
+SCHEMA: Final = pa.schema(_COLUMNS)
 """
 The columns of a file of rejects. Once fixed, it is a source with the default column names; ``record`` is the whole
 record as JSON where a part of it fits no column.
@@ -160,6 +162,5 @@ def _sparse(part: Any) -> Any:
         part = part.model_dump()
     if not isinstance(part, Mapping) or not {"indices", "values"}.issuperset(part):
         return None
-    children = {"indices": pa.int64(), "values": pa.float64()}
-    numbers = {name: _numbers(part[name], kind) for name, kind in children.items() if part.get(name) is not None}
-    return None if None in numbers.values() else {name: numbers.get(name) for name in children}
+    numbers = {name: _numbers(part[name], kind) for name, kind in _SPARSE.items() if part.get(name) is not None}
+    return None if None in numbers.values() else {name: numbers.get(name) for name in _SPARSE}
