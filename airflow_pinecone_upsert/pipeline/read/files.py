@@ -10,9 +10,10 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError, SourceError, StorageError
+
+log = logging.getLogger(__name__)
 
 _Info = Mapping[str, Any]
 """What a file system reports about one file or folder."""
@@ -38,6 +41,10 @@ _VERSION_KEYS: Final = (
 """Under which file systems report what changes when a file is rewritten; the first key that has a value counts."""
 
 WILDCARDS: Final = "*?["
+
+_DOCUMENTS: Final = "documents"
+_QUERIES: Final = "queries"
+"""The folders of a dataset in the layout of https://github.com/pinecone-io/pinecone-datasets: only the first has records."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def _storage_errors(url: str) -> Iterator[None]:
         raise
     except (FileNotFoundError, PermissionError) as exc:
         raise SourceError(
-            f"{url} cannot be read: {exc}. Check the path, and what its storage lets this machine read."
+            f"{url} cannot be read: {exc}. Check the path, and that the worker has permission to read it."
         ) from exc
     except Exception as exc:  # storage libraries share no exception class
         raise StorageError(
@@ -155,6 +162,8 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[_Info]:
     url = url_of(fs, path)
     if any(wildcard in path for wildcard in WILDCARDS) and not fs.exists(path):
         found = _files_of(fs, fs.glob(path, detail=True).values())
+        if "**" in path:
+            found = _without_queries(found, url)
         if not found:
             raise SourceError(f"No file matches {url}. Check the pattern and that the upstream task wrote its files.")
         return found
@@ -171,6 +180,28 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str) -> list[_Info]:
             f"name them with a pattern such as {url.rstrip('/')}/**/*.parquet."
         )
     return found
+
+
+def _without_queries(infos: Sequence[_Info], pattern: str) -> list[_Info]:
+    """
+    Leave out the queries next to the documents of a dataset, which are no records, and say so.
+
+    A task would fail at them only after it had sent the documents.
+    """
+    folders = {info["name"].rpartition("/")[0] for info in infos}
+    left_out = sorted(
+        folder
+        for folder in folders
+        if folder.endswith(f"/{_QUERIES}") and f"{folder.removesuffix(_QUERIES)}{_DOCUMENTS}" in folders
+    )
+    for folder in left_out:
+        log.warning(
+            "%s leaves out the files in %s: in a dataset's layout, they are queries and not records. "
+            "If they are records, name this folder, too.",
+            pattern,
+            folder,
+        )
+    return [info for info in infos if info["name"].rpartition("/")[0] not in left_out]
 
 
 def _parquet_files_in(fs: fsspec.AbstractFileSystem, folder: str) -> list[_Info]:

@@ -63,6 +63,31 @@ def test_an_existing_path_with_wildcards_is_not_a_pattern(write, tmp_path):
     assert files(tmp_path / "run[1]") == files(tmp_path / "run[1]/a.parquet") == ["a.parquet"]
 
 
+def test_a_recursive_pattern_leaves_out_the_queries_of_a_dataset(index, run, write, tmp_path, caplog):
+    """A task would fail at them after it had sent the documents."""
+    write(table("a"), "set/documents/part-0.parquet")
+    write({"vector": [[1.0, 2.0]], "top_k": [10]}, "set/queries/part-0.parquet")
+    assert run(index, tmp_path / "set/**/*.parquet").upserted_count == 1
+    assert f"leaves out the files in {tmp_path}/set/queries: in a dataset's layout" in caplog.text
+
+
+@pytest.mark.parametrize("pattern", ["other/**/*.parquet", "set/*/*.parquet", "set/queries/**"])
+def test_a_folder_named_queries_is_read_where_the_user_means_it(write, tmp_path, pattern):
+    write(table("a"), "set/documents/part-0.parquet")
+    write(table("b"), "set/queries/part-1.parquet")
+    write(table("c"), "other/queries/part-1.parquet")
+    assert "part-1.parquet" in files(tmp_path / pattern)
+
+
+def test_a_missing_remote_file_says_what_to_check(write, tmp_path):
+    write(table("a"), "all/1.parquet")
+    fs = RemoteFileSystem(tmp_path)
+    source = ParquetSource(find_parquet_files(fs, "all"), Columns())
+    (tmp_path / "all/1.parquet").unlink()
+    with pytest.raises(SourceError, match=r"Check the path, and that the worker has permission to read it\.$"):
+        chunks(source)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
