@@ -7,6 +7,7 @@ need.
 Invariants:
 
 - A file whose footer contradicts itself, or claims more bytes than valid records need, is rejected before it is read.
+- No footer ends the process: what Arrow says of a column chunk is requested only after Arrow itself has opened the chunk.
 - To locate corruption takes no more memory than to read the file.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_pinecone_upsert.exceptions import SourceError
@@ -58,6 +60,7 @@ def check_footer(parquet: pq.ParquetFile, columns: Sequence[str], origin: str) -
         raise _corrupt(origin, f"its footer counts {footer.num_rows:,} rows, and {rows:,} in its row groups")
     leaves = list(_leaves(parquet, columns))
     for number, group in enumerate(groups):
+        _open_column_chunks(parquet, number, leaves, origin)
         for leaf in leaves:
             column_chunk = group.column(leaf.number)
             where = f"row group {number}, column {leaf.column!r}"
@@ -68,6 +71,26 @@ def check_footer(parquet: pq.ParquetFile, columns: Sequence[str], origin: str) -
                 raise _corrupt(
                     origin, f"{where}: {claimed:,} bytes in {group.num_rows:,} rows, more than valid records need"
                 )
+
+
+def _open_column_chunks(parquet: pq.ParquetFile, number: int, leaves: Sequence[_Leaf], origin: str) -> None:
+    """
+    Let Arrow check what the footer says about the column chunks of a row group, without reading any of their bytes.
+
+    ``RowGroupMetaData.column`` ends the process where the check fails: for level histograms of a wrong length, and for
+    encrypted columns. The reader raises an exception instead. It checks a chunk when it opens it, and a batch of no rows
+    opens all of them: 7 µs for each.
+
+    :raises SourceError: Arrow cannot open one of them.
+    """
+    try:
+        for _ in parquet.reader.iter_batches(0, [number], [leaf.number for leaf in leaves], use_threads=False):
+            pass
+    except (pa.ArrowException, OSError) as exc:
+        raise SourceError(
+            f"{origin}, row group {number} cannot be read as Parquet: {str(exc).strip().removesuffix('.')}. "
+            "Write the file again; encrypted columns are not supported."
+        ) from exc
 
 
 def rows_of_groups(footer: pq.FileMetaData) -> Iterator[tuple[int, range]]:
@@ -81,7 +104,7 @@ def rows_of_groups(footer: pq.FileMetaData) -> Iterator[tuple[int, range]]:
 
 def locate_corruption(parquet: pq.ParquetFile, columns: Sequence[str], rows: range) -> str:
     """
-    Read some rows once more, column by column, to find the first column that fails; in bounded memory.
+    Read some rows once more, column by column, to find the first column that fails or lacks rows; in bounded memory.
 
     :param columns: The columns that were read.
     :param rows: The rows where reading failed.
@@ -91,10 +114,12 @@ def locate_corruption(parquet: pq.ParquetFile, columns: Sequence[str], rows: ran
         if group.stop <= rows.start or rows.stop <= group.start:
             continue
         for column in columns:
+            batches = parquet.iter_batches(len(rows), row_groups=[number], columns=[column], use_threads=False)
             try:
-                for _ in parquet.iter_batches(len(rows), row_groups=[number], columns=[column], use_threads=False):
-                    pass
+                is_complete = sum(batch.num_rows for batch in batches) == len(group)
             except Exception:  # noqa: BLE001 - the caller has already caught the error that it reports
+                is_complete = False
+            if not is_complete:
                 return f"row group {number}, column {column!r}"
     return ""
 

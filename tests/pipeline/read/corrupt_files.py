@@ -2,7 +2,8 @@
 Corrupt Parquet files, each made from a seed; and a command that reads them.
 
 ``python corrupt_files.py FOLDER FIRST END`` reads the files of seeds FIRST to END - 1 and prints the result of each as a
-line of JSON. If a file crashes or blocks the process, it is the one after the last line.
+line of JSON. If a file crashes or blocks the process, it is the one after the last line. ``python corrupt_files.py FILE``
+reads one file.
 """
 
 import hashlib
@@ -204,6 +205,8 @@ def _result(folder: Path, seed: int) -> dict:
 
 
 if __name__ == "__main__":
-    for seed in range(int(sys.argv[2]), int(sys.argv[3])):
+    if len(sys.argv) == 2:
+        print(json.dumps(_read(Path(sys.argv[1]))))
+    for seed in range(*map(int, sys.argv[2:])) if len(sys.argv) > 2 else ():
         signal.alarm(TIMEOUT_S)
         print(json.dumps(_result(Path(sys.argv[1]), seed)), flush=True)

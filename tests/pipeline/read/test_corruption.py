@@ -1,9 +1,10 @@
 """
-500 corrupt Parquet files: reading each one ends in an error that names the file, or returns what the file contains.
+6,000 corrupt Parquet files: reading each one ends in an error that names the file, or returns what the file contains.
 
 They are read in other processes, so that a crash, a hang or unbounded memory is detected and attributed to its file.
 """
 
+import base64
 import json
 import re
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.parquet.encryption import CryptoFactory, EncryptionConfiguration, KmsClient, KmsConnectionConfig
 
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError, SourceError
 from tests.pipeline.read import corrupt_files
 
 GROUP = 50
+SLOW_GROUP = 500
 MAX_MB = 2_300
 """The header of a page may claim 2 GB, which Arrow allocates for a moment. Usually 150 MB are used."""
 
@@ -27,16 +30,16 @@ CHECKSUM_FILES = 8
 DATA_CORRUPTIONS = {"data bits flipped", "bytes lost", "data swapped"}
 
 
-def groups(first, end):
-    return [pytest.param(start, id=f"seeds {start} to {start + GROUP - 1}") for start in range(first, end, GROUP)]
+def groups(first, end, size):
+    return [pytest.param(start, id=f"seeds {start} to {start + size - 1}") for start in range(first, end, size)]
 
 
-def check(folder, start):
-    command = [sys.executable, Path(corrupt_files.__file__), folder, str(start), str(start + GROUP)]
+def check(folder, start, size):
+    command = [sys.executable, Path(corrupt_files.__file__), folder, str(start), str(start + size)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     results = [json.loads(line) for line in process.stdout.splitlines()]
     assert process.returncode == 0, f"seed {start + len(results)}: {process.returncode} {process.stderr}"
-    assert [result["seed"] for result in results] == list(range(start, start + GROUP))
+    assert [result["seed"] for result in results] == list(range(start, start + size))
     for result in results:
         check_one(result, str(folder / f"{result['seed']}.parquet"))
     return results
@@ -66,16 +69,71 @@ def valid_digest(number):
     return corrupt_files.digest(table["id"].to_pylist(), table["values"].to_pylist())
 
 
-@pytest.mark.parametrize("start", groups(0, 100))
+@pytest.mark.parametrize("start", groups(0, 100, GROUP))
 def test_a_corrupt_file_is_named_or_read_correctly(tmp_path, start):
-    results = check(tmp_path, start)
+    results = check(tmp_path, start, GROUP)
     assert sum("error" in result for result in results) > GROUP / 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", groups(100, 500))
+@pytest.mark.parametrize("start", groups(100, 6_000, SLOW_GROUP))
 def test_more_corrupt_files_are_named_or_read_correctly(tmp_path, start):
-    check(tmp_path, start)
+    check(tmp_path, start, min(SLOW_GROUP, 6_000 - start))
+
+
+HISTOGRAM = b"\x19\x26\x02\x02"
+"""In a footer: how many values have each definition level, a list of two numbers that are 1."""
+
+
+def test_a_footer_that_would_end_the_process_is_rejected(tmp_path):
+    """Arrow calls ``std::terminate`` where pyarrow asks for the metadata of such a column."""
+    check_in_another_process(tmp_path, with_a_short_histogram(tmp_path), "Definition level histogram size mismatch")
+
+
+def test_a_file_with_encrypted_columns_is_rejected(tmp_path):
+    check_in_another_process(tmp_path, with_an_encrypted_column(tmp_path), "encrypted columns are not supported")
+
+
+def with_a_short_histogram(folder):
+    table = pa.table({"id": ["a", "b"], "values": [[1.0] * corrupt_files.DIMENSION] * 2, "metadata": ["{}", None]})
+    pq.write_table(table, folder / "valid.parquet")
+    content = (folder / "valid.parquet").read_bytes()
+    start = content.rindex(HISTOGRAM)
+    footer_bytes = int.from_bytes(content[-8:-4], "little") - 1
+    shorter = content[:start] + b"\x19\x16\x02" + content[start + len(HISTOGRAM) : -8]
+    return shorter + footer_bytes.to_bytes(4, "little") + b"PAR1"
+
+
+class PlainKeys(KmsClient):
+    """Keeps keys as they are."""
+
+    def wrap_key(self, key_bytes, _):
+        return base64.b64encode(key_bytes)
+
+    def unwrap_key(self, wrapped_key, _):
+        return base64.b64decode(wrapped_key)
+
+
+def with_an_encrypted_column(folder):
+    table = pa.table({"id": ["a"], "values": [[1.0] * corrupt_files.DIMENSION], "metadata": ["{}"]})
+    configuration = EncryptionConfiguration(footer_key="f", column_keys={"m": ["metadata"]}, plaintext_footer=True)
+    factory = CryptoFactory(lambda _: PlainKeys())
+    properties = factory.file_encryption_properties(KmsConnectionConfig(), configuration)
+    with pq.ParquetWriter(folder / "valid.parquet", table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    return (folder / "valid.parquet").read_bytes()
+
+
+def check_in_another_process(folder, content, message):
+    path = folder / "bad.parquet"
+    path.write_bytes(content)
+    command = [sys.executable, Path(corrupt_files.__file__), path]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout)
+    assert result["class"] == "SourceError"
+    assert result["error"].startswith(f"{path}, row group 0 cannot be read as Parquet: ")
+    assert message in result["error"]
 
 
 def test_the_count_for_a_corrupt_file_is_what_the_index_stores(pinecone_index_factory, run, tmp_path):
