@@ -17,6 +17,9 @@ from .supervised import wait_until
 SEED = 20
 KILLS = 20
 RECORDS = 40_000
+INVALID = range(60, RECORDS, 133)
+"""The rows of records that are rejected."""
+
 DIMENSION = 16
 CHECKPOINT_AGE_S = 6.0
 
@@ -26,7 +29,8 @@ def records(tmp_path):
     """Write four files of three row groups each: random bits that are finite float32, and metadata of every type."""
     bits = np.random.default_rng(SEED).integers(0, 2**32, (RECORDS, DIMENSION), dtype=np.uint32)
     bits[(bits & 0x7F800000) == 0x7F800000] = 0x3F800000  # infinite or not a number
-    values = bits.view(np.float32)
+    values = bits.view(np.float32).copy()
+    values[INVALID] = np.nan
     metadata = [{"row": row, "text": f"é{row}", "odd": bool(row % 2), "tags": [str(row % 7)]} for row in range(RECORDS)]
     table = pa.table(
         {
@@ -43,18 +47,22 @@ def records(tmp_path):
 
 
 @pytest.mark.slow
-def test_no_record_is_lost_and_few_are_resent(task_processes, pinecone_index_factory, records, tmp_path):
+def test_no_record_is_lost_and_few_are_resent(
+    *, task_processes, pinecone_index_factory, records, tmp_path, tmp_path_factory
+):
     """
     Kill twenty processes at random times, and let the next one finish.
 
     A record must not arrive after a kill if the killed process had it confirmed more than six seconds earlier. Times are
     those of the emulator's request log.
     """
+    rejects_path = tmp_path_factory.mktemp("rejects")
     rng = random.Random(SEED)  # noqa: S311 - times, not secrets
     index = pinecone_index_factory(dimension=DIMENSION)
     index.faults.at_random("429:0.05,503:0.02,reset:0.02,lost_ack:0.01,stall:0.002", seed=SEED)
     run = task_processes(
-        f'PineconeUpsertOperator(task_id="upsert", parquet_paths="{tmp_path}", batch_size=50, max_requests_per_second=20)',
+        f'PineconeUpsertOperator(task_id="upsert", parquet_paths="{tmp_path}", batch_size=50, max_requests_per_second=20, '
+        f'max_rejects=None, rejects_path="{rejects_path}")',
         index=index,
         timeout_s=3,
     )
@@ -69,12 +77,15 @@ def test_no_record_is_lost_and_few_are_resent(task_processes, pinecone_index_fac
         lifetimes.append((started_s, time.monotonic()))
         assert run.wait() == "up_for_retry"
     assert run.try_once() == "success"
-    assert run.output()["upsertedCount"] == RECORDS
+    output = run.output()
+    assert (output["upsertedCount"], output["rejectedCount"]) == (RECORDS - len(INVALID), len(INVALID))
+    rejected = [row_id for path in output["rejectsPaths"] for row_id in pq.read_table(path)["id"].to_pylist()]
+    assert sorted(rejected) == sorted(f"r{row}" for row in INVALID)
 
     bits, metadata = records
     stored = index.vectors()
-    assert len(stored) == RECORDS
-    for row in range(RECORDS):
+    assert len(stored) == RECORDS - len(INVALID)
+    for row in set(range(RECORDS)) - set(INVALID):
         assert stored[f"r{row}"].values.view(np.uint32).tolist() == bits[row].tolist()
         assert stored[f"r{row}"].metadata == metadata[row]
 

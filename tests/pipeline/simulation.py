@@ -458,6 +458,16 @@ class Process:
     def unstrip_protocol(self, path: str) -> str:
         return path
 
+    def _strip_protocol(self, url: str) -> str:
+        return url
+
+    def cat_file(self, path: str) -> bytes:
+        self._step()
+        rows = sorted(self._world.files[path])
+        sink = BytesIO()
+        pq.write_table(pa.table({"file": [origin for origin, _ in rows], "row": [row for _, row in rows]}), sink)
+        return sink.getvalue()
+
     def pipe_file(self, path: str, content: bytes) -> None:
         self._step()
         if self._world.random.random() < self._weather.folder_failures:

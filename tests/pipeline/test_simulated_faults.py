@@ -387,6 +387,8 @@ class Audit:
         assert least <= output["rejectedCount"] <= len(self._earlier.rejected | self.invalid | self.rejected)
         if self._has_folder and exceptions.SetupError not in self.reasons:
             assert self._numbers_in(output["rejectsPaths"]) >= self.invalid, "rejects are forgotten"
+        written = [row for path in output["rejectsPaths"] for row in self._files[path]]
+        assert len(written) == len(set(written)), "a record is in two files of rejects"
         if isinstance(end, exceptions.PineconeUpsertError):
             self._check_failure(end)
         else:

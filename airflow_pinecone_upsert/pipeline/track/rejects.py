@@ -2,7 +2,8 @@
 Rejected records: counted against ``max_rejects``, and written to files that can be fixed and read again.
 
 Invariants: a rejected record is held until it is written; a file is complete or absent; no file of an earlier try is
-overwritten.
+overwritten; the files of a run contain each rejected record once, also if a try was killed after it wrote a file and before
+the checkpoint that counts its records.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +70,7 @@ class Rejects:
         self.count = self._earlier_count = earlier_count
         self._earlier_paths = tuple(earlier_paths)
         self._limit = limit
-        self._files = None if folder is None else _Files(folder)
+        self._files = None if folder is None else _Files(folder, self._earlier_paths)
 
     def check_earlier(self) -> None:
         """
@@ -156,22 +158,42 @@ class _Files:
     Files that grow: the last one is rewritten as a whole until it is large enough.
 
     :param folder: Where they are.
+    :param earlier_urls: Files of earlier tries. The last one may contain records that this try rejects again.
     """
 
-    def __init__(self, folder: RejectsFolder) -> None:
+    def __init__(self, folder: RejectsFolder, earlier_urls: Sequence[str] = ()) -> None:
         self.urls: list[str] = []
+        self._earlier_urls = earlier_urls
         self._path = ""  # of the last one
         self._folder = folder
         self._tables: list[pa.Table] = []  # of the last file
         self._unwritten = 0  # how many of these it does not contain yet
         self._size = 0  # bytes of these
 
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        self._tables.append(pa.Table.from_pylist(rows, SCHEMA))
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if self._earlier_rows:
+            rows = [row for row in rows if (row["file"], row["row"]) not in self._earlier_rows]
+        if not rows:
+            return
+        self._tables.append(pa.Table.from_pylist(list(rows), SCHEMA))
         self._unwritten += 1
         self._size += self._tables[-1].nbytes
         if self._size > _FILE_BYTES:
             self.write()
+
+    @cached_property
+    def _earlier_rows(self) -> frozenset[tuple[str, int]]:
+        """Source file and row of the records in the last earlier file: it may have grown after the checkpoint."""
+        if not self._earlier_urls:
+            return frozenset()
+        fs, url = self._folder.fs, self._earlier_urls[-1]
+        try:
+            content = fs.cat_file(fs._strip_protocol(url))  # noqa: SLF001 - fsspec has no public way back from a URL
+            rows = pq.read_table(pa.BufferReader(content), columns=["file", "row"], use_threads=False)
+        except Exception as exc:  # noqa: BLE001 - what a storage raises has no common class
+            log.warning("Rejected records may be written again, because %s cannot be read: %s", url, exc)
+            return frozenset()
+        return frozenset((row["file"], row["row"]) for row in rows.to_pylist())
 
     def write(self) -> None:
         if not self._unwritten:
