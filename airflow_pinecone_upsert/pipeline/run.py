@@ -140,6 +140,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
             max_unsettled=options.max_concurrency,
             random=random,
             cancellation=cancellation,
+            is_proven=earlier is not None,
             on_turn=lambda: books.writer.write_if_due(transport.now(), sender.in_flight),
         )
         with transport:
@@ -216,7 +217,7 @@ def _index_stats(index: Index, cancellation: CancellationToken) -> IndexStats | 
 def _shape(stats: IndexStats | None) -> IndexShape:
     if stats is None:
         return IndexShape()
-    return IndexShape(dimension=stats.dimension or None, sparse=stats.vector_type == "sparse")
+    return IndexShape(stats.dimension or None, stats.vector_type == "sparse", stats.metric)
 
 
 def _is_backed(earlier: CheckpointState, stats: IndexStats | None, namespace: str) -> bool:

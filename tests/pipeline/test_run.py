@@ -266,6 +266,30 @@ def test_a_run_of_which_the_server_takes_no_record_never_succeeds(index, run, wr
     assert len(upserts(index)) == 10
 
 
+def test_a_server_that_takes_nothing_costs_few_requests(index, run, upserts):
+    index.faults.next(Fault.status(400, "no such thing"), times=1_000, path=UPSERT)
+    records = ({"id": f"r{n}", "values": [1.0, n]} for n in range(20_000))
+    with pytest.raises(
+        exceptions.BadRequestError,
+        match=r"The server has rejected the first 19 requests, and accepted none: .*no such thing",
+    ):
+        run(index, records, max_rejects=None)
+    assert len(upserts(index)) <= 20
+    assert run.report.upserted_count == 0
+
+
+def test_sparse_vectors_are_not_sent_to_an_index_that_takes_none(pinecone_index_factory, run, upserts):
+    index = pinecone_index_factory(dimension=2, metric="cosine")
+    record = {"id": "a", "values": [1.0, 2.0], "sparse_values": {"indices": [1], "values": [0.5]}}
+    with pytest.raises(
+        exceptions.SetupError,
+        match="XCom has sparse vectors in 'sparse_values', and the index has the metric cosine: only an index with the",
+    ):
+        run(index, [record], max_rejects=None)
+    assert upserts(index) == []
+    assert run(index, [record | {"sparse_values": None}]).upserted_count == 1
+
+
 # Counts --------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_SPARSE_INDEX,
     MAX_SPARSE_VALUES,
 )
-from airflow_pinecone_upsert.exceptions import RecordError, SourceError
+from airflow_pinecone_upsert.exceptions import RecordError, SetupError, SourceError
 from airflow_pinecone_upsert.pipeline.encode.metadata import metadata_rows, metadata_values, too_long
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
@@ -68,6 +68,7 @@ def encode(chunk: Chunk, shape: IndexShape, *, max_bytes: int) -> EncodedChunk:
     :param shape: The index they are for.
     :param max_bytes: The longest record that fits into a request.
     :raises SourceError: A column's values cannot be read, for example text that is not UTF-8.
+    :raises SetupError: There are sparse vectors, and the index takes none next to dense ones.
     """
     return _Encoder(chunk, shape, max_bytes).run()
 
@@ -240,6 +241,11 @@ class _Encoder:
         if column is None:
             return None
         name = self._chunk.names["sparse_values"]
+        if self._shape.rejects_sparse_values:
+            raise SetupError(
+                f"{self._chunk.origin} has sparse vectors in {name!r}, and the index has the metric {self._shape.metric}: "
+                "only an index with the metric dotproduct takes both. Use such an index, or remove them."
+            )
         parts = column.flatten()  # type: ignore[attr-defined]  # every array of structs has it
         children = dict(zip((field.name for field in column.type), parts, strict=True))
         indices, values = _Lists(children["indices"]), _Lists(children["values"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from airflow_pinecone_upsert.api.backoff import Random, backoff_s
 from airflow_pinecone_upsert.exceptions import (
@@ -11,6 +12,14 @@ from airflow_pinecone_upsert.exceptions import (
     RequestTooLargeError,
     TransientError,
 )
+
+MAX_REJECTED_AT_FIRST: Final = 19
+"""
+Rejected requests, before the server accepted any, after which a rejected single item is no reason to look for others.
+
+Enough for the eight requests that are in flight when the first one is rejected, and to halve one of them to its first item
+and the next: with 1,000 records in each, 8 + 10 + 1.
+"""
 
 # Not tuples: two empty ones of different kinds would be equal.
 
@@ -40,7 +49,15 @@ class Abort:
 Decision = Retry | Split | Reject | Abort
 
 
-def decide(error: PineconeUpsertError, *, attempt: int, max_attempts: int, items: int, random: Random) -> Decision:
+def decide(  # noqa: PLR0913 - what a decision depends on
+    error: PineconeUpsertError,
+    *,
+    attempt: int,
+    max_attempts: int,
+    items: int,
+    random: Random,
+    rejected_at_first: int = 0,
+) -> Decision:
     """
     Decide about one failed attempt.
 
@@ -49,22 +66,28 @@ def decide(error: PineconeUpsertError, *, attempt: int, max_attempts: int, items
     =============================================  ===========================  ================================
     ``TransientError``                             attempts are left            retry, after backoff with jitter
     ``RequestTooLargeError``, ``BadRequestError``  it has two items or more     split
+    ``BadRequestError``                            it has one item, and 19      abort
+                                                   requests were rejected and
+                                                   none accepted
     ``RequestTooLargeError``, ``BadRequestError``  it has one item              reject
     any other                                      always                       abort
     =============================================  ===========================  ================================
 
     Halving finds the one item of n that the server rejects in at most 2 ⌈log2(n)⌉ further requests, and gets all of its
-    neighbours through.
+    neighbours through. A server that takes nothing would be asked about every item: that ends early.
 
     :param error: Why it failed.
     :param attempt: Attempts so far, from 1.
     :param max_attempts: The number of attempts after which a transient error is final.
     :param items: Items in the request: records, or ids.
     :param random: A source of floats in [0, 1).
+    :param rejected_at_first: Requests that the server rejected, this one included, before it accepted any.
     """
     match error:
         case TransientError() if attempt < max_attempts:
             return Retry(backoff_s(attempt, retry_after_s(error), random))
+        case BadRequestError() if items == 1 and rejected_at_first >= MAX_REJECTED_AT_FIRST:
+            return Abort()
         case RequestTooLargeError() | BadRequestError():
             return Split() if items > 1 else Reject()
         case _:

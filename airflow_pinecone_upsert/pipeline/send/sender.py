@@ -6,6 +6,8 @@ What to do about a failure is decided by ``policy``, how fast requests may start
 * All state belongs to the caller's thread. A transport's threads carry one request each and deliver what became of it.
 * At most ``max_unsettled`` requests are in flight, and no new one is started while as many are unsettled, that is in
   flight or waiting for a retry. One more is pulled in advance, so that it is encoded while others are being answered.
+* Of a request that was split, the smallest part is sent first, so that few parts wait. After a rejection, and until the
+  server has accepted a request, only one is in flight: if the server rejects everything, few requests show it.
 * Two requests that share an id are never unsettled together, so the last one in the source is the last one written.
 * Every request that was started is confirmed, or is reported as rejected or failed, before :meth:`Sender.wind_down`
   ends.
@@ -21,6 +23,7 @@ from typing import Any, Final, Generic
 from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS
 from airflow_pinecone_upsert.exceptions import (
+    BadRequestError,
     IncompleteUpsertError,
     PineconeUpsertError,
     RateLimitError,
@@ -71,6 +74,7 @@ class Sender(Generic[RequestT]):
     :param random: For the backoff.
     :param cancellation: Ends the waiting.
     :param max_attempts: At one request, before a transient error is final.
+    :param is_proven: The server has accepted requests like these before.
     :param on_turn: Called several times a second, between two events.
     """
 
@@ -84,6 +88,7 @@ class Sender(Generic[RequestT]):
         random: Random,
         cancellation: CancellationToken,
         max_attempts: int = MAX_ATTEMPTS,
+        is_proven: bool = False,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self._requests = requests
@@ -93,6 +98,8 @@ class Sender(Generic[RequestT]):
         self._random = random
         self._cancellation = cancellation
         self._max_attempts = max_attempts
+        self._is_proven = is_proven
+        self._rejected_at_first = 0  # requests, until one is accepted
         self._on_turn = on_turn
         self._in_flight: dict[RequestT, tuple[_Unsettled[RequestT], float]] = {}  # with the time of its start
         self._waiting: list[_Unsettled[RequestT]] = []  # for a retry
@@ -187,9 +194,10 @@ class Sender(Generic[RequestT]):
         """Choose what starts next: a retry that is due, else a new request, else the retry that is due first."""
         if self._next is None:
             self._next = next(self._requests, None)
-        if len(self._in_flight) >= self._max_unsettled:
+        is_doubtful = self._rejected_at_first > 0 and not self._is_proven
+        if len(self._in_flight) >= (1 if is_doubtful else self._max_unsettled):
             return None
-        retry = min(self._waiting, key=lambda one: one.not_before_s, default=None)
+        retry = min(self._waiting, key=lambda one: (one.not_before_s, len(one.request)), default=None)
         if retry is not None and retry.not_before_s <= self._transport.now():
             return retry
         return self._new() or retry
@@ -234,10 +242,17 @@ class Sender(Generic[RequestT]):
         one, attempt, confirmed = self._complete(completion)
         request, error = one.request, attempt.error
         if error is None:
+            self._is_proven = True
             self._unsettled_ids.difference_update(request.ids)
             return [attempt]
+        self._rejected_at_first += isinstance(error, BadRequestError) and not self._is_proven
         decision = decide(
-            error, attempt=one.attempt, max_attempts=self._max_attempts, items=len(request), random=self._random
+            error,
+            attempt=one.attempt,
+            max_attempts=self._max_attempts,
+            items=len(request),
+            random=self._random,
+            rejected_at_first=self._rejected_at_first,
         )
         match decision:
             case Retry(after_s):
@@ -258,8 +273,18 @@ class Sender(Generic[RequestT]):
                 self._unsettled_ids.difference_update(request.ids)
                 return [attempt, Rejection(request, error)]
             case Abort():
+                if isinstance(error, BadRequestError):
+                    error = _rejects_everything(error, self._rejected_at_first)
                 return [attempt, Failure(request, error, confirmed)]
         return [attempt]
+
+
+def _rejects_everything(error: BadRequestError, requests: int) -> BadRequestError:
+    first = BadRequestError(
+        f"The server has rejected the first {requests} requests, and accepted none: {error}", response=error.response
+    )
+    first.__cause__ = error
+    return first
 
 
 def _judge(result: Any, request: Request) -> tuple[int, PineconeUpsertError | None]:

@@ -4,7 +4,7 @@ import pytest
 
 from airflow_pinecone_upsert import exceptions
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
-from airflow_pinecone_upsert.pipeline.send.policy import Abort, Reject, Retry, Split, decide
+from airflow_pinecone_upsert.pipeline.send.policy import MAX_REJECTED_AT_FIRST, Abort, Reject, Retry, Split, decide
 
 TRANSIENT = [
     exceptions.RateLimitError,
@@ -23,8 +23,15 @@ FINAL = [
 ]
 
 
-def decision(error, *, attempt=1, max_attempts=MAX_ATTEMPTS, items=10):
-    return decide(error, attempt=attempt, max_attempts=max_attempts, items=items, random=lambda: 0.5)
+def decision(error, *, attempt=1, max_attempts=MAX_ATTEMPTS, items=10, rejected_at_first=0):
+    return decide(
+        error,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        items=items,
+        random=lambda: 0.5,
+        rejected_at_first=rejected_at_first,
+    )
 
 
 @pytest.mark.parametrize("kind", TRANSIENT)
@@ -46,6 +53,14 @@ def test_a_rejected_request_is_halved_down_to_the_rejected_record(kind):
     error = kind("x")
     assert decision(error, items=2) == decision(error, items=2, attempt=MAX_ATTEMPTS) == Split()
     assert decision(error, items=1) == Reject()
+
+
+def test_a_rejected_record_is_final_if_the_server_accepted_none_of_many_requests():
+    error, many = exceptions.BadRequestError("x"), MAX_REJECTED_AT_FIRST
+    assert decision(error, items=1, rejected_at_first=many - 1) == Reject()
+    assert decision(error, items=1, rejected_at_first=many) == Abort()
+    assert decision(error, items=2, rejected_at_first=many) == Split()
+    assert decision(exceptions.RequestTooLargeError("x"), items=1, rejected_at_first=many) == Reject()
 
 
 @pytest.mark.parametrize("kind", FINAL)

@@ -44,11 +44,10 @@ def send(requests, transport, **choices):
     yield from sender.wind_down()
 
 
-def sent(transport, requests, *, window=4, rate_limiter=None, random=lambda: 0.5):
+def sent(transport, requests, *, window=4, rate_limiter=None, random=lambda: 0.5, is_proven=False):
     """Send and return every event."""
-    return list(
-        send(requests, transport, rate_limiter=rate_limiter or unlimited(), max_unsettled=window, random=random)
-    )
+    choices = {"max_unsettled": window, "random": random, "is_proven": is_proven}
+    return list(send(requests, transport, rate_limiter=rate_limiter or unlimited(), **choices))
 
 
 def sent_from(source, transport, *, window=4, rate_limiter=None, random=lambda: 0.5):
@@ -390,6 +389,39 @@ def test_the_record_that_the_server_rejects_is_found_by_halving(count, error):
     assert confirmed(events) == count - 1 == len(transport.stored)
     assert len(transport.started) - 1 <= 2 * ceil(log2(count))
     assert not failures(events)
+
+
+def rejects(ids):
+    """A server that rejects every request that contains one of these ids."""
+    error = exceptions.BadRequestError("no")
+    return lambda records: (
+        OK if ids.isdisjoint(record["id"] for record in records) else Outcome(error=error, is_applied=False)
+    )
+
+
+def test_a_server_that_rejects_everything_ends_the_run_after_few_requests():
+    ids = [str(n) for n in range(20_000)]
+    transport = SimulatedTransport(rejects(set(ids)))
+    failure = failures(sent(transport, requests_of(ids, size=1_000), window=8))[0]
+    assert str(failure.error) == "The server has rejected the first 19 requests, and accepted none: no"
+    assert len(transport.started) == 19
+
+
+@pytest.mark.parametrize("window", [1, 8, 32])
+def test_many_rejected_records_do_not_end_a_run_of_which_some_are_accepted(window):
+    ids = [str(n) for n in range(4_000)]
+    bad = set(ids[::10])
+    transport = SimulatedTransport(rejects(bad))
+    events = sent(transport, requests_of(ids, size=1_000), window=window)
+    assert set(rejected(events)) == bad
+    assert set(transport.stored) == set(ids) - bad
+
+
+def test_a_run_is_not_ended_if_an_earlier_try_had_requests_accepted():
+    ids = [str(n) for n in range(64)]
+    transport = SimulatedTransport(rejects(set(ids)))
+    events = sent(transport, requests_of(ids, size=64), is_proven=True)
+    assert rejected(events) == ids
 
 
 # One id in two requests --------------------------------------------------------------------------

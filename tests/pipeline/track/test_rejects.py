@@ -472,11 +472,18 @@ def test_a_path_that_cannot_be_written_hides_no_earlier_error(index, upsert_all,
 # What the server rejects ------------------------------------------------------------------------
 
 
+@pytest.fixture
+def cosine_index(pinecone_index_factory):
+    """An index that takes no sparse vectors, whose statistics do not report its metric: only the server knows."""
+    index = pinecone_index_factory(dimension=2, metric="cosine")
+    stats = b'{"namespaces": {}, "dimension": 2, "totalVectorCount": 0}'
+    index.faults.next(Fault.body(200, stats, "application/json"), path="/describe_index_stats")
+    return index
+
+
 @pytest.mark.parametrize("bad", [{0}, {137}, {999}, {3, 4}, {0, 500, 999}])
-def test_the_records_that_the_server_rejects_are_found_by_halving(
-    *, pinecone_index_factory, upsert_all, upserts, folder, bad
-):
-    index = pinecone_index_factory(dimension=2, metric="cosine")  # takes no sparse values, and only the server knows
+def test_the_records_that_the_server_rejects_are_found_by_halving(*, cosine_index, upsert_all, upserts, folder, bad):
+    index = cosine_index
     sparse = {"sparse_values": {"indices": [1], "values": [0.5]}}
     records = [{"id": f"r{n}", "values": [1.0, n], "metadata": {"n": n}, **(sparse if n in bad else {})} for n in range(1_000)]  # fmt: skip
     report = upsert_all(records, folder, index=index)
@@ -490,9 +497,9 @@ def test_the_records_that_the_server_rejects_are_found_by_halving(
 
 
 def test_the_record_that_the_server_rejects_is_named_where_none_is_allowed(
-    pinecone_index_factory, run, upsert_all, upserts, folder
+    cosine_index, run, upsert_all, upserts, folder
 ):
-    index = pinecone_index_factory(dimension=2, metric="cosine")
+    index = cosine_index
     records = [{"id": f"r{n}", "values": [1.0, n]} for n in range(64)]
     records[41]["sparse_values"] = {"indices": [1], "values": [0.5]}
     with pytest.raises(exceptions.RecordError) as caught:
