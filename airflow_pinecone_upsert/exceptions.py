@@ -28,7 +28,17 @@ All of them can be imported from ``airflow_pinecone_upsert``, and all of them ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+_MAX_MESSAGE_CHARS: Final = 2_000
+"""Of any message: a log view shows it whole, and a column of the metadata database holds it."""
+
+_KEPT_AT_THE_END: Final = 500
+"""Of a message that is too long: the remedy is usually its last sentence."""
+
+_ELLIPSIS: Final = " … "
 
 
 @dataclass(frozen=True)
@@ -54,13 +64,18 @@ class PineconeUpsertError(Exception):
     """
     The base class of all errors of this package.
 
-    :param message: What happened and how to fix it.
+    :param message: What happened and how to fix it. Of a message of more than 2,000 characters, the middle is left out.
     :param response: The server's response, where there was one.
     """
 
     def __init__(self, message: str, *, response: ErrorResponse | None = None) -> None:
-        super().__init__(message)
+        super().__init__(_bounded(message))
         self.response = response
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """The message in lines for a log: what is wrong, how to fix it, where."""
+        return [str(self)]
 
 
 class SetupError(PineconeUpsertError):
@@ -128,14 +143,17 @@ class RecordError(InputError):
         self.field = field
         self.value = value
 
-    def __str__(self) -> str:
-        """Return the location, the rule, the value and the remedy in one line."""
+    @property
+    def lines(self) -> Sequence[str]:
+        """The rule and the value; the remedy, if there is one; the location."""
         known_id = "" if self.record_id is None else f", id {self.record_id!r}"
         found = "" if self.value is None else f" (found {self.value})"
-        return (
-            f"{self.origin}, row {self.row} (counted from 0){known_id}, "
-            f"{self.field}: {self.reason}{found}. {self.remedy}".rstrip()
-        )
+        where = f"{self.origin}, row {self.row} (counted from 0){known_id}."
+        return [_bounded(line) for line in (f"{self.field}: {self.reason}{found}.", self.remedy, where) if line]
+
+    def __str__(self) -> str:
+        """Return the lines as one. A log view cuts it at the end, so the location is the last."""
+        return _bounded(" ".join(self.lines))
 
 
 class RequestTooLargeError(PineconeUpsertError):
@@ -172,3 +190,11 @@ class UnexpectedResponseError(PineconeUpsertError):
 
 class IncompleteUpsertError(PineconeUpsertError):
     """The run ended before every record was confirmed. Running it again is safe."""
+
+
+def _bounded(message: str) -> str:
+    """Leave out the middle of a message that is too long, so that both the reason and the remedy remain."""
+    if len(message) <= _MAX_MESSAGE_CHARS:
+        return message
+    kept = _MAX_MESSAGE_CHARS - len(_ELLIPSIS) - _KEPT_AT_THE_END
+    return f"{message[:kept]}{_ELLIPSIS}{message[-_KEPT_AT_THE_END:]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 
 from airflow_pinecone_upsert import lineage
+from airflow_pinecone_upsert.exceptions import PineconeUpsertError
 from airflow_pinecone_upsert.hooks.pinecone import PineconeHook
 from airflow_pinecone_upsert.links import PineconeConsoleLink
-from airflow_pinecone_upsert.operators.retry_policy import final_errors_fail_at_once, retry_policy_argument
+from airflow_pinecone_upsert.operators.retry_policy import FINAL_ERRORS, final_error, retry_policy_argument
 from airflow_pinecone_upsert.supervisor import cancellation_token
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, RetryPolicy
 
     from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+
+
+log = logging.getLogger(__name__)
 
 
 class PineconeBaseOperator(BaseOperator, ABC):
@@ -76,11 +81,20 @@ class PineconeBaseOperator(BaseOperator, ABC):
 
         :return: The task's output, see the class.
         :raises PineconeUpsertError: See :mod:`airflow_pinecone_upsert.exceptions`.
-        :raises AirflowFailException: Before Airflow 3.3, instead of an error that a retry cannot fix.
+            One that a retry cannot fix has no traceback of this package; DEBUG logs it. Before Airflow 3.3, it is also
+            an ``AirflowFailException``.
         """
         self._cancellation = cancellation_token()  # first, because a signal may come at any moment
-        with final_errors_fail_at_once(), self.hook:
-            output = self.run(context, self._cancellation)
+        try:
+            with self.hook:
+                output = self.run(context, self._cancellation)
+        except PineconeUpsertError as error:
+            # Airflow prints the message next to the traceback, in one line that a log view cuts off.
+            log.error("%s", "\n".join(error.lines))  # noqa: TRY400
+            if not isinstance(error, FINAL_ERRORS):
+                raise
+            log.debug("The traceback of this error:", exc_info=True)
+            raise final_error(error) from None
         if context.get("ti"):
             for key in self.output_keys_pushed:
                 context["ti"].xcom_push(key=key, value=output[key])

@@ -7,14 +7,11 @@ task for good.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow_pinecone_upsert.exceptions import InputError, SetupError
+from airflow_pinecone_upsert.exceptions import InputError, PineconeUpsertError, SetupError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from airflow.sdk import RetryPolicy
 
 try:
@@ -38,18 +35,27 @@ def retry_policy_argument(chosen: RetryPolicy | None) -> dict[str, Any]:
     return {"retry_policy": chosen or ExceptionRetryPolicy(rules=[rule])}
 
 
-@contextmanager
-def final_errors_fail_at_once() -> Iterator[None]:
+def final_error(error: PineconeUpsertError) -> PineconeUpsertError:
     """
-    Fail a task at once before Airflow 3.3; later versions use the policy.
+    Return what to raise instead of an error that a retry cannot fix: the same error, without traceback and cause.
 
-    :raises AirflowFailException: Instead of an error that a retry cannot fix; the error is its cause.
+    Its message says what to fix, and frames of this package would only hide it in the log.
+
+    :param error: One of :data:`FINAL_ERRORS`.
+    :return: Before Airflow 3.3, which has no retry policies, it is an ``AirflowFailException`` at the same time.
     """
-    try:
-        yield
-    except FINAL_ERRORS as exc:
-        if ExceptionRetryPolicy is not None:
-            raise
-        from airflow.providers.common.compat.sdk import AirflowFailException
+    if ExceptionRetryPolicy is not None:
+        return error.with_traceback(None)
+    final = _failing_at_once(type(error))
+    copy = final.__new__(final, *error.args)
+    vars(copy).update(vars(error))
+    return copy
 
-        raise AirflowFailException(str(exc)) from exc
+
+def _failing_at_once(kind: type[PineconeUpsertError]) -> type[PineconeUpsertError]:
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    def __reduce__(self: PineconeUpsertError) -> tuple[Any, ...]:  # noqa: N807 - pickled as the public class
+        return kind, self.args, vars(self)
+
+    return type(kind.__name__, (kind, AirflowFailException), {"__module__": kind.__module__, "__reduce__": __reduce__})

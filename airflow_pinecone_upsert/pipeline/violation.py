@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 _MAX_PREVIEW_CHARS: Final = 80
+_MAX_NAMES_SHOWN: Final = 20
 
 
 class Violation(NamedTuple):
@@ -48,6 +50,13 @@ def key_path(field: str, key: object) -> str:
     """
     text = key if isinstance(key, str) else preview(key)
     return f"{field}.{_shorten(text.encode('utf-8', 'backslashreplace').decode())}"
+
+
+def preview_names(names: Sequence[str]) -> str:
+    """Return the first names of a list, each shortened, and how many more there are."""
+    more = len(names) - _MAX_NAMES_SHOWN
+    shown = ", ".join(map(preview, names[:_MAX_NAMES_SHOWN]))
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def _shorten(text: str) -> str:

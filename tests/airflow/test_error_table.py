@@ -487,8 +487,6 @@ def test_the_task_behaves_as_the_row_says(cells, occurrence, env, caplog, capsys
         output = SCENARIOS[failure][occurrence](env)
     except Exception as exc:  # noqa: BLE001 - its class is checked below
         error = exc
-    if type(error).__name__ == "AirflowFailException":  # raised before Airflow 3.3, so that Airflow does not retry
-        error = error.__cause__
     messages = caplog.text + capsys.readouterr().out + str(error)
     assert phrases
     assert [phrase for phrase in phrases if phrase not in messages] == []

@@ -195,8 +195,8 @@ def test_the_message_of_a_failed_task_names_the_record(run_dag, pinecone_index, 
     run = run_dag(DAG_HEAD + f'\n    PineconeUpsertOperator(task_id="upsert", parquet_paths="{tmp_path}")')
     assert run.state == "failed"
     printed = capsys.readouterr().out
-    assert f"{tmp_path}/short.parquet, row 0 (counted from 0), id 'r0', values: " in printed
-    assert "the vector must have 8 components (found 7)" in printed
+    assert "values: the vector must have 8 components (found 7)." in printed
+    assert f"{tmp_path}/short.parquet, row 0 (counted from 0), id 'r0'." in printed
 
 
 def test_execute_works_outside_a_dag_run(pinecone_index, monkeypatch):

@@ -52,8 +52,6 @@ for name in ("httpx", "httpcore", "urllib3", "airflow", "airflow_pinecone_upsert
 
 def collect(task, error):
     """Collect what an error-reporting tool would: the chain of errors, the variables of every frame, nearby objects."""
-    if type(error).__name__ == "AirflowFailException":  # raised before Airflow 3.3, so that Airflow does not retry
-        error = error.__cause__
     hook = PineconeHook(task.pinecone_conn_id, index_host=task.index_host)
     lines = [repr(task), str(vars(task)), repr(hook), task.task_id + " ended with " + type(error).__name__]
     try:

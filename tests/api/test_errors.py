@@ -186,8 +186,31 @@ def test_a_record_error_can_be_pickled():
         "too long", remedy="Shorten it.", origin="f", row=3, record_id="a", field="id", value="'x'"
     )
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
-    assert str(copy) == str(error) == "f, row 3 (counted from 0), id 'a', id: too long (found 'x'). Shorten it."
+    assert str(copy) == str(error) == "id: too long (found 'x'). Shorten it. f, row 3 (counted from 0), id 'a'."
     assert vars(copy) == vars(error)
+
+
+@given(st.text(max_size=10_000))
+def test_a_message_is_bounded_and_keeps_its_beginning_and_its_end(message):
+    error = exceptions.SetupError(message)
+    assert len(str(error)) <= 2_000
+    assert str(error) == message or (str(error)[:1_400], str(error)[-500:]) == (message[:1_400], message[-500:])
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301 - our own bytes
+
+
+@pytest.mark.parametrize("field", ["reason", "remedy", "origin", "record_id", "field", "value"])
+def test_the_message_of_a_record_error_is_bounded(field):
+    parts = {"reason": "too long", "remedy": "Shorten it.", "origin": "XCom", "record_id": "a", "field": "id"}
+    error = exceptions.RecordError(**parts | {field: "x" * 1_000_000})
+    assert len(str(error)) <= 2_000
+    assert all(len(line) <= 2_000 for line in error.lines)
+
+
+def test_a_record_error_says_what_is_wrong_then_how_to_fix_it_then_where():
+    error = exceptions.RecordError(
+        "too long", remedy="Shorten it.", origin="f", row=3, record_id="a", field="id", value="'x'"
+    )
+    assert error.lines == ["id: too long (found 'x').", "Shorten it.", "f, row 3 (counted from 0), id 'a'."]
 
 
 def test_the_tree_in_the_docstring_matches_the_classes():

@@ -197,7 +197,9 @@ def test_every_response_that_says_too_large_splits(index, run, rows, upserts, fa
 
 def test_a_record_that_is_too_large_alone_fails(index, run, rows):
     faulty(index, Fault.body(413, b""), times=3)
-    with pytest.raises(exceptions.RecordError, match=r"XCom, row 0 .*, id 'r0', record: the server rejects .* 413"):
+    with pytest.raises(
+        exceptions.RecordError, match=r"^record: the server rejects .* 413.* XCom, row 0 .*, id 'r0'\.$"
+    ):
         run(index, rows(3), max_concurrency=1)
     assert run.report.upserted_count == len(index.vectors()) == 0
 

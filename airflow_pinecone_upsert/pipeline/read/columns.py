@@ -19,6 +19,7 @@ from airflow_pinecone_upsert.exceptions import SourceError
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS
+from airflow_pinecone_upsert.pipeline.violation import preview_names
 
 
 class ColumnSelection:
@@ -85,9 +86,9 @@ class ColumnSelection:
         return count == 1
 
     def _missing(self, name: str, parameter: str) -> SourceError:
-        existing = ", ".join(map(repr, [*self._schema.names, *self._others]))
+        existing = preview_names([*self._schema.names, *self._others])
         return SourceError(
-            f"{self._origin} has no column {name!r}. Its columns: {existing}. Set {parameter} to one of them."
+            f"{self._origin} has no column {name!r}. Set {parameter} to one of its columns. Its columns: {existing}."
         )
 
     def _check(self, part: str, kind: pa.DataType, name: str, parameter: str) -> None:

@@ -163,7 +163,7 @@ def check(error, case, origin):
     id_text = f", id {known_id!r}" if known_id else ""
     found = f" (found {case.value})" if case.value else ""
     assert str(error) == (
-        f"{origin}, row 1 (counted from 0){id_text}, {case.field}: {case.reason}{found}. {case.remedy}"
+        f"{case.field}: {case.reason}{found}. {case.remedy} {origin}, row 1 (counted from 0){id_text}."
     )
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert (str(copy), vars(copy)) == (str(error), vars(error))
@@ -191,17 +191,19 @@ def test_an_invalid_record_in_parquet_is_rejected_before_anything_is_sent(index,
 
 @pytest.mark.parametrize("record", [{"values": [1.0, 2.0]}, {"id": None, "values": [1.0, 2.0]}])
 def test_a_missing_id_is_rejected(index, run, write, record):
-    with pytest.raises(RecordError, match=r"^XCom, row 1 \(counted from 0\), id: the id is missing.* Give each record"):
+    with pytest.raises(
+        RecordError, match=r"^id: the id is missing.* Give each record .* XCom, row 1 \(counted from 0\)\.$"
+    ):
         run(index, [GOOD, record])
-    with pytest.raises(RecordError, match=r"records.parquet, row 1 .*, id: the id is missing \(found None\)\. Give"):
+    with pytest.raises(RecordError, match=r"^id: the id is missing \(found None\)\. Give .*records.parquet, row 1 "):
         run(index, write(as_table(GOOD, record)))
 
 
 def test_a_null_component_is_rejected(index, run, write):
     record = {"id": "bad", "values": [1.0, None]}
-    with pytest.raises(RecordError, match="id 'bad', values: a component is null"):
+    with pytest.raises(RecordError, match=r"^values: a component is null.* id 'bad'"):
         run(index, write(as_table(GOOD, record)))
-    with pytest.raises(RecordError, match=r"id 'bad', values: element 1 is None .*not a number"):
+    with pytest.raises(RecordError, match=r"^values: element 1 is None .*not a number.* id 'bad'"):
         run(index, [GOOD, record])
 
 
@@ -262,7 +264,7 @@ def test_invalid_json_text_is_rejected(*, index, run, write, text, field, reason
     ids=lambda value: type(value).__name__,
 )
 def test_a_python_value_that_is_not_metadata_is_rejected(index, run, value):
-    with pytest.raises(RecordError, match=r"row 0 .*, id 'a', metadata"):
+    with pytest.raises(RecordError, match=r"^metadata.* row 0 .*, id 'a'\.$"):
         run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"key": value}}])
 
 
@@ -292,7 +294,9 @@ def test_a_record_too_large_for_a_request_is_rejected(index, run, upserts):
 
 
 def test_the_error_says_how_many_more_records_of_the_chunk_are_invalid(index, run):
-    with pytest.raises(RecordError, match=r"row 1 .* 2 more of the 4 records that were read with it break a rule, too"):
+    with pytest.raises(
+        RecordError, match=r" 2 more of the 4 records that were read with it break a rule, too\. .*row 1 "
+    ):
         run(index, [GOOD, *({"id": f"bad{n}", "values": [0.0, 0.0]} for n in range(3))])
 
 
@@ -347,7 +351,7 @@ def test_the_error_for_a_missing_column_names_the_columns_and_the_parameter(
     with pytest.raises(SourceError) as caught:
         run(index, path, **options)
     assert str(caught.value) == (
-        f"{path} has no column {missing!r}. Its columns: 'key', 'vec', 'other'. Set {parameter} to one of them."
+        f"{path} has no column {missing!r}. Set {parameter} to one of its columns. Its columns: 'key', 'vec', 'other'."
     )
 
 

@@ -113,13 +113,13 @@ def test_a_generator_is_read_while_its_records_are_sent(index, run, upserts):
 
 def test_rows_are_counted_across_all_parts(index, run, rows):
     parts = [rows(3), table("a", "b"), pd.DataFrame(rows(2, start=10)), [("c", VALUES)], [{"id": "", "values": VALUES}]]
-    with pytest.raises(RecordError, match=r"^XCom, row 8 "):
+    with pytest.raises(RecordError, match=r" XCom, row 8 "):
         run(index, parts)
 
 
 def test_rows_are_counted_across_all_chunks_of_a_table(index, run):
     ids = [*map(str, range(4_999)), ""]
-    with pytest.raises(RecordError, match=r"^XCom, row 4999 "):
+    with pytest.raises(RecordError, match=r" XCom, row 4999 "):
         run(index, table(*ids))
 
 
@@ -180,7 +180,7 @@ def test_the_error_for_a_malformed_record_has_its_id(*, index, run, record, fiel
 
 @pytest.mark.parametrize("record_id", [True, 1.5, None, "\ud800", ["a"], np.timedelta64(1, "us")], ids=repr)
 def test_an_invalid_id_is_rejected(index, run, record_id):
-    with pytest.raises(RecordError, match=r"row 0 \(counted from 0\), id: .* Give each record an id"):
+    with pytest.raises(RecordError, match=r"^id: .* Give each record an id, .* XCom, row 0 \(counted from 0\)\.$"):
         run(index, [{"id": record_id, "values": VALUES}])
 
 
@@ -301,5 +301,12 @@ def test_a_duplicate_column_name_in_a_data_frame_is_rejected(index, run):
 
 
 def test_the_error_for_a_missing_column_names_the_columns_of_the_data_frame(index, run):
-    with pytest.raises(SourceError, match=r"XCom has no column 'id'. Its columns: 'values', 'key', 'n'. Set id_column"):
+    with pytest.raises(SourceError, match=r"XCom has no column 'id'\. Set id_column to .*: 'values', 'key', 'n'\.$"):
         run(index, frame(n=[1]).rename(columns={"id": "key"})[["key", "values", "n"]])
+
+
+def test_the_error_for_a_missing_column_of_a_wide_table_is_short(index, run):
+    table = pa.table({f"column {number}": [1] for number in range(100_000)})
+    with pytest.raises(SourceError, match=r"'column 19' and 99,980 more\.$") as caught:
+        run(index, table)
+    assert len(str(caught.value)) < 500

@@ -65,7 +65,7 @@ def zeros(*ids):
 
 def test_by_default_an_invalid_record_fails_before_its_chunk_is_sent(index, upsert_all, upserts):
     with pytest.raises(
-        exceptions.RecordError, match=r"XCom, row 1 .*, id 'bad', values: .* \(found \[0.0, 0.0\]\)\. Fix"
+        exceptions.RecordError, match=r"^values: .* \(found \[0.0, 0.0\]\)\. Fix .* XCom, row 1 .*, id 'bad'\."
     ):
         upsert_all([GOOD, *zeros("bad")], max_rejects=0)
     assert not upserts(index)
@@ -90,10 +90,10 @@ def test_one_more_than_the_limit_fails_and_the_message_counts(run, upsert_all, r
     with pytest.raises(exceptions.RecordError) as caught:
         upsert_all(records, folder, max_rejects=2)
     message = str(caught.value)
-    assert message.startswith("XCom, row 2004 (counted from 0), id 'c', values: a dense vector must have")
+    assert message.startswith("values: a dense vector must have")
     assert message.endswith(
         "Fix the embedding or drop the record. 2 records are rejected, as many as max_rejects allows. "
-        "1 more of the 6 records that were read with it break a rule, too."
+        "1 more of the 6 records that were read with it break a rule, too. XCom, row 2004 (counted from 0), id 'c'."
     )
     report = run.report
     assert report.rejected_count == 4
@@ -111,7 +111,7 @@ def test_the_log_says_where_the_rejected_records_are(upsert_all, folder, caplog)
 
 def test_only_the_first_ten_are_logged(upsert_all, caplog):
     upsert_all(zeros(*map(str, range(30))))
-    assert caplog.text.count("Not upserted: XCom, row") == 10
+    assert caplog.text.count("Not upserted: values: ") == 10
 
 
 # What the file contains ----------------------------------------------------------------------------
@@ -505,9 +505,10 @@ def test_the_record_that_the_server_rejects_is_named_where_none_is_allowed(
     with pytest.raises(exceptions.RecordError) as caught:
         upsert_all(records, folder, index=index, max_rejects=0)
     assert str(caught.value).startswith(
-        "XCom, row 41 (counted from 0), id 'r41', record: the server rejects this record, even on its own: "
+        "record: the server rejects this record, even on its own: "
         "400 “Index configuration does not support sparse values"
     )
+    assert str(caught.value).endswith(" XCom, row 41 (counted from 0), id 'r41'.")
     assert caught.value.response.status == 400
     assert run.report.upserted_count == len(index.vectors()) < 64
     assert len(upserts(index)) <= 1 + 2 * 6
