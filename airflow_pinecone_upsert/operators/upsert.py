@@ -135,8 +135,8 @@ class PineconeUpsertOperator(PineconeUpsertBaseOperator):
     :param parquet_paths: A file, a folder or a glob; text or ``ObjectStoragePath``; local or of any scheme that
         Airflow's object storage knows; or a list of these. Read in bounded memory. (templated)
     :param vectors: Instead of ``parquet_paths``: records, tuples ``(id, values[, metadata])``, DataFrames or tables,
-        also as the output of an upstream task, mapped or not. XComArgs are resolved; text in the records is not
-        rendered.
+        also as the output of an upstream task, mapped or not. XComArgs are resolved, also those that are parts of a
+        record, as in ``[("a", embed.output)]``; text in the records is not rendered.
 
     The other parameters are those of :class:`PineconeUpsertBaseOperator` and :class:`PineconeBaseOperator`.
     """
@@ -156,7 +156,8 @@ class PineconeUpsertOperator(PineconeUpsertBaseOperator):
             raise ValueError(f"Task {self.task_id!r}: set exactly one of parquet_paths and vectors.")
         self.parquet_paths = parquet_paths
         self.vectors = None if vectors is None else Vectors(vectors)
-        XComArg.apply_upstream_relationship(self, vectors)
+        for reference in self.vectors.references() if self.vectors else ():
+            XComArg.apply_upstream_relationship(self, reference)
 
     def render_template(
         self,

@@ -153,6 +153,57 @@ def test_vectors_of_a_mapped_task_and_of_several_tasks(run_dag, pinecone_index):
     assert run.rendered("several")["vectors"] == "<2 XComs of vectors>"
 
 
+EMBED = """
+    @task
+    def embed(n):
+        return [float(n)] * 8
+
+    @task
+    def title():
+        return "{{ not_a_template }}"
+
+"""
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '("a", embed(2), {"title": title(), "tags": ["{{ x }}", title()]})',
+        '["a", embed(2), {"title": title(), "tags": ["{{ x }}", title()]}]',
+        '{"id": "a", "values": embed(2), "metadata": {"title": title(), "tags": ["{{ x }}", title()]}}',
+    ],
+)
+@pytest.mark.parametrize(
+    "task",
+    [
+        "(task_id='upsert', vectors=[{record}, ('b', [3.0] * 8)])",
+        ".partial(task_id='upsert', vectors=[{record}, ('b', [3.0] * 8)]).expand(namespace=[''])",
+        ".partial(task_id='upsert').expand(vectors=[[{record}, ('b', [3.0] * 8)]])",
+    ],
+    ids=["plain", "partial", "expand"],
+)
+def test_parts_of_a_record_may_be_outputs_of_tasks(run_dag, pinecone_index, task, record):
+    run = run_dag(f"{DAG_HEAD}{EMBED}    PineconeUpsertOperator{task.format(record=record)}")
+    assert run.state == "success"
+    stored = pinecone_index.vectors()
+    assert {record_id: list(found.values) for record_id, found in stored.items()} == {"a": [2.0] * 8, "b": [3.0] * 8}
+    assert stored["a"].metadata == {"title": "{{ not_a_template }}", "tags": ["{{ x }}", "{{ not_a_template }}"]}
+    assert run.rendered("upsert", map_index=-1 if "expand" not in task else 0)["vectors"] == "<2 vectors>"
+
+
+def test_the_components_of_literal_vectors_are_not_visited(airflow_db):
+    from airflow_pinecone_upsert import PineconeUpsertOperator
+
+    class Vector(list):
+        def __iter__(self):
+            raise AssertionError("a component was visited")
+
+    literal = [("a", Vector([1.0] * 8)), {"id": "b", "values": Vector([1.0] * 8)}]
+    operator = PineconeUpsertOperator(task_id="upsert", vectors=literal)
+    operator.render_template_fields({})
+    assert operator.vectors.value is literal
+
+
 def test_a_mapped_operator_passes_its_counts_downstream(run_dag, pinecone_index):
     run = run_dag(
         DAG_HEAD
