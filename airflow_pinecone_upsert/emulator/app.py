@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
 
 from airflow_pinecone_upsert.emulator import limits, rules
+from airflow_pinecone_upsert.emulator.bodies import bound_bodies
 from airflow_pinecone_upsert.emulator.faults import Faults
 from airflow_pinecone_upsert.emulator.filters import compile_filter
 from airflow_pinecone_upsert.emulator.records import Row
@@ -78,7 +79,7 @@ def create_app(  # noqa: PLR0913
         app = faults.wrap(app)
     if log is not None:
         app = log.wrap(app)
-    return _with_request_ids(app)
+    return _with_request_ids(bound_bodies(_with_errors(app)))
 
 
 class _Endpoints:
@@ -323,10 +324,25 @@ def _routes(operations: _Operations, endpoints: _Endpoints) -> Starlette:
     )
 
 
+def _with_errors(app: ASGIApp) -> ASGIApp:
+    """Respond to an error that a middleware raises: Starlette handles only those of its endpoints."""
+
+    async def responding(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except ApiError as exc:
+            response = await _error_response(Request(scope), exc)
+            await response(scope, receive, send)
+
+    return responding
+
+
 async def _error_response(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, ApiError)  # noqa: S101 - it is registered for this type
     if exc.code is None:
-        return PlainTextResponse(exc.message, exc.status)
+        # After a 413 the rest of the body would be read as long as the client sends.
+        headers = {"Connection": "close"} if exc.status == 413 else None  # noqa: PLR2004
+        return PlainTextResponse(exc.message, exc.status, headers)
     return _json({"code": exc.code, "message": exc.message, "details": []}, status=exc.status)
 
 

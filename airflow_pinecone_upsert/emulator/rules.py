@@ -41,19 +41,26 @@ _PREVIEW_CHARACTERS: Final = 16
 _CONTEXT_CHARACTERS: Final = 20
 """Characters of JSON that protobuf's parser shows on either side of a syntax error."""
 
+_MAX_MESSAGE_CHARACTERS: Final = 1_000
+_MAX_DEPTH: Final = 100
+"""
+Levels of nesting in metadata and filters: protobuf's own limit
+(https://protobuf.dev/reference/cpp/api-docs/google.protobuf.io.coded_stream). Python's recursion would end at 450.
+"""
+
 
 class ApiError(Exception):
     """
     The service rejects the request.
 
-    :param message: The error message.
+    :param message: The error message. It may quote values of any length, so the middle of a long one is left out.
     :param status: The HTTP status.
     :param code: The gRPC code in the JSON body; ``None`` for a response in plain text.
     """
 
     def __init__(self, message: str, *, status: int = 400, code: int | None = INVALID_ARGUMENT) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = _shortened(message)
         self.status = status
         self.code = code
 
@@ -78,7 +85,11 @@ class MalformedRequestError(ApiError):
         :param type_name: The expected type: ``FLOAT``, ``STRING`` and so on.
         :return: The error.
         """
-        return cls(f"{path}: invalid value {orjson.dumps(value).decode()} for type TYPE_{type_name}")
+        try:
+            text = orjson.dumps(value).decode()
+        except orjson.JSONEncodeError:  # nested more than 254 levels deep
+            text = "..."
+        return cls(f"{path}: invalid value {_shortened(text)} for type TYPE_{type_name}")
 
 
 @dataclass(frozen=True)
@@ -164,8 +175,10 @@ class Message:
         return texts
 
     def mapping(self, name: str) -> dict[str, Any] | None:
-        """Return an object with any keys (protobuf's ``Struct``)."""
+        """Return an object with any keys (protobuf's ``Struct``), of at most ``_MAX_DEPTH`` levels."""
         value: dict[str, Any] | None = self._get(name, dict, "MESSAGE")
+        if _is_too_deep(value, _MAX_DEPTH):
+            raise MalformedRequestError(f"Message too deep. Max recursion depth reached for key '{self._at(name)}'")
         return value
 
     def message(self, name: str, known: frozenset[str]) -> Message | None:
@@ -410,6 +423,19 @@ def _with_doubles(value: object) -> object:
 def _require_ascii(what: str, text: str) -> None:
     if not text.isascii() or "\0" in text:
         raise ApiError(f"{what} must be ASCII, but got '{text}'")
+
+
+def _is_too_deep(value: object, levels: int) -> bool:
+    """Return whether a value has more levels of lists and objects; scalars have none."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if parts is None:
+        return False
+    return levels == 0 or any(_is_too_deep(part, levels - 1) for part in parts)
+
+
+def _shortened(text: str) -> str:
+    half = _MAX_MESSAGE_CHARACTERS // 2
+    return text if len(text) <= _MAX_MESSAGE_CHARACTERS else f"{text[:half]}...{text[-half:]}"
 
 
 def _camel_case(name: str) -> str:

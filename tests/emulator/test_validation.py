@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import orjson
 import pytest
+
+from airflow_pinecone_upsert.emulator.bodies import MAX_READ_BYTES
 
 SPARSE_UNSUPPORTED = (
     "Index configuration does not support sparse values - "
@@ -319,3 +323,58 @@ def test_an_unknown_namespace_is_not_found(http, method, path, body):
         404,
         {"code": 5, "message": "Namespace not found", "details": []},
     )
+
+
+def nested(operator, levels):
+    """Return the JSON of a filter on ``x`` below this number of operators that take a list."""
+    return f'{{"{operator}":[' * levels + '{"x":1}' + "]}" * levels
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (50, "Message too deep. Max recursion depth reached for key 'filter'"),
+        (450, "Message too deep. Max recursion depth reached for key 'filter'"),
+        (10_000, "Unexpected token."),
+    ],
+)
+@pytest.mark.parametrize("operator", ["$and", "$or"])
+def test_a_deeply_nested_filter_is_rejected(http, operator, levels, message):
+    query = '{"topK":1,"vector":[1,2],"filter":%s}'
+    assert post_rejected(http, "/query", (query % nested(operator, levels)).encode()).startswith(message)
+    assert post_rejected(http, "/vectors/delete", b'{"filter":%s}' % nested(operator, levels).encode())
+    assert http.post("/query", content=query % nested(operator, 49)).status_code == 200
+
+
+DEEP = "[" * 300 + "]" * 300
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        f'{{"id":"a","values":[1,2],"metadata":{{"x":{DEEP}}}}}',
+        f'{{"id":"a","values":[1,{DEEP}]}}',
+        f'{{"id":{DEEP},"values":[1,2]}}',
+        f'{{"id":"a","values":[1,2],"metadata":{{"{"x" * 1_000_000}":null}}}}',
+        f'{{"id":"a","values":"{"x" * 1_000_000}"}}',
+    ],
+)
+def test_the_message_about_a_hostile_value_is_short(http, vector):
+    assert len(post_rejected(http, "/vectors/upsert", f'{{"vectors":[{vector}]}}'.encode())) < 1_200
+
+
+@pytest.mark.parametrize("record_requests", [True, False])
+def test_an_endless_body_is_rejected(pinecone_index_factory, connect, record_requests):
+    index = pinecone_index_factory(2, record_requests=record_requests)
+    host, port = index.url.removeprefix("http://").split(":")
+    head = f"POST /query HTTP/1.1\r\nHost: {host}\r\nApi-Key: {index.api_key}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(head.encode())
+        for _ in range(MAX_READ_BYTES // 1_000_000):
+            connection.sendall(b"F4240\r\n" + b" " * 1_000_000 + b"\r\n")
+        connection.sendall(b"1\r\n \r\n")  # and no end
+        with connection.makefile("rb") as response:  # which the server ends by closing the connection
+            text = response.read()
+    assert text.startswith(b"HTTP/1.1 413 ")
+    assert text.endswith(b"\r\n\r\nRequest size exceeds 64MB, the rest was not read")
+    assert connect(index).get("/namespaces").status_code == 200
