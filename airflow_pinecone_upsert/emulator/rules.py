@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,13 +56,34 @@ class ApiError(Exception):
     :param message: The error message. It may quote values of any length, so the middle of a long one is left out.
     :param status: The HTTP status.
     :param code: The gRPC code in the JSON body; ``None`` for a response in plain text.
+    :param reason: The machine-readable reason in the details.
+    :param metadata: What the details say about it.
     """
 
-    def __init__(self, message: str, *, status: int = 400, code: int | None = INVALID_ARGUMENT) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        code: int | None = INVALID_ARGUMENT,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = _shortened(message)
         self.status = status
         self.code = code
+        self._reason = reason
+        self._metadata = metadata
+
+    @property
+    def details(self) -> list[dict[str, Any]]:
+        """The details in the JSON body; empty if the error has no reason."""
+        if self._reason is None:
+            return []
+        # The reason and the metadata are documented; the rest is gRPC's form of such details.
+        kind = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "domain": "pinecone.io"}
+        return [{**kind, "reason": self._reason, "metadata": dict(self._metadata or {})}]
 
 
 class MalformedRequestError(ApiError):
@@ -300,6 +321,22 @@ def parse_update(message: Message, spec: IndexSpec) -> Callable[[Row], Row]:
         return row
 
     return update
+
+
+def parse_query(message: Message, spec: IndexSpec) -> tuple[bytes | None, tuple[bytes, bytes] | None]:
+    """
+    Validate the vectors of a query.
+
+    :param message: The request.
+    :param spec: The index.
+    :return: The dense values and the sparse values, as :class:`Query` takes them.
+    :raises ApiError: They do not fit the index.
+    """
+    values = dense_values(message, "vector", spec)
+    sparse = sparse_values(message, "sparseVector", spec)
+    if values is None and sparse is None:
+        raise ApiError("Sparse vector must contain at least one value")
+    return values, sparse
 
 
 def dense_values(message: Message, name: str, spec: IndexSpec, *, record_id: str | None = None) -> bytes | None:

@@ -237,18 +237,35 @@ def test_delete_by_filter(http, index):
 # headers, keys, the control plane
 
 
-def test_lsns_increase_and_reads_report_the_last_one(http):
-    first = int(upsert(http, record("a")).headers["x-pinecone-request-lsn"])
-    second = int(http.post("/vectors/delete", json={"ids": ["a"]}).headers["x-pinecone-request-lsn"])
-    assert second > first
-    for response in (
-        http.get("/vectors/fetch", params={"ids": "a"}),
-        http.get("/vectors/list"),
-        http.post("/query", json={"topK": 1, "vector": [1, 1, 1]}),
-        http.post("/describe_index_stats", json={}),
-        http.get("/namespaces"),
+def test_writes_and_queries_report_lsns(http):
+    first = int(upsert(http, record("a"), record("b")).headers["x-pinecone-request-lsn"])
+    lsns = [first]
+    for path, body in (
+        ("/vectors/update", {"id": "a", "values": [2, 2, 2]}),
+        ("/vectors/delete", {"ids": ["a"]}),
+        ("/vectors/delete", {"filter": {"x": 1}}),
     ):
-        assert int(response.headers["x-pinecone-max-indexed-lsn"]) == second
+        lsns.append(int(http.post(path, json=body).headers["x-pinecone-request-lsn"]))
+        query = http.post("/query", json={"topK": 1, "vector": [1, 1, 1]})
+        assert int(query.headers["x-pinecone-max-indexed-lsn"]) == lsns[-1]
+    assert lsns == sorted(set(lsns))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/vectors/fetch?ids=a"),
+        ("GET", "/vectors/list"),
+        ("POST", "/describe_index_stats"),
+        ("GET", "/namespaces"),
+        ("GET", "/namespaces/__default__"),
+    ],
+)
+def test_other_reads_report_no_position(http, method, path):
+    upsert(http, record("a"))
+    response = http.request(method, path)
+    assert response.status_code == 200
+    assert not [name for name in response.headers if "lsn" in name]
 
 
 def test_every_response_has_a_unique_request_id(http):

@@ -1,0 +1,157 @@
+"""The operations on records, named as in Pinecone's OpenAPI file."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from airflow_pinecone_upsert.emulator import limits, rules
+from airflow_pinecone_upsert.emulator.filters import compile_filter
+from airflow_pinecone_upsert.emulator.namespaces import unknown_namespace
+from airflow_pinecone_upsert.emulator.paging import page_limit, page_start, pagination
+from airflow_pinecone_upsert.emulator.responses import USAGE, json_response, query_response, record_json, write_response
+from airflow_pinecone_upsert.emulator.rules import ApiError, Message
+from airflow_pinecone_upsert.emulator.search import Match, Query
+from airflow_pinecone_upsert.emulator.store import Store
+
+_UPSERT_FIELDS: Final = frozenset({"vectors", "namespace"})
+_STATS_FIELDS: Final = frozenset({"filter"})
+_QUERY_FIELDS: Final = frozenset(
+    {"namespace", "topK", "filter", "includeValues", "includeMetadata", "vector", "sparseVector", "id"}
+)
+_UPDATE_FIELDS: Final = frozenset({"id", "values", "sparseValues", "setMetadata", "namespace"})
+_DELETE_FIELDS: Final = frozenset({"ids", "deleteAll", "filter", "namespace"})
+
+
+class VectorOperations:
+    """
+    The operations on the records of one index.
+
+    :param store: The records.
+    :param holds_documents: Whether the index holds documents, so that it rejects vectors.
+    """
+
+    def __init__(self, store: Store, *, holds_documents: bool) -> None:
+        self._store = store
+        self._holds_documents = holds_documents
+
+    def upsert_vectors(self, _: Request, body: bytes) -> Response:
+        """Write records."""
+        message, namespace = self._parse_write(body, _UPSERT_FIELDS)
+        rows = rules.parse_upsert(message, self._store.spec)
+        return write_response(self._store.upsert(namespace, rows), {"upsertedCount": len(rows)})
+
+    def update_vector(self, _: Request, body: bytes) -> Response:
+        """Update one record."""
+        message, namespace = self._parse_write(body, _UPDATE_FIELDS)
+        record_id = message.text("id")
+        if not record_id:
+            raise ApiError("Vector ID must not be empty")
+        lsn = self._store.update(namespace, record_id, rules.parse_update(message, self._store.spec))
+        return write_response(lsn, {})
+
+    def delete_vectors(self, _: Request, body: bytes) -> Response:
+        """Delete records by id, by filter, or all of a namespace."""
+        message, namespace = self._parse_write(body, _DELETE_FIELDS)
+        ids, delete_all, expression = message.texts("ids"), message.flag("deleteAll"), message.mapping("filter")
+        if sum(map(bool, (ids, delete_all, expression))) != 1:
+            raise ApiError("Exactly one of ids, deleteAll and filter must be given")
+        if len(ids) > limits.MAX_IDS_PER_DELETE:
+            raise ApiError(f"At most {limits.MAX_IDS_PER_DELETE} ids can be deleted at once, but got {len(ids)}")
+        if delete_all:
+            lsn = self._store.delete_namespace(namespace)
+            if lsn is None:
+                raise unknown_namespace()
+            return write_response(lsn, {})
+        if expression:
+            return write_response(self._store.delete_matching(namespace, compile_filter(expression)), {})
+        return write_response(self._store.delete(namespace, ids), {})
+
+    def fetch_vectors(self, request: Request, _: bytes) -> Response:
+        """Return records by id."""
+        namespace = rules.normalize_namespace(request.query_params.get("namespace", ""))
+        ids = request.query_params.getlist("ids")
+        if not ids:
+            raise ApiError("Must provide at least one id to fetch")
+        vectors = {row.id: record_json(row) for row in self._store.fetch(namespace, ids)}
+        return json_response({"vectors": vectors, "namespace": namespace, "usage": USAGE})
+
+    def list_vectors(self, request: Request, _: bytes) -> Response:
+        """Return a page of ids."""
+        parameters = request.query_params
+        namespace = rules.normalize_namespace(parameters.get("namespace", ""))
+        limit = page_limit(parameters)
+        ids = self._store.ids(
+            namespace,
+            prefix=parameters.get("prefix", ""),
+            after=page_start(parameters.get("paginationToken", "")),
+            limit=limit + 1,
+        )
+        vectors = [{"id": record_id} for record_id in ids[:limit]]
+        return json_response({"vectors": vectors, **pagination(ids, limit), "namespace": namespace, "usage": USAGE})
+
+    def query_vectors(self, _: Request, body: bytes) -> Response:
+        """Return the records nearest to a vector."""
+        message = Message.parse(body, _QUERY_FIELDS)
+        namespace = rules.normalize_namespace(message.text("namespace"))
+        top_k = message.integer("topK")
+        if not 1 <= top_k <= limits.MAX_TOP_K:
+            raise ApiError(f"topK must be between 1 and {limits.MAX_TOP_K}, but got {top_k}")
+        expression = message.mapping("filter")
+        predicate = compile_filter(expression) if expression else None
+        include_values, include_metadata = message.flag("includeValues"), message.flag("includeMetadata")
+        lsn = self._store.lsn
+        vector = self._query_vector(namespace, message)
+        matches = [] if vector is None else self._store.search(namespace, Query(top_k, *vector, predicate))
+        return query_response(
+            lsn,
+            {
+                "results": [],
+                "matches": [_match(match, values=include_values, metadata=include_metadata) for match in matches],
+                "namespace": namespace,
+                "usage": USAGE,
+            },
+        )
+
+    def describe_index_stats(self, _: Request, body: bytes) -> Response:
+        """Count the records of each namespace."""
+        message = Message.parse(body or b"{}", _STATS_FIELDS)
+        if message.mapping("filter"):
+            raise ApiError(
+                "Serverless and Starter indexes do not support describing index stats with metadata filtering"
+            )
+        spec, counts = self._store.spec, self._store.counts()
+        return json_response(
+            {
+                "namespaces": {name: {"vectorCount": count} for name, count in counts.items()},
+                **({} if spec.dimension is None else {"dimension": spec.dimension}),
+                "indexFullness": 0,
+                "totalVectorCount": sum(counts.values()),
+                "metric": spec.metric,
+                "vectorType": spec.vector_type,
+            },
+        )
+
+    def _parse_write(self, body: bytes, fields: frozenset[str]) -> tuple[Message, str]:
+        """Return the message of a write and its namespace."""
+        if self._holds_documents:
+            raise ApiError(rules.DOCUMENTS_ONLY)
+        message = Message.parse(body, fields)
+        return message, rules.normalize_namespace(message.text("namespace"))
+
+    def _query_vector(self, namespace: str, message: Message) -> tuple[bytes | None, tuple[bytes, bytes] | None] | None:
+        """Return the vector of a query, which may be that of a stored record; ``None`` if the record does not exist."""
+        record_id = message.text("id")
+        if not record_id:
+            return rules.parse_query(message, self._store.spec)
+        if message.fields.get("vector") or message.fields.get("sparseVector"):
+            raise ApiError("A query takes either an id or a vector, not both")
+        for row in self._store.fetch(namespace, [record_id]):
+            return row.values, row.sparse
+        return None
+
+
+def _match(match: Match, *, values: bool, metadata: bool) -> dict[str, Any]:
+    return {"score": match.score, **record_json(match.row, values=values, metadata=metadata)}
