@@ -3,7 +3,7 @@ What the service accepts, and the errors with which it rejects everything else.
 
 As in the real service, errors come from two layers: a transcoder, which turns JSON into protobuf messages and responds
 in plain text, and the index, which responds with ``{"code", "message", "details"}``. Messages marked *recorded* are
-those of the real service, taken from public bug reports; the others imitate them.
+those of the real service, taken from public bug reports and from the tests of Pinecone's SDKs; the others imitate them.
 
 Invariant: a request is validated as a whole before any part of it is stored.
 """
@@ -284,7 +284,7 @@ def parse_upsert(message: Message, spec: IndexSpec) -> list[Row]:
     """
     vectors = message.items("vectors")
     if not vectors:
-        raise ApiError("Must provide at least one vector to upsert")
+        raise ApiError("Invalid request: must provide at least one vector to upsert")
     if len(vectors) > limits.MAX_RECORDS_PER_REQUEST:
         raise ApiError(
             f"The number of vectors in an upsert request must be at most {limits.MAX_RECORDS_PER_REQUEST}, "
@@ -309,7 +309,7 @@ def parse_update(message: Message, spec: IndexSpec) -> Callable[[Row], Row]:
     sparse = sparse_values(message, "sparseValues", spec)
     added = message.mapping("setMetadata")
     if added is not None:
-        added = orjson.loads(_pack_metadata(added))
+        added = orjson.loads(_pack_metadata(added) or b"{}")
 
     def update(row: Row) -> Row:
         if values is not None:
@@ -332,11 +332,12 @@ def parse_query(message: Message, spec: IndexSpec) -> tuple[bytes | None, tuple[
     :return: The dense values and the sparse values, as :class:`Query` takes them.
     :raises ApiError: They do not fit the index.
     """
-    values = dense_values(message, "vector", spec)
-    sparse = sparse_values(message, "sparseVector", spec)
-    if values is None and sparse is None:
-        raise ApiError("Sparse vector must contain at least one value")
-    return values, sparse
+    has_dense, has_sparse = bool(message.items("vector")), message.fields.get("sparseVector") is not None
+    if spec.vector_type == "dense" and has_sparse and not has_dense:
+        raise ApiError("Cannot query index with dense 'vector_type' with only sparse vector")
+    if spec.vector_type == "sparse" and not has_sparse:
+        raise ApiError("Either 'sparse_vector' or 'ID' must be provided")
+    return dense_values(message, "vector", spec), sparse_values(message, "sparseVector", spec)
 
 
 def dense_values(message: Message, name: str, spec: IndexSpec, *, record_id: str | None = None) -> bytes | None:
@@ -373,7 +374,8 @@ def sparse_values(message: Message, name: str, spec: IndexSpec) -> tuple[bytes, 
     :param name: The name of their field.
     :param spec: The index.
     :return: Packed uint32 indices and float32 values; ``None`` if absent.
-    :raises ApiError: They are empty, too many or of different lengths, or the index does not support them.
+    :raises ApiError: They are empty, too many or of different lengths, an index occurs twice, or the index does not
+        support them.
     """
     sparse = message.message(name, _SPARSE_FIELDS)
     if sparse is None:
@@ -394,6 +396,8 @@ def sparse_values(message: Message, name: str, spec: IndexSpec) -> tuple[bytes, 
         raise ApiError("Sparse vector must contain at least one value")
     if count > limits.MAX_SPARSE_VALUES:
         raise ApiError(f"Sparse vector must have at most {limits.MAX_SPARSE_VALUES} values, but got {count}")
+    if len(np.unique(np.frombuffer(indices, UINT32))) < count:
+        raise ApiError("Sparse vector must not contain duplicate indices")
     return indices, values
 
 
@@ -410,11 +414,17 @@ def _row(vector: Message, spec: IndexSpec) -> Row:
         raise ApiError("Sparse vector must contain at least one value")
     metadata = vector.mapping("metadata")
     indices, weights = sparse or (None, None)
-    return Row(record_id, values, indices, weights, None if metadata is None else _pack_metadata(metadata))
+    return Row(record_id, values, indices, weights, _pack_metadata(metadata or {}))
 
 
-def _pack_metadata(metadata: dict[str, Any]) -> bytes:
-    """Validate metadata and encode them as JSON. Numbers are float64, so integers beyond 2**53 are rounded."""
+def _pack_metadata(metadata: dict[str, Any]) -> bytes | None:
+    """
+    Validate metadata and encode them as JSON. No fields are no metadata: the service never returns ``{}``.
+
+    Numbers are float64, so integers beyond 2**53 are rounded.
+    """
+    if not metadata:
+        return None
     packed = orjson.dumps(dict(_metadata_fields(metadata)))
     if len(packed) > limits.MAX_METADATA_BYTES:
         raise ApiError(
@@ -458,8 +468,10 @@ def _with_doubles(value: object) -> object:
 
 
 def _require_ascii(what: str, text: str) -> None:
-    if not text.isascii() or "\0" in text:
+    if not text.isascii():
         raise ApiError(f"{what} must be ASCII, but got '{text}'")
+    if "\0" in text:
+        raise ApiError(f"{what} must not contain null character, but got '{text}'")
 
 
 def _is_too_deep(value: object, levels: int) -> bool:

@@ -74,7 +74,7 @@ class VectorOperations:
         namespace = rules.normalize_namespace(request.query_params.get("namespace", ""))
         ids = request.query_params.getlist("ids")
         if not ids:
-            raise ApiError("Must provide at least one id to fetch")
+            raise ApiError("Must provide at least one of the ids to fetch")
         vectors = {row.id: record_json(row) for row in self._store.fetch(namespace, ids)}
         return json_response({"vectors": vectors, "namespace": namespace, "usage": USAGE})
 
@@ -146,8 +146,9 @@ class VectorOperations:
         record_id = message.text("id")
         if not record_id:
             return rules.parse_query(message, self._store.spec)
-        if message.fields.get("vector") or message.fields.get("sparseVector"):
-            raise ApiError("A query takes either an id or a vector, not both")
+        for field, name in (("vector", "vector"), ("sparseVector", "sparse_vector")):
+            if message.fields.get(field):
+                raise ApiError(f"Cannot provide both 'ID' and '{name}' at the same time")
         for row in self._store.fetch(namespace, [record_id]):
             return row.values, row.sparse
         return None

@@ -73,6 +73,13 @@ def test_null_and_protobuf_field_names_are_accepted(http, index):
     assert index.vectors()["a"].metadata is None
 
 
+def test_empty_metadata_are_no_metadata(http, index):
+    upsert(http, record("a", metadata={}))
+    assert "metadata" not in http.get("/vectors/fetch", params={"ids": "a"}).json()["vectors"]["a"]
+    assert http.post("/vectors/update", json={"id": "a", "setMetadata": {}}).status_code == 200
+    assert index.vectors()["a"].metadata is None
+
+
 def test_integers_in_metadata_are_stored_as_doubles(http, index):
     upsert(http, record("a", metadata={"exact": 2**53, "rounded": 2**53 + 1}))
     assert index.vectors()["a"].metadata == {"exact": 2**53, "rounded": 2.0**53}

@@ -56,7 +56,7 @@ VALID = {"id": "valid", "values": [1, 2]}
         ({"values": [1, 2]}, "Vector ID must not be empty"),
         ({"id": "", "values": [1, 2]}, "Vector ID must not be empty"),
         ({"id": "ä", "values": [1, 2]}, "Vector ID must be ASCII, but got 'ä'"),
-        ({"id": "a\0", "values": [1, 2]}, "Vector ID must be ASCII, but got 'a\0'"),
+        ({"id": "a\0", "values": [1, 2]}, "Vector ID must not contain null character, but got 'a\0'"),
         ({"id": "x" * 513, "values": [1, 2]}, "Vector ID must be at most 512 characters, but got 513"),
         ({"id": "a"}, "Vector dimension 0 does not match the dimension of the index 2"),
         ({"id": "a", "values": [1, 2, 3]}, "Vector dimension 3 does not match the dimension of the index 2"),
@@ -124,6 +124,7 @@ def test_metadata_size_is_limited(http):
             {"indices": list(range(2049)), "values": [1] * 2049},
             "Sparse vector must have at most 2048 values, but got 2049",
         ),
+        ({"indices": [1, 2, 1], "values": [1, 2, 3]}, "Sparse vector must not contain duplicate indices"),
         (
             {"indices": [-1], "values": [1]},
             "vectors[0].sparseValues.indices[0]: invalid value -1 for type TYPE_UINT32",
@@ -152,16 +153,31 @@ def test_a_sparse_index_accepts_only_sparse_values(sparse):
     assert sparse.post("/vectors/upsert", json={"vectors": [{"id": "a", "sparseValues": values}]}).status_code == 200
     message = "Index configuration does not support dense values - only sparse values are supported"
     assert post_rejected(sparse, "/vectors/upsert", {"vectors": [{**VALID, "sparseValues": values}]}) == message
+    assert post_rejected(sparse, "/query", {"topK": 1, "vector": [1], "sparseVector": values}) == message
     message = "Sparse vector must contain at least one value"
     assert post_rejected(sparse, "/vectors/upsert", {"vectors": [{"id": "a"}]}) == message
-    assert post_rejected(sparse, "/query", {"topK": 1}) == message
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({}, "Either 'sparse_vector' or 'ID' must be provided"),
+        ({"vector": [1, 2]}, "Either 'sparse_vector' or 'ID' must be provided"),
+        (
+            {"id": "a", "sparseVector": {"indices": [1], "values": [1]}},
+            "Cannot provide both 'ID' and 'sparse_vector' at the same time",
+        ),
+    ],
+)
+def test_a_sparse_index_is_queried_by_sparse_values_or_id(sparse, query, message):
+    assert post_rejected(sparse, "/query", {"topK": 1, **query}) == message
 
 
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        ([], "Must provide at least one vector to upsert"),
-        (None, "Must provide at least one vector to upsert"),
+        ([], "Invalid request: must provide at least one vector to upsert"),
+        (None, "Invalid request: must provide at least one vector to upsert"),
         ([VALID] * 1001, "The number of vectors in an upsert request must be at most 1000, but got 1001"),
     ],
 )
@@ -189,8 +205,8 @@ def test_malformed_bodies_are_rejected_in_plain_text(http, body, message):
 
 
 def test_namespace_names_are_validated(http):
-    for name in ("ä", "a\0"):
-        message = f"Namespace must be ASCII, but got '{name}'"
+    for name, rule in (("ä", "be ASCII"), ("a\0", "not contain null character")):
+        message = f"Namespace must {rule}, but got '{name}'"
         assert post_rejected(http, "/vectors/upsert", {"vectors": [VALID], "namespace": name}) == message
         assert http.get("/vectors/list", params={"namespace": name}).json()["message"] == message
     message = "Namespace must be at most 512 characters, but got 513"
@@ -224,7 +240,11 @@ def test_the_default_request_size_limit_is_that_of_the_decoder(http):
         ({"topK": 1}, "Vector dimension 0 does not match the dimension of the index 2"),
         ({"topK": 1, "vector": [1]}, "Vector dimension 1 does not match the dimension of the index 2"),
         ({"topK": 1, "vector": [1, "x"]}, 'vector[1]: invalid value "x" for type TYPE_FLOAT'),
-        ({"topK": 1, "vector": [1, 2], "id": "a"}, "A query takes either an id or a vector, not both"),
+        ({"topK": 1, "vector": [1, 2], "id": "a"}, "Cannot provide both 'ID' and 'vector' at the same time"),
+        (
+            {"topK": 1, "sparseVector": {"indices": [1], "values": [1]}},
+            "Cannot query index with dense 'vector_type' with only sparse vector",
+        ),
         ({"topK": 1, "vector": [1, 2], "sparseVector": {"indices": [1], "values": [1]}}, SPARSE_UNSUPPORTED),
         ({"topK": 1, "vector": [1, 2], "includeValues": 1}, "includeValues: invalid value 1 for type TYPE_BOOL"),
         ({"topK": 1, "vector": [1, 2], "filter": {"$not": []}}, "$not is not a valid operator"),
@@ -273,7 +293,7 @@ def test_invalid_updates(http, index, body, message, stored):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("/vectors/fetch", "Must provide at least one id to fetch"),
+        ("/vectors/fetch", "Must provide at least one of the ids to fetch"),
         ("/vectors/list?limit=0", "limit must be between 1 and 100, but got 0"),
         ("/vectors/list?limit=101", "limit must be between 1 and 100, but got 101"),
         ("/vectors/list?limit=x", "limit must be between 1 and 100, but got x"),
