@@ -28,6 +28,8 @@ def _to_vector(value: Any) -> npt.NDArray[np.float64]:
     """
     if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
         raise ValueError(f"expected a list of numbers, got {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError("an element is masked, not a number")
     try:
         array = np.asarray(value)
     except ValueError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ def preview(value: Any) -> str:
     elif isinstance(value, np.ndarray):
         value = np.atleast_1d(value)[:_MAX_PREVIEW_CHARS].tolist()
     try:
-        text = repr(value)
+        text = str(value) if isinstance(value, Decimal) else repr(value)
     except ValueError:  # an integer of thousands of digits
         text = f"a very long {type(value).__name__}"
     except Exception:  # noqa: BLE001 - a user's class may raise anything, which must not hide the violation

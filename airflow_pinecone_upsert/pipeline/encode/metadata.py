@@ -1,7 +1,7 @@
 """
 Convert the metadata of records, from tables, JSON or Python, to the flat JSON objects that Pinecone accepts.
 
-A null is left out. A date or time becomes ISO 8601 text, a UUID its text, and a decimal the nearest float64.
+A null is left out. A date or time becomes ISO 8601 text, a UUID its text, and a decimal the float64 of the same digits.
 
 Invariants:
 
@@ -14,8 +14,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
+from decimal import Context, Decimal
 from itertools import pairwise, repeat
 from typing import Any, Final
 from uuid import UUID
@@ -34,6 +35,12 @@ _EXACT_INTEGERS: Final = 2**53
 """Pinecone stores numbers as float64, which holds every integer up to this one exactly."""
 
 _ORJSON_BITS: Final = 64
+
+_MAX_FLOAT64_DIGITS: Final = 767
+"""No float64 has more significant digits, written in full: 4.9406564584124654e-324 and its like have so many."""
+
+_FEW_DIGITS: Final = re.compile(r"\s*-?[\d.]{1,15}(?![\d.eE])")
+"""A JSON number of at most 15 digits, all of which float64 keeps; exponents may exceed its range."""
 
 _MAX_DECIMAL_BITS: Final = 4_096
 """Larger integers are shown in hexadecimal, because Python limits the digits of a decimal number to a few thousand."""
@@ -106,7 +113,9 @@ def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one
         case np.datetime64() if not np.isnat(value):  # its item() may be a bare integer
             return str(value)
         case np.generic() if value.dtype.char == _LONG_DOUBLE:
-            return _plain(float(value), field)
+            number = float(value)
+            is_same = value == number or math.isnan(number)
+            return _plain(number, field) if is_same else _rounded(value, number, field)
         case np.generic() if value.dtype.kind not in "mMc":
             return _plain(value.item(), field)
         case str() | bool():
@@ -123,13 +132,13 @@ def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one
                 return value
             return Violation(field, "a number must be finite", "Leave the key out or set a number.", preview(value))
         case Decimal():
-            if not value.is_finite():
-                return _plain(float(value), field)
-            return _plain(int(value) if value == value.to_integral_value() else float(value), field)
+            return _plain_decimal(value, field)
         case dt.date() | dt.time() if value == value:  # noqa: PLR0124 - pandas' NaT is a datetime and not equal to itself
             return value.isoformat()
         case UUID():
             return str(value)
+        case np.ma.MaskedArray() if np.ma.is_masked(value):
+            return Violation(field, "an element is masked", "Leave masked elements out.", preview(value))
         case np.ndarray():
             return _plain(value.tolist() if value.ndim else value[()], field)
         case list() | tuple():
@@ -144,6 +153,30 @@ def _plain(value: Any, field: str) -> Any:  # noqa: C901, PLR0911, PLR0912 - one
                 field, "a nested object is not allowed", "Flatten it into keys of its own.", preview(value)
             )
     return Violation(field, f"a value of type {type(value).__name__} is not allowed", _ALLOWED_VALUES, preview(value))
+
+
+def _plain_decimal(value: Decimal, field: str) -> int | float | Violation:
+    """Convert a decimal whose digits float64 keeps: read back from it, they are the same."""
+    if not value.is_finite():
+        return Violation(field, "a number must be finite", "Leave the key out or set a number.", preview(value))
+    number = float(value)  # first: an integer of 10**999999 takes half a minute, this takes microseconds
+    if not math.isfinite(number) or not _has_digits(number, value):
+        return _rounded(value, number, field)
+    is_integer = abs(number) <= _EXACT_INTEGERS and number.is_integer()
+    return int(number) if is_integer else number
+
+
+def _has_digits(number: float, digits: Decimal) -> bool:
+    """Return whether digits are those of a number: its shortest form, or as many of its exact value as they are."""
+    if Decimal(repr(number)) == digits:
+        return True
+    shortened = Context(prec=_MAX_FLOAT64_DIGITS).normalize(digits)
+    return Context(prec=len(shortened.as_tuple().digits)).create_decimal(number) == digits
+
+
+def _rounded(value: Any, number: float, field: str) -> Violation:
+    reason = f"Pinecone stores numbers as float64, which would change this one to {number!r}"
+    return Violation(field, reason, "Round it, or store it as a string.", preview(value))
 
 
 def _fits_float64(value: int) -> bool:
@@ -167,7 +200,9 @@ def metadata_rows(column: pa.Array[Any], field: str) -> tuple[list[dict[str, Any
     if isinstance(column, (pa.StringArray, pa.LargeStringArray)):
         return _split_violations(None if text is None else _from_json(text, field) for text in column.to_pylist())
     if isinstance(column, pa.MapArray):
-        return _split_violations(None if pairs is None else _from_pairs(pairs, field) for pairs in _map_pairs(column))
+        return _split_violations(
+            None if pairs is None else _from_pairs(pairs, field, "map") for pairs in _map_pairs(column)
+        )
     rows, names, children = _struct_dicts(column)  # type: ignore[arg-type]  # a struct: other types were rejected earlier
     if rows and names and all(map(_is_plain_column, names, children)):
         return rows, {}
@@ -279,9 +314,11 @@ def legible(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one case per 
 def _from_json(text: str, field: str) -> _Row:
     try:
         parsed = orjson.loads(text)
-        if isinstance(parsed, dict) and float in map(type, parsed.values()) and _may_be_rounded(parsed):
-            parsed = json.loads(text)
-    except ValueError as exc:
+        if isinstance(parsed, dict) and _may_have_lost(text, parsed):
+            parsed = json.loads(text, parse_float=Decimal, object_pairs_hook=_dict_or_pairs)
+            if isinstance(parsed, list):
+                return _from_pairs(parsed, field, "JSON")
+    except (ValueError, RecursionError) as exc:
         return Violation(field, f"not valid JSON ({exc})", "Write a JSON object or leave it null.", preview(text))
     if parsed is None:
         return None
@@ -290,9 +327,34 @@ def _from_json(text: str, field: str) -> _Row:
     return _plain_metadata(parsed, field)
 
 
-def _may_be_rounded(parsed: dict[str, Any]) -> bool:
-    """Return whether there may be an integer beyond 64 bits: orjson reads it as a float, the standard library exactly."""
-    return any(isinstance(value, float) and abs(value) >= 2**63 for value in parsed.values())
+def _may_have_lost(text: str, parsed: dict[str, Any]) -> bool:
+    """
+    Return False only if orjson lost nothing. Of a key that occurs twice it keeps the last, and of a number the nearest float64.
+
+    Every key has a colon of its own, so that a key that was dropped leaves a surplus of them.
+    """
+    surplus = text.count(":") - len(parsed)
+    for key, value in parsed.items():
+        kind = type(value)
+        if kind is str:
+            surplus -= value.count(":") if surplus else 0
+        elif kind is float and not _has_few_digits(text, key):
+            return True
+    return surplus != 0 or ("\\" in text and "\\u003" in text)  # an escaped colon
+
+
+def _has_few_digits(text: str, key: str) -> bool:
+    """Return True only if the number after a key has so few digits that none of them was lost."""
+    quoted = f'"{key}":'
+    start = text.find(quoted)
+    if start < 0 or text[start - 1] == "\\" or "\\" in key:  # perhaps a part of another string
+        return False
+    return _FEW_DIGITS.match(text, start + len(quoted)) is not None
+
+
+def _dict_or_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any] | list[tuple[str, Any]]:
+    row = dict(pairs)
+    return row if len(row) == len(pairs) else pairs
 
 
 def _map_pairs(column: pa.MapArray[Any, Any]) -> list[list[tuple[Any, Any]] | None]:
@@ -312,10 +374,10 @@ def _map_pairs(column: pa.MapArray[Any, Any]) -> list[list[tuple[Any, Any]] | No
     ]
 
 
-def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str) -> _Row:
+def _from_pairs(pairs: Sequence[tuple[Any, Any]], field: str, kind: str) -> _Row:
     row = dict(pairs)
     if len(row) < len(pairs):
-        return Violation(field, "the map contains a key twice", "Keep one of them.", preview(pairs))
+        return Violation(field, f"the {kind} contains a key twice", "Keep one of them.", preview(pairs))
     return _plain_metadata(row, field)
 
 

@@ -21,6 +21,9 @@ from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS
 from airflow_pinecone_upsert.pipeline.violation import preview_names
 
+_BOOL8: Final = "arrow.bool8"
+"""Of the extension types that store numbers, the one that Arrow converts to its values."""
+
 
 class ColumnSelection:
     """
@@ -53,13 +56,14 @@ class ColumnSelection:
         for part, (parameter, required) in wanted.items():
             name: str = getattr(columns, parameter)
             if self._exists(name):
-                self._check(part, schema.field(name).type, name, parameter)
+                self._check(part, schema.field(name), parameter)
                 self._columns[part] = name
             elif required or columns.is_named(parameter):
                 raise self._missing(name, parameter)
         for name in self._metadata_columns:
             if not self._exists(name):
                 raise self._missing(name, "metadata_columns")
+            self._check_extension(name, schema.field(name))
         self.names: Final[Mapping[str, str]] = {**PARTS, **self._columns}
 
     @property
@@ -91,8 +95,21 @@ class ColumnSelection:
             f"{self._origin} has no column {name!r}. Set {parameter} to one of its columns. Its columns: {existing}."
         )
 
-    def _check(self, part: str, kind: pa.DataType, name: str, parameter: str) -> None:
-        kind = _decoded_type(kind)
+    def _check_extension(self, name: str, field: pa.Field[Any]) -> None:
+        extension = _extension_name(field)
+        if extension and types.is_primitive(_storage_type(field.type)) and extension != _BOOL8:
+            raise SourceError(
+                f"{self._origin}: column {name!r} is of type {extension}, whose stored numbers are not its values. "
+                "Convert it to text, for example with astype(str)."
+            )
+
+    def _check(self, part: str, field: pa.Field[Any], parameter: str) -> None:
+        name = field.name
+        self._check_extension(name, field)
+        kind = _decoded_type(field.type)
+        if part == "metadata" and types.is_struct(kind):
+            for child in kind.fields:
+                self._check_extension(f"{name}.{child.name}", child)
         expected = {
             "id": ("strings or integers", _is_text(kind) or types.is_integer(kind)),
             "values": ("lists of numbers", is_list_of_numbers(kind)),
@@ -138,6 +155,18 @@ def _is_sparse(kind: pa.DataType) -> bool:
         and _is_list_of(parts["indices"], types.is_integer)
         and is_list_of_numbers(parts["values"])
     )
+
+
+def _extension_name(field: pa.Field[Any]) -> str | None:
+    """Return the name of a column's extension type, also of one that no imported library registered."""
+    if isinstance(field.type, pa.BaseExtensionType):
+        return field.type.extension_name
+    name = (field.metadata or {}).get(b"ARROW:extension:name")
+    return None if name is None else name.decode(errors="replace")
+
+
+def _storage_type(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _decoded_type(kind: pa.DataType) -> pa.DataType:

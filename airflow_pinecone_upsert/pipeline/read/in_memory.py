@@ -187,6 +187,7 @@ def _slice(table: Any, start: int, size: int, columns: Columns) -> _Slice:
     # Only what is read: no other column may fail for its types.
     unused = [str(name) for name in frame.columns if name not in columns.names]
     frame = frame[[name for name in frame.columns if name in columns.names]]
+    frame = frame.assign(**_without_masks(frame))
     metadata = None
     name = columns.metadata_column
     if columns.metadata_columns is None and name in frame.columns and any(isinstance(v, dict) for v in frame[name]):
@@ -198,6 +199,15 @@ def _slice(table: Any, start: int, size: int, columns: Columns) -> _Slice:
         raise SourceError(
             f"The DataFrame cannot be read: {exc}. Give each column a name and a type of its own."
         ) from exc
+
+
+def _without_masks(frame: Any) -> dict[str, list[Any]]:
+    """Return the columns that contain masked arrays, as lists with None: Arrow reads the elements that a mask hides."""
+    masked = (str(name) for name, cells in frame.items() if any(isinstance(cell, np.ma.MaskedArray) for cell in cells))
+    return {
+        name: [cell.tolist() if isinstance(cell, np.ma.MaskedArray) else cell for cell in frame[name]]
+        for name in masked
+    }
 
 
 class _NewRecord(Record):

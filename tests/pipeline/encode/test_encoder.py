@@ -22,6 +22,7 @@ OVER_HTTP = settings(
 )
 FLOAT32 = np.finfo(np.float32)
 SEED = 20_251_122
+NAMESPACES = map("ns-{}".format, count())
 
 
 def encoded(columns):
@@ -353,6 +354,36 @@ def test_a_metadata_value_is_stored_as_documented(*, stored, index, run, value, 
     assert [one.metadata for one in stored(table)] == [{"key": expected}, None]
     run(index, table, namespace="plain", metadata_columns=["key"])
     assert index.vectors("plain")["a"].metadata == {"key": expected}
+
+
+@OVER_HTTP
+@given(
+    numbers=st.lists(
+        floats(64).map(repr)
+        | floats(64).map("{:.16e}".format)  # 17 digits, as many languages write a double
+        | st.decimals(-1e16, 1e16, places=3).map(str)
+        | st.integers(0, 30).map(lambda zeros: f"0.1{'0' * zeros}1"),
+        min_size=1,
+    ),
+    as_text=st.booleans(),
+)
+def test_a_number_is_stored_with_all_of_its_digits_or_rejected(index, run, numbers, as_text):
+    namespace = next(NAMESPACES)
+    if as_text:
+        texts = [f'{{"url": "https://x", "n": {number}}}' for number in numbers]
+        source = pa.table(with_metadata(pa.array(texts)))
+    else:
+        source = [(n, [1.0, 2.0], {"n": Decimal(number)}) for n, number in enumerate(numbers)]
+    report = run(index, source, namespace=namespace, max_rejects=None)
+    stored = index.vectors(namespace)
+    assert report.rejected_count + len(stored) == len(numbers)
+    for n, number in enumerate(numbers):
+        nearest = Decimal(repr(float(number)))
+        if str(n) in stored:
+            assert stored[str(n)].metadata["n"] == float(number)
+            assert abs(nearest - Decimal(number)) <= abs(nearest) / 2**53
+        else:
+            assert nearest != Decimal(number)
 
 
 def test_times_in_a_metadata_map_are_iso_8601(stored):

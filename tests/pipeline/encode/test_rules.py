@@ -1,9 +1,13 @@
 """Every rule of Pinecone for records is checked before any record of the chunk is sent."""
 
+# ruff: noqa: PD011 - the values of a record, not of a DataFrame
+
 import pickle
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -238,6 +242,15 @@ def test_too_many_components_for_any_index_are_rejected(index, run):
         ('{"n": {"deep": 1}}', "metadata.n", "a nested object is not allowed"),
         ('{"$n": 1}', "metadata.$n", "a key is a string that does not start with '$'"),
         (f'{{"n": 1{"0" * 400}}}', "metadata", "not valid JSON"),
+        ('{"n": 1e999999}', "metadata", "not valid JSON"),
+        ('{"n": 1e-999999}', "metadata.n", "would change this one to 0.0"),
+        ('{"n": 1.2345e-320}', "metadata.n", "would change this one to 1.2347e-320"),
+        ('{"n": 0.12345678901234567890}', "metadata.n", "would change this one to 0.12345678901234568"),
+        ('{"n": 9007199254740993.0}', "metadata.n", "would change this one to 9007199254740992.0"),
+        ('{"n": 0.5, "n": 0.5}', "metadata", "the JSON contains a key twice"),
+        ('{"n": "a:b", "n" : "c"}', "metadata", "the JSON contains a key twice"),
+        (r'{"n": "\u003a", "n" : "c"}', "metadata", "the JSON contains a key twice"),
+        (r'{"k\":5,": 1, "k\\": 0.12345678901234567890}', "metadata.k\\", "would change this one"),
     ],
 )
 def test_invalid_json_text_is_rejected(*, index, run, write, text, field, reason):
@@ -246,6 +259,13 @@ def test_invalid_json_text_is_rejected(*, index, run, write, text, field, reason
         run(index, path)
     assert (caught.value.row, caught.value.record_id, caught.value.field) == (1, "bad", field)
     assert reason in caught.value.reason
+
+
+def test_json_text_that_is_nested_too_deep_for_python_is_rejected(index, run, write):
+    text = f'{{"f": 1e0, "n": {"[" * 1_010}{"]" * 1_010}}}'  # orjson accepts 1,024 levels
+    path = write({"id": ["bad"], "values": [[1.0, 2.0]], "metadata": [text]})
+    with pytest.raises(RecordError, match=r"^metadata.* id 'bad'\.$"):
+        run(index, path)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +286,38 @@ def test_invalid_json_text_is_rejected(*, index, run, write, text, field, reason
 def test_a_python_value_that_is_not_metadata_is_rejected(index, run, value):
     with pytest.raises(RecordError, match=r"^metadata.* row 0 .*, id 'a'\.$"):
         run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"key": value}}])
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (Decimal("sNaN"), "a number must be finite"),
+        (Decimal("-Infinity"), "a number must be finite"),
+        (Decimal("1e999999"), "would change this one to inf"),
+        (Decimal("1e-999999"), "would change this one to 0.0"),
+        (Decimal("-1e-400"), "would change this one to -0.0"),
+        (Decimal("12345678901234567.89"), "would change this one to 1.2345678901234568e+16"),
+        (Decimal(2**53 + 1), "would change this one to 9007199254740992.0"),
+        (np.longdouble("0.1"), "would change this one to 0.1"),
+        (10**1_000_000, "cannot hold this integer exactly"),
+        (pd.Period("2024-01"), "a value of type Period is not allowed"),
+        (np.ma.array(["a", "b"], mask=[0, 1]), "an element is masked"),
+        (np.ma.masked, "an element is masked"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_value_that_would_be_stored_as_another_is_rejected(*, index, run, number, reason):
+    with pytest.raises(RecordError) as caught:
+        run(index, [GOOD, {**GOOD, "id": "bad", "metadata": {"key": number}}])
+    assert (caught.value.row, caught.value.record_id, caught.value.field) == (1, "bad", "metadata.key")
+    assert reason in caught.value.reason
+
+
+def test_a_decimal_column_of_numbers_that_float64_does_not_hold_is_rejected(index, run, write):
+    column = pa.array([Decimal("0.1"), Decimal("12345678901234567.89")], pa.decimal128(30, 2))
+    path = write({"id": ["good", "bad"], "values": [[1.0, 2.0]] * 2, "key": column})
+    with pytest.raises(RecordError, match=r"^metadata.key: .* \(found 12345678901234567.89\)\. Round it, or"):
+        run(index, path, metadata_columns=["key"])
 
 
 def test_a_duplicate_key_in_a_map_is_rejected(index, run):
@@ -397,6 +449,25 @@ def test_the_error_for_a_column_of_a_wrong_type_names_the_type(*, index, run, up
 def test_a_tensor_column_may_hold_vectors(index, run):
     run(index, pa.table({"id": ["a"], "values": tensor_column()}))
     assert index.vectors()["a"].values.tolist() == [1, 2]
+
+
+PERIOD = pa.Table.from_pandas(pd.DataFrame({"month": pd.period_range("2024-01", periods=1, freq="M")}))
+UNKNOWN_PERIOD = pa.field("month", pa.int64(), metadata={b"ARROW:extension:name": b"pandas.period"})
+
+
+@pytest.mark.parametrize("options", [{"id_column": "month"}, {"metadata_columns": ["month"]}, {}], ids=repr)
+@pytest.mark.parametrize(
+    ("field", "column"),
+    [
+        pytest.param(PERIOD.field(0), PERIOD.column(0).combine_chunks(), id="read with pandas"),
+        pytest.param(UNKNOWN_PERIOD, pa.array([648]), id="read without pandas"),
+    ],
+)
+def test_a_column_whose_numbers_are_not_its_values_is_rejected(*, index, run, field, column, options):
+    struct = pa.StructArray.from_arrays([column], fields=[field])
+    table = pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": struct}).append_column(field, column)
+    with pytest.raises(SourceError, match=r"month' is of type pandas.period, whose stored numbers are not its values"):
+        run(index, table, **options)
 
 
 @pytest.mark.parametrize("name", ["sparse_values", "metadata"])

@@ -159,6 +159,7 @@ def test_a_value_that_is_not_a_record_is_rejected_with_a_hint(*, index, run, ups
         ({"id": "a", "values": [np.timedelta64(1, "ns")]}, "values", "element 0 is of type timedelta64, not a number"),
         ({"id": "a", "values": [np.timedelta64(1, "us")]}, "values", "element 0 is of type timedelta64, not a number"),
         ({"id": "a", "values": np.array([1], "m8[s]")}, "values", "element 0 is of type timedelta64, not a number"),
+        ({"id": "a", "values": np.ma.array(VALUES, mask=[0, 1])}, "values", "an element is masked, not a number"),
         ({"id": "a", "values": {"x": 1}}, "values", "got 0 dimensions"),
         ({"id": "a", "values": VALUES, "metadata": "text"}, "metadata", "valid dictionary"),
         ({"id": "a", "values": VALUES, "metadata": {1: "x"}}, "metadata.1", "a key is a string"),
@@ -277,6 +278,15 @@ def test_nan_in_metadata_columns_of_a_data_frame_is_a_missing_value(index, run):
     run(index, found, metadata_columns=["year", "title", "day"])
     assert index.vectors()["r0"].metadata == {"year": 2024, "title": "x", "day": "2024-02-29T00:00:00"}
     assert index.vectors()["r1"].metadata is None
+
+
+def test_an_element_that_a_mask_hides_is_missing(index, run):
+    found = frame(tags=[np.ma.array(["a"], mask=[0]), ["b"]]).assign(
+        values=[np.ma.array(VALUES, mask=mask) for mask in ([0, 0], [0, 1])]
+    )
+    with pytest.raises(RecordError, match=r"^values: a component is null .* row 1 .*id 'r1'"):
+        run(index, found, metadata_columns=["tags"])
+    assert run(index, found[:1], metadata_columns=["tags"]).upserted_count == 1
 
 
 def test_ids_may_be_in_the_index_of_a_data_frame(index, run):
