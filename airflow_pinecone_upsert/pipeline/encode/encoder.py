@@ -9,8 +9,7 @@ A rule checks a whole column at once. orjson writes NaN as ``null``, so finitene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
@@ -23,12 +22,12 @@ import pyarrow.compute as pc
 from airflow_pinecone_upsert.api.limits import (
     MAX_DECODED_REQUEST_BYTES,
     MAX_DIMENSION,
-    MAX_ID_LENGTH,
     MAX_METADATA_BYTES,
     MAX_SPARSE_INDEX,
     MAX_SPARSE_VALUES,
 )
 from airflow_pinecone_upsert.exceptions import RecordError, SetupError, SourceError
+from airflow_pinecone_upsert.pipeline.encode.ids import check_ids
 from airflow_pinecone_upsert.pipeline.encode.metadata import metadata_rows, metadata_values, too_long
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
@@ -67,7 +66,7 @@ def encode(chunk: Chunk, shape: IndexShape, *, max_bytes: int) -> EncodedChunk:
     :param chunk: The records.
     :param shape: The index they are for.
     :param max_bytes: The longest record that fits into a request.
-    :raises SourceError: A column's values cannot be read, for example text that is not UTF-8.
+    :raises SourceError: No value of a column can be read, for example because its time zone is unknown.
     :raises SetupError: There are sparse vectors, and the index takes none next to dense ones.
     """
     return _Encoder(chunk, shape, max_bytes).run()
@@ -84,7 +83,8 @@ class _Encoder:
         self._ids: list[str] = []
 
     def run(self) -> EncodedChunk:
-        self._ids = self._check_ids()
+        self._ids, violations = check_ids(self._chunk.records.column("id"), self._chunk.names["id"])
+        self._add(violations.items())
         dense = self._dense()
         sparse = self._sparse()
         self._check_parts(dense, sparse)
@@ -126,18 +126,6 @@ class _Encoder:
             value=violation.value,
         )
 
-    @contextmanager
-    def _reading(self, part: str) -> Iterator[None]:
-        """Name the column that Arrow cannot convert to Python objects."""
-        try:
-            yield
-        except (pa.ArrowException, ValueError, OverflowError, LookupError) as exc:
-            chunk = self._chunk
-            raise SourceError(
-                f"{chunk.origin}, rows {chunk.rows[0]} to {chunk.rows[-1]} (counted from "
-                f"0): column {chunk.names[part]!r} cannot be read: {exc}. Fix its values or convert the column."
-            ) from exc
-
     def _note(
         self,
         offsets: _Offsets,
@@ -154,30 +142,6 @@ class _Encoder:
         """Keep the first broken rule of each row."""
         for offset, violation in violations:
             self._violations.setdefault(offset, violation)
-
-    # Ids -----------------------------------------------------------------------------------------
-
-    def _check_ids(self) -> list[str]:
-        name = self._chunk.names["id"]
-        with self._reading("id"):
-            column = self._chunk.records.column("id").cast(pa.string())
-            ids: list[str | None] = column.to_pylist()
-        self._note(_where(column.is_null()), name, "the id is missing", "Give each record an id.", ids.__getitem__)
-        # Compared in numpy: Arrow imports pandas for a comparison with a Python scalar.
-        rows = _where(column.is_valid())
-        text = column.drop_null()
-        length = as_numpy(pc.utf8_length(text))  # type: ignore[call-overload]  # a StringArray, as it was cast
-        remedy = f"An id has 1 to {MAX_ID_LENGTH} ASCII characters, none of them NUL. Change it at its source."
-        self._note(rows[length == 0], name, "the id is empty", remedy, ids.__getitem__)
-        too_long = rows[length > MAX_ID_LENGTH]
-        self._note(
-            too_long, name, lambda offset: f"the id has {len(ids[offset] or '')} characters", remedy, ids.__getitem__
-        )
-        not_ascii = rows[~as_numpy(pc.string_is_ascii(text))]
-        self._note(not_ascii, name, "the id is not ASCII", remedy, ids.__getitem__)
-        with_nul = rows[as_numpy(pc.match_substring(text, "\0"))]
-        self._note(with_nul, name, "the id contains a NUL", remedy, ids.__getitem__)
-        return [one or "" for one in ids]
 
     # Dense vectors -------------------------------------------------------------------------------
 
@@ -308,8 +272,12 @@ class _Encoder:
         if self._chunk.metadata is not None:
             rows, violations = metadata_values(self._chunk.metadata, name)
         elif (column := self._column("metadata")) is not None:
-            with self._reading("metadata"):
+            try:
                 rows, violations = metadata_rows(column, name)
+            except (pa.ArrowException, LookupError) as exc:  # for example a time zone that this system does not know
+                raise SourceError(
+                    f"{self._chunk.origin}: the metadata cannot be read: {exc}. Convert the column to another type."
+                ) from exc
         else:
             return None
         self._add(violations.items())

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from airflow_pinecone_upsert.api.limits import MAX_METADATA_BYTES
-from airflow_pinecone_upsert.pipeline.read.chunk import as_numpy
+from airflow_pinecone_upsert.pipeline.read.chunk import as_numpy, stored_value
 from airflow_pinecone_upsert.pipeline.violation import Violation, key_path, preview
 
 _EXACT_INTEGERS: Final = 2**53
@@ -52,6 +52,9 @@ _LONG_DOUBLE: Final = "g"
 
 _Row = dict[str, Any] | Violation | None
 """The metadata of one record: the object to write, the first rule that it breaks, or nothing."""
+
+_UNREADABLE: Final = (ValueError, OverflowError)
+"""What Arrow raises for a value that Python does not have: text that is not UTF-8, a year beyond 9999."""
 
 _ALLOWED_VALUES: Final = "A value is a string, a number, a boolean or a list of strings."
 
@@ -194,7 +197,33 @@ def metadata_rows(column: pa.Array[Any], field: str) -> tuple[list[dict[str, Any
     :param field: The name of the column, for messages.
     :return: For each of the n rows the object to write, or None if no key has a value; and by row the first rule that a
         row breaks. The size of the objects is not checked: see :func:`too_long`.
+    :raises LookupError: No row can be read: the time zone of a column is unknown.
     """
+    try:
+        return _rows(column, field)
+    except _UNREADABLE as exc:
+        if len(column) == 1:
+            return [None], {0: _unreadable(column, field, exc)}
+    # One value suffices, so the rows that can be read are found by halving.
+    half = len(column) // 2
+    first, second = metadata_rows(column.slice(0, half), field), metadata_rows(column.slice(half), field)
+    return first[0] + second[0], first[1] | {half + offset: violation for offset, violation in second[1].items()}
+
+
+def _unreadable(column: pa.Array[Any], field: str, exc: Exception) -> Violation:
+    """Name the key of a row that Python cannot read, and show what it is stored as."""
+    if isinstance(column, pa.StructArray):
+        for child, one in zip(column.type, column.flatten(), strict=True):
+            try:
+                _times_as_text(one).to_pylist()
+            except _UNREADABLE as of_child:
+                return _unreadable(one, key_path(field, child.name), of_child)
+    stored = stored_value(column)
+    found = None if stored is None else preview(stored)
+    return Violation(field, f"the value cannot be read ({exc})", "Fix it, or leave it null.", found)
+
+
+def _rows(column: pa.Array[Any], field: str) -> tuple[list[dict[str, Any] | None], dict[int, Violation]]:
     if isinstance(column, pa.NullArray):
         return [None] * len(column), {}
     if isinstance(column, (pa.StringArray, pa.LargeStringArray)):
@@ -268,15 +297,28 @@ def readable_column(column: pa.Array[Any]) -> str | None:
 
     :param column: As for :func:`metadata_rows`, but of length 1.
     :return: As :func:`readable_json`. JSON text is left as it is. A map that contains a key twice becomes a list of pairs.
+        Bytes that are not UTF-8 are written in hexadecimal.
     """
     if isinstance(column, pa.MapArray):
         (pairs,) = _map_pairs(column)
         return None if pairs is None else readable_json(pairs if len(dict(pairs)) < len(pairs) else dict(pairs))
     if isinstance(column, pa.StructArray):
-        (row,) = _struct_dicts(column)[0]
-        return None if row is None else readable_json(row)
-    text: str | None = column[0].as_py()
+        children = zip(column.type, column.flatten(), strict=True)
+        return (
+            readable_json({field.name: _readable_value(one) for field, one in children}) if column[0].is_valid else None
+        )
+    text: str | None = _readable_value(column)
     return text
+
+
+def _readable_value(column: pa.Array[Any]) -> Any:
+    """Return the value of one row, or what it is stored as."""
+    try:
+        (value,) = _times_as_text(column).to_pylist()
+    except _UNREADABLE:
+        stored = stored_value(column)
+        return stored.decode(errors="backslashreplace") if isinstance(stored, bytes) else f"unreadable: {stored}"
+    return value
 
 
 def legible(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one case per type

@@ -83,6 +83,18 @@ class Chunk:
         )
 
 
+def stored_value(column: pa.Array[Any]) -> bytes | int | None:
+    """Return what the value of one row is stored as, for values that Python does not have; None if that is unknown."""
+    kind = column.type
+    if types.is_string(kind) or types.is_large_string(kind):
+        encoded: bytes = column[0].as_buffer().to_pybytes()
+        return encoded
+    if types.is_temporal(kind):
+        ticks: int = column.view(pa.int32() if kind.bit_width == pa.int32().bit_width else pa.int64())[0].as_py()
+        return ticks
+    return None
+
+
 def as_numpy(array: pa.Array[Any]) -> npt.NDArray[Any]:
     """
     View an array without nulls as numpy, without a copy unless it is boolean.

@@ -108,6 +108,11 @@ class ColumnSelection:
         self._check_extension(name, field)
         kind = _decoded_type(field.type)
         if part == "metadata" and types.is_struct(kind):
+            repeated = next((child.name for child in kind.fields if kind.names.count(child.name) > 1), None)
+            if repeated is not None:
+                raise SourceError(
+                    f"{self._origin}: column {name!r} has the field {repeated!r} twice. Rename one of them."
+                )
             for child in kind.fields:
                 self._check_extension(f"{name}.{child.name}", child)
         expected = {

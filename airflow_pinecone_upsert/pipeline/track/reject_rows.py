@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from airflow_pinecone_upsert.api.models import is_integer
 from airflow_pinecone_upsert.exceptions import RecordError
 from airflow_pinecone_upsert.pipeline.encode.metadata import is_missing, legible, readable_column, readable_json
-from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
+from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk, stored_value
 from airflow_pinecone_upsert.pipeline.read.columns import is_list_of_numbers
 
 _SPARSE: Final[Mapping[str, pa.DataType]] = {"indices": pa.int64(), "values": pa.float64()}
@@ -81,7 +81,7 @@ def source_record(chunk: Chunk, row: int) -> Mapping[str, Any]:
         try:
             record[name] = readable_column(column) if name == "metadata" else column[0].as_py()
         except (pa.ArrowException, ValueError, OverflowError) as exc:
-            record[name] = f"unreadable: {exc}"
+            record[name] = stored_value(column) or f"unreadable: {exc}"
     return record
 
 

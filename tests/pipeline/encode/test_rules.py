@@ -490,19 +490,93 @@ def test_a_duplicate_column_name_is_rejected(index, run, write):
 
 def test_a_duplicate_key_in_a_metadata_struct_is_rejected(index, run):
     column = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["k", "k"])
-    with pytest.raises(SourceError, match=r"rows 0 to 0 .*: column 'metadata' cannot be read: .*duplicate"):
+    with pytest.raises(SourceError, match=r"column 'metadata' has the field 'k' twice\. Rename"):
         run(index, pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}))
 
 
-@pytest.mark.parametrize("part", ["id", "metadata"])
-def test_text_that_is_not_utf_8_is_rejected(index, run, write, part):
-    broken = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff"))
-    path = write({"id": pa.array(["a"]), "values": [[1.0, 2.0]], part: broken})
-    with pytest.raises(SourceError, match=f"records.parquet, rows 0 to 0 .*: column '{part}' cannot be read: .*utf-8"):
+# Values that Python cannot read ---------------------------------------------------------------------
+
+
+def text_with_invalid_utf_8(large):
+    """Make a column of "a", 0xff, "b"."""
+    kind, width = (pa.LargeStringArray, np.int64) if large else (pa.StringArray, np.int32)
+    return kind.from_buffers(3, pa.py_buffer(np.array([0, 1, 2, 3], width)), pa.py_buffer(b"a\xffb"))
+
+
+def as_map(keys):
+    return pa.MapArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), keys, pa.array([1, 2, 3]))
+
+
+def as_json(text):
+    encoded = [b'{"k":"%b"}' % part.as_buffer().to_pybytes() for part in text]
+    return pa.array(encoded, pa.binary()).view(pa.string())
+
+
+def times(kind, bad):
+    return pa.array([0, bad, 1], pa.int32() if kind == pa.date32() else pa.int64()).view(kind)
+
+
+UNREADABLE = {
+    "text": text_with_invalid_utf_8(large=False),
+    "large text": text_with_invalid_utf_8(large=True),
+    "category": pa.DictionaryArray.from_arrays(pa.array([0, 1, 2]), text_with_invalid_utf_8(large=False)),
+    **{str(kind): times(kind, 10**12) for kind in (pa.timestamp("s"), pa.timestamp("ms", "UTC"), pa.date64())},
+    "date32": times(pa.date32(), 2**31 - 1),
+    "negative": times(pa.timestamp("us"), -(2**62)),
+}
+UNREADABLE["timestamp[ms, tz=UTC]"] = times(pa.timestamp("ms", "UTC"), 10**15)
+UNREADABLE["date64[ms]"] = times(pa.date64(), 10**17)
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize("options", [{}, {"metadata_columns": ["other", "key"]}], ids=["struct", "columns"])
+def test_a_value_that_cannot_be_read_takes_its_record_only(*, index, run, write, kind, options):
+    column, other = UNREADABLE[kind], pa.array([1, 2, 3])
+    struct = pa.StructArray.from_arrays([other, column], names=["other", "key"])
+    table = pa.table(
+        {"id": ["a", "bad", "c"], "values": [[1.0, 2.0]] * 3, "key": column, "other": other, "metadata": struct}
+    )
+    source = table if kind == "category" else write(table)  # Arrow decodes the text of categories as it reads them
+    with pytest.raises(
+        RecordError, match=r"^metadata\.key: the value cannot be read \(.*Fix it, or .* row 1 .* id 'bad'"
+    ):
+        run(index, source, **options)
+    report = run(index, source, max_rejects=None, **options)
+    assert (report.upserted_count, report.rejected_count) == (2, 1)
+    assert index.vectors()["c"].metadata["other"] == 3
+
+
+@pytest.mark.parametrize(
+    ("part", "column", "reason"),
+    [
+        ("id", UNREADABLE["text"], "the id is not UTF-8 text"),
+        ("id", UNREADABLE["large text"], "the id is not UTF-8 text"),
+        ("metadata", as_map(UNREADABLE["text"]), "the value cannot be read"),
+        ("metadata", as_json(UNREADABLE["text"]), "the value cannot be read"),
+    ],
+    ids=["id", "large id", "map", "JSON"],
+)
+def test_text_that_is_not_utf_8_takes_its_record_only(*, index, run, write, part, column, reason):
+    path = write(pa.table({"id": ["a", "bad", "b"], "values": [[1.0, 2.0]] * 3} | {part: column}))
+    with pytest.raises(RecordError, match=f"^{part}: {reason}.*, row 1 "):
         run(index, path)
+    assert run(index, path, max_rejects=None).rejected_count == 1
+    assert list(index.vectors()) == ["a", "b"]
 
 
-def test_a_year_beyond_the_range_of_python_is_rejected(index, run):
-    column = pa.array([{"at": 10**12}], pa.struct([("at", pa.timestamp("s"))]))
-    with pytest.raises(SourceError, match="column 'metadata' cannot be read"):
-        run(index, pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}))
+@pytest.mark.parametrize("bad", [[], [0], [1_999], [7, 8, 1_000, 1_999], range(0, 2_000, 2), range(2_000)], ids=len)
+def test_every_value_that_cannot_be_read_is_found(index, run, bad):
+    at = np.zeros(2_000, np.int64)
+    at[bad] = 10**12
+    column = pa.StructArray.from_arrays([pa.array(at).view(pa.timestamp("s"))], names=["at"])
+    table = pa.table({"id": pa.array(range(2_000)), "values": [[1.0, 2.0]] * 2_000, "metadata": column})
+    report = run(index, table, max_rejects=None)
+    assert set(map(int, index.vectors())) == set(range(2_000)) - set(bad)
+    assert report.rejected_count == len(bad)
+
+
+def test_an_unknown_time_zone_is_an_error_of_the_source(index, run):
+    column = pa.array([0]).view(pa.timestamp("us", "Mars/Olympus"))
+    table = pa.table({"id": ["a"], "values": [[1.0, 2.0]], "at": column})
+    with pytest.raises(SourceError, match=r"XCom: the metadata cannot be read: 'Mars/Olympus'\. Convert the column"):
+        run(index, table, metadata_columns=["at"], max_rejects=None)

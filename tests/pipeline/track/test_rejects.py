@@ -187,6 +187,16 @@ def test_invalid_metadata_are_kept_as_legibly_as_json_can(*, upsert_all, folder,
     assert json.loads(line["metadata"]) == kept
 
 
+def test_values_that_cannot_be_read_are_kept_in_a_readable_form(upsert_all, folder):
+    text = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"a\xff"))
+    at = pa.array([10**12]).view(pa.timestamp("s"))
+    struct = pa.StructArray.from_arrays([text, at, pa.array([7])], names=["text", "at", "n"])
+    table = pa.table({"id": text, "values": [[1.0, 2.0]], "metadata": struct})
+    [line] = lines(upsert_all(table, folder))
+    assert json.loads(line["metadata"]) == {"text": r"a\xff", "at": "unreadable: 1000000000000", "n": 7}
+    assert (line["id"], line["values"], json.loads(line["record"])["id"]) == (None, [1.0, 2.0], r"b'a\xff'")
+
+
 def test_a_map_with_a_repeated_key_loses_nothing(upsert_all, folder):
     column = pa.array([[("k", "a"), ("k", "b")]], pa.map_(pa.string(), pa.string()))
     [line] = lines(upsert_all(pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}), folder))
