@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
+
+
+def checkpoint_of(store: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint in a store."""
+    return json.loads(store["resume"])
 
 
 class InMemoryStateStore(dict[str, Any]):

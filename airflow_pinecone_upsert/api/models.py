@@ -158,6 +158,11 @@ class IndexStats(_CamelCaseModel):
     metric: str | None = None
     vector_type: str | None = None
 
+    @property
+    def vectors(self) -> str:
+        """What vectors the index takes, for messages."""
+        return f"dimension {self.dimension}" if self.dimension else "sparse vectors"
+
     def count_of(self, namespace: str) -> int:
         """Return the records of a namespace, 0 where there is none; ``""`` is the default one, under either name."""
         names = (namespace,) if namespace not in ("", "__default__") else ("", "__default__")

@@ -210,7 +210,7 @@ class PineconeHook(BaseHook):
         options = self.upsert_options(namespace, **parameters)
         source: RecordSource
         if parquet_paths is None:
-            source = InMemorySource(records, options, origin="records")
+            source = InMemorySource(records, options, origin="upsert()")
         else:
             check_rejects_path(rejects_path, parquet_paths)
             source = parquet_source(parquet_paths, options)
@@ -386,9 +386,8 @@ class PineconeHook(BaseHook):
         quick = settings.model_copy(update={"timeout_s": min(settings.timeout_s, _TEST_TIMEOUT_S)})
         with self._connect(quick, attempts=1) as client:
             stats = client.describe_index_stats()
-        shape = f"dimension {stats.dimension}" if stats.dimension else "sparse vectors"
         records = f"{stats.total_vector_count:,} record{'' if stats.total_vector_count == 1 else 's'}"
-        return f"Reached {client.host}: {records}, {shape}, metric {stats.metric or 'unknown'}."
+        return f"Reached {client.host}: {records}, {stats.vectors}, metric {stats.metric or 'unknown'}."
 
     def _without_key(self, message: str) -> str:
         """Mask the key, which a message quotes if it was put into another field by mistake."""

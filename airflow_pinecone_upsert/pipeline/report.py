@@ -51,11 +51,12 @@ class UpsertReport:
         counts = self.counts
         resumed = f", {self.resumed_count:,} of them in earlier tries" if self.resumed_count else ""
         return (
-            f"Upserted {_number(counts.upserted, 'record')}{resumed} into {self.namespace or '__default__'!r} "
-            f"in {counts.duration_s:,.1f} s ({_number(counts.requests, 'request')}, "
-            f"{counts.request_bytes / 1e6:,.1f} MB, {_number(counts.retries, 'retry', 'retries')})."
+            f"Upserted {number_of(counts.upserted, 'record')}{resumed} into {self.namespace or '__default__'!r} "
+            f"in {counts.duration_s:,.1f} s ({number_of(counts.requests, 'request')}, "
+            f"{counts.request_bytes / 1e6:,.1f} MB, {number_of(counts.retries, 'retry', 'retries')})."
         )
 
 
-def _number(count: int, one: str, many: str | None = None) -> str:
+def number_of(count: int, one: str, many: str | None = None) -> str:
+    """Return a count with its unit, in the singular where it is 1."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"

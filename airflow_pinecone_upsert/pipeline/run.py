@@ -34,7 +34,7 @@ from airflow_pinecone_upsert.pipeline.observer import Observer
 from airflow_pinecone_upsert.pipeline.options import Columns, UpsertOptions
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
-from airflow_pinecone_upsert.pipeline.report import UpsertReport
+from airflow_pinecone_upsert.pipeline.report import UpsertReport, number_of
 from airflow_pinecone_upsert.pipeline.send.batch import Batcher
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
@@ -141,7 +141,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
             random=random,
             cancellation=cancellation,
             is_proven=earlier is not None,
-            on_turn=lambda: books.writer.write_if_due(transport.now(), sender.in_flight),
+            on_turn=lambda: books.writer.write_if_due(transport.now()),
         )
         with transport:
             sender.send_all(enter)
@@ -210,7 +210,7 @@ def _index_stats(index: Index, cancellation: CancellationToken) -> IndexStats | 
             raise
         log.warning("The key may not read the index's dimension; vectors are not checked against it. %s", exc)
         return None
-    log.info("%s contains %s records of dimension %s.", index.host, f"{stats.total_vector_count:,}", stats.dimension)
+    log.info("%s contains %s, %s.", index.host, number_of(stats.total_vector_count, "record"), stats.vectors)
     return stats
 
 

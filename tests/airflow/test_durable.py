@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_pinecone_upsert.emulator import Fault
+from tests.state_store import checkpoint_of
 
 from .supervised import wait_until
 
@@ -95,7 +96,7 @@ def test_a_retry_resumes_after_the_confirmed_rows_and_reads_no_more(task_process
         TASK.format(paths="counting:///a.parquet", more=""), preamble=COUNTING_STORAGE.format(folder=tmp_path)
     )
     confirmed, request_count = fail_halfway(run, pinecone_index)
-    assert run.store["checkpoint"]["position"][1] >= HALF - 1_000
+    assert checkpoint_of(run.store)["position"][1] >= HALF - 1_000
     assert run.store["progress"]["records"] == len(confirmed)
     (tmp_path / "bytes").unlink()
     assert run.try_once() == "success"

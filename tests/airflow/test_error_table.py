@@ -410,7 +410,7 @@ def fail_after_one_record(env):
     env.fault(Fault.short_count(0), times=10)
     with pytest.raises(exceptions.IncompleteUpsertError):
         env.run({"task_state_store": store}, **parameters)
-    assert "checkpoint" in store
+    assert "resume" in store
     return store, parameters
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.exceptions import IncompleteUpsertError
-from tests.state_store import InMemoryStateStore
+from tests.state_store import InMemoryStateStore, checkpoint_of
 
 from .supervised import wait_until
 
@@ -126,7 +126,7 @@ def test_requests_in_flight_finish_and_no_more_are_sent(task_processes, pinecone
     terminate(run)
     assert "The upsert was cancelled" in run.log_file.read_text()
     assert [request.record_count for request in upserts(pinecone_index)] == [10] * 8
-    assert run.store["checkpoint"]["counts"]["upsertedCount"] == 80
+    assert checkpoint_of(run.store)["counts"]["upsertedCount"] == 80
     assert rejected_ids(folder) == {"r3"}
     retry_without_resending(set(pinecone_index.vectors()), run, pinecone_index)
 
@@ -208,7 +208,7 @@ def test_on_kill_from_another_thread(pinecone_index, folder, monkeypatch):
     with pytest.raises(IncompleteUpsertError, match="was cancelled"):
         operator.execute({"task_state_store": store})
     thread.join()
-    assert store["checkpoint"]["counts"]["upsertedCount"] == RECORDS - 70
+    assert checkpoint_of(store)["counts"]["upsertedCount"] == RECORDS - 70
     output = operator.execute({"task_state_store": store})
     assert (output["upsertedCount"], output["resumedCount"]) == (RECORDS, RECORDS - 70)
     assert len(pinecone_index.vectors()) == RECORDS

@@ -437,8 +437,8 @@ class Process:
             self.journal.append(Broke(None))
         if not fails or random.random() < 0.5:  # the answer may be lost, too
             self._world.state[key] = orjson.dumps(value)
-            if key == "checkpoint":
-                self.journal.append(Saved(orjson.loads(self._world.state[key])))
+            if key == "resume":
+                self.journal.append(Saved(orjson.loads(value)))
         if fails:
             raise OSError("no connection to the store")
 

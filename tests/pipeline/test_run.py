@@ -4,6 +4,7 @@ import logging
 import re
 from random import Random
 
+import pyarrow as pa
 import pytest
 
 from airflow_pinecone_upsert import exceptions
@@ -342,6 +343,34 @@ def test_only_the_first_causes_of_many_failures_are_shown(index, run, rows):
         match=r"^0 records are confirmed, 50 are not \(failed requests: 5\).* … and 2 more\.$",
     ):
         run(index, rows(50), batch_size=10, max_concurrency=5)
+
+
+RECORD = {"id": "a", "values": [1.0, 2.0]}
+
+
+@pytest.mark.parametrize(
+    ("records", "described"),
+    [
+        ([RECORD], "1 record from XCom"),
+        ([("a", [1.0, 2.0])] * 1_200, "1,200 records from XCom"),
+        (pa.table({"id": ["a"] * 3, "values": [[1.0, 2.0]] * 3}), "3 records from XCom"),
+        (("a", [1.0, 2.0]), "XCom"),
+        ([[RECORD], [RECORD]], "XCom"),
+        ((RECORD for _ in range(3)), "XCom"),
+    ],
+)
+def test_the_log_begins_with_the_number_of_records_where_it_is_known(index, run, caplog, records, described):
+    caplog.set_level(logging.INFO)
+    run(index, records, namespace="df")
+    assert f"Upserting {described} into namespace 'df' of {index.url}." in caplog.messages
+
+
+def test_the_log_says_what_vectors_the_index_takes(index, sparse_index, run, caplog):
+    caplog.set_level(logging.INFO)
+    run(index, [])
+    run(sparse_index, [])
+    assert f"{index.url} contains 0 records, dimension 2." in caplog.messages
+    assert f"{sparse_index.url} contains 0 records, sparse vectors." in caplog.messages
 
 
 def test_the_log_ends_with_one_sentence_for_people(index, run, rows, caplog):

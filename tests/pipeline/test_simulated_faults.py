@@ -421,7 +421,7 @@ class Audit:
         assert limit is None or len(rejected) <= limit
         if self._has_folder:
             assert self._numbers_in(report.rejects_paths) == rejected
-        assert "checkpoint" not in self._world.state
+        assert "resume" not in self._world.state
 
     def _check_failure(self, error: exceptions.PineconeUpsertError) -> None:
         limit = self._try.options.max_rejects
@@ -484,8 +484,8 @@ def run_schedule(seed: int) -> None:
             dies_at=one.dies_at,
             cancelled_at=one.cancelled_at,
         )
-        is_usable = schedule.is_durable and one.version == saved_version and "checkpoint" in world.state
-        value = orjson.loads(world.state["checkpoint"]) if is_usable else None
+        is_usable = schedule.is_durable and one.version == saved_version and "resume" in world.state
+        value = orjson.loads(orjson.loads(world.state["resume"])) if is_usable else None
         if one.is_wiped:
             world.wipe()
         if value and not _is_resumed(value, world, one):

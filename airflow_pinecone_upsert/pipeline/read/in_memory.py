@@ -67,8 +67,9 @@ class InMemorySource:
         self._origin = origin
 
     def __str__(self) -> str:
-        """Return its name for the log."""
-        return self._origin
+        """Return its name for the log, with the number of records where it is known before they are read."""
+        count = _count(self._value)
+        return f"{count:,} record{'' if count == 1 else 's'} from {self._origin}" if count else self._origin
 
     def share_before(self, position: Position) -> None:
         """Return None: the number of records is unknown before the end."""
@@ -138,6 +139,14 @@ def _is_record(value: Any) -> bool:
     if isinstance(value, (Mapping, Record)):
         return True
     return isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], (str, int, np.integer))
+
+
+def _count(value: Any) -> int | None:
+    """Return the number of records of a table or a flat list; None where it is unknown before the end."""
+    if _is_table(value):
+        return len(value)
+    is_flat = isinstance(value, (list, tuple)) and not _is_record(value) and all(map(_is_record, value))
+    return len(value) if is_flat else None
 
 
 def _parts(value: Any, paths: PathOpener, origin: str) -> Iterator[Any]:

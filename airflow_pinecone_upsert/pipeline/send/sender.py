@@ -106,11 +106,6 @@ class Sender(Generic[RequestT]):
         self._next: RequestT | None = None  # pulled, and not started yet
         self._unsettled_ids: set[str] = set()  # of those in flight and waiting
 
-    @property
-    def in_flight(self) -> int:
-        """Requests in flight."""
-        return len(self._in_flight)
-
     def send_all(self, enter: Callable[[Event[RequestT]], None]) -> None:
         """
         Send until all requests are settled or one has to be given up, and account for those in flight in any case.

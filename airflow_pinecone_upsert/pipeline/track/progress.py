@@ -30,7 +30,6 @@ class Progress:
     :param counts: The counters over all tries.
     :param records_per_second: Since the previous sample.
     :param bytes_per_second: Since the previous sample.
-    :param in_flight: Requests in flight.
     :param share: Of the source, 0 to 1; None where it is unknown.
     :param eta_s: Seconds to the end at the mean speed of this try; None where it is unknown.
     """
@@ -38,7 +37,6 @@ class Progress:
     counts: Counts
     records_per_second: float
     bytes_per_second: float
-    in_flight: int
     share: float | None = None
     eta_s: float | None = None
 
@@ -50,7 +48,7 @@ class Progress:
         eta = "" if self.eta_s is None else f", about {_duration(self.eta_s)} to go"
         return (
             f"{counts.upserted:,} records confirmed{rejected}, {self.records_per_second:,.0f} records/s, "
-            f"{self.bytes_per_second / 1e6:.1f} MB/s, {self.in_flight} in flight, {counts.throttled:,} throttled{done}{eta}"
+            f"{self.bytes_per_second / 1e6:.1f} MB/s, {counts.throttled:,} throttled{done}{eta}"
         )
 
     def as_state(self) -> dict[str, Any]:
@@ -76,7 +74,7 @@ class ProgressMeter:
     def __init__(self, start: ProgressSample) -> None:
         self._start = self._last = start
 
-    def measure(self, sample: ProgressSample, in_flight: int) -> Progress:
+    def measure(self, sample: ProgressSample) -> Progress:
         """Compare a sample with the previous one, and remember it."""
         before, self._last = self._last, sample
         elapsed_s = max(sample.at_s - before.at_s, 1e-9)
@@ -84,7 +82,6 @@ class ProgressMeter:
             sample.counts,
             (sample.counts.upserted - before.counts.upserted) / elapsed_s,
             (sample.counts.request_bytes - before.counts.request_bytes) / elapsed_s,
-            in_flight,
             sample.share,
             _eta_s(self._start, sample),
         )

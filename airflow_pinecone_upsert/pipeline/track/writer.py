@@ -36,16 +36,16 @@ class CheckpointWriter:
         self._meter = ProgressMeter(ProgressSample(started_s, tracker.counts(started_s), tracker.share))
         self._written_s = started_s
 
-    def write_if_due(self, now: float, in_flight: int) -> None:
+    def write_if_due(self, now: float) -> None:
         """
         Write, and log the progress, where the last time was long enough ago.
 
         :raises SetupError: Rejected records cannot be written.
         """
         if now - self._written_s >= SAVE_INTERVAL_S:
-            log.info("%s.", self.write(now, in_flight))
+            log.info("%s.", self.write(now))
 
-    def write(self, now: float, in_flight: int = 0) -> Progress:
+    def write(self, now: float) -> Progress:
         """
         Write.
 
@@ -53,7 +53,7 @@ class CheckpointWriter:
         """
         self._written_s = now
         tracker = self._tracker
-        progress = self._meter.measure(ProgressSample(now, tracker.counts(now), tracker.share), in_flight)
+        progress = self._meter.measure(ProgressSample(now, tracker.counts(now), tracker.share))
         self._rejects.write()
         state = tracker.state(now)
         if self._checkpoint is not None and state is not None:

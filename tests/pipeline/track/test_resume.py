@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from airflow_pinecone_upsert.pipeline.options import UpsertOptions
 from airflow_pinecone_upsert.pipeline.read.files import FileRef
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 from tests.pipeline.held import Held
-from tests.state_store import InMemoryStateStore
+from tests.state_store import InMemoryStateStore, checkpoint_of
 
 UPSERT = "/vectors/upsert"
 
@@ -73,7 +74,7 @@ def test_records_rejected_after_a_failed_request_are_not_rejected_again(index, r
     store = InMemoryStateStore()
     parameters = {"batch_size": 9, "max_concurrency": 4, "max_rejects": 4}
     fail_after(20, path, store, **parameters)
-    assert store["checkpoint"]["counts"]["rejectedCount"] == 4
+    assert checkpoint_of(store)["counts"]["rejectedCount"] == 4
     report = run(index, path, state=store, **parameters)
     assert (report.upserted_count, report.rejected_count) == (36, 4)
 
@@ -88,7 +89,7 @@ def test_the_state_shows_that_a_run_is_done(index, run, numbered):
 def test_a_checkpoint_of_another_format_is_not_used(index, run, numbered, fail_after, caplog):
     store, path = InMemoryStateStore(), numbered(40)
     fail_after(20, path, store, batch_size=10)
-    store["checkpoint"]["format"] = 99
+    store["resume"] = json.dumps(checkpoint_of(store) | {"format": 99})
     report = run(index, path, state=store)
     assert (report.upserted_count, report.resumed_count) == (40, 0)
     assert (
@@ -101,7 +102,7 @@ def test_a_checkpoint_of_another_format_is_not_used(index, run, numbered, fail_a
 def test_a_checkpoint_that_cannot_be_read_is_not_used(*, index, run, numbered, fail_after, caplog, damage):
     store, path = InMemoryStateStore(), numbered(40)
     fail_after(20, path, store, batch_size=10)
-    store["checkpoint"].update(damage)
+    store["resume"] = json.dumps(checkpoint_of(store) | damage)
     assert run(index, path, state=store).resumed_count == 0
     assert (
         "The checkpoint of an earlier try is not used. It cannot be read. Starting at the first row." in caplog.messages
@@ -206,3 +207,11 @@ def test_nothing_is_sent_while_an_outdated_checkpoint_cannot_be_deleted(index, r
     with pytest.raises(exceptions.TransientError, match="The outdated checkpoint could not be deleted"):
         run(index, path, state=store)
     assert len(upserts(index)) == before
+
+
+def test_the_progress_is_the_first_key_of_the_state_and_the_checkpoint_is_one_line(index, run, numbered, fail_after):
+    store = InMemoryStateStore()
+    fail_after(20, numbered(40), store, batch_size=10)
+    assert sorted(store) == ["progress", "resume"]  # Airflow's UI sorts them so
+    assert isinstance(store["resume"], str)
+    assert len(store["resume"]) < 1_000
