@@ -71,6 +71,11 @@ class ColumnSelection:
         """The names of the columns to read, each once."""
         return list(dict.fromkeys([*self._columns.values(), *self._metadata_columns]))
 
+    @property
+    def vector_columns(self) -> frozenset[str]:
+        """The names of the columns whose values are encoded without becoming Python objects."""
+        return frozenset(name for part, name in self._columns.items() if part in ("values", "sparse_values"))
+
     def records(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """
         Convert a batch of the table to the form of :attr:`Chunk.records`.

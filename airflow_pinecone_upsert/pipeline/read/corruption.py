@@ -13,13 +13,14 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_pinecone_upsert.exceptions import SourceError
+from airflow_pinecone_upsert.pipeline.read.footer import Leaf, rows_of_groups
 
 _MAX_BYTES: Final = 256_000_000
 _MAX_BYTES_PER_ROW: Final = 1_000_000
@@ -31,25 +32,11 @@ much as the second, and a small file can hold a page of zeros that decompresses 
 _BYTES_PER_VALUE: Final = 4
 
 
-class _Leaf(NamedTuple):
-    """
-    A primitive column of Parquet; a nested column has several.
-
-    :param number: Its number among all leaves of the file.
-    :param column: The column that it belongs to.
-    :param is_flat: Whether each row has exactly one value in it.
-    """
-
-    number: int
-    column: str
-    is_flat: bool
-
-
-def check_footer(parquet: pq.ParquetFile, columns: Sequence[str], origin: str) -> None:
+def check_footer(parquet: pq.ParquetFile, leaves: Sequence[Leaf], origin: str) -> None:
     """
     Check the footer for contradictions and for impossible sizes.
 
-    :param columns: The columns that will be read.
+    :param leaves: The columns that will be read.
     :param origin: The file's path or URL, for messages.
     :raises SourceError: The footer contradicts itself, or claims more bytes than valid records need.
     """
@@ -58,7 +45,6 @@ def check_footer(parquet: pq.ParquetFile, columns: Sequence[str], origin: str) -
     rows = sum(group.num_rows for group in groups)
     if footer.num_rows != rows:
         raise _corrupt(origin, f"its footer counts {footer.num_rows:,} rows, and {rows:,} in its row groups")
-    leaves = list(_leaves(parquet, columns))
     for number, group in enumerate(groups):
         _open_column_chunks(parquet, number, leaves, origin)
         for leaf in leaves:
@@ -73,7 +59,7 @@ def check_footer(parquet: pq.ParquetFile, columns: Sequence[str], origin: str) -
                 )
 
 
-def _open_column_chunks(parquet: pq.ParquetFile, number: int, leaves: Sequence[_Leaf], origin: str) -> None:
+def _open_column_chunks(parquet: pq.ParquetFile, number: int, leaves: Sequence[Leaf], origin: str) -> None:
     """
     Let Arrow check what the footer says about the column chunks of a row group, without reading any of their bytes.
 
@@ -91,15 +77,6 @@ def _open_column_chunks(parquet: pq.ParquetFile, number: int, leaves: Sequence[_
             f"{origin}, row group {number} cannot be read as Parquet: {str(exc).strip().removesuffix('.')}. "
             "Write the file again; encrypted columns are not supported."
         ) from exc
-
-
-def rows_of_groups(footer: pq.FileMetaData) -> Iterator[tuple[int, range]]:
-    """Yield the number of each row group and its rows, counted from the start of the file."""
-    first_row = 0
-    for number in range(footer.num_row_groups):
-        end = first_row + footer.row_group(number).num_rows
-        yield number, range(first_row, end)
-        first_row = end
 
 
 def locate_corruption(parquet: pq.ParquetFile, columns: Sequence[str], rows: range) -> str:
@@ -126,11 +103,3 @@ def locate_corruption(parquet: pq.ParquetFile, columns: Sequence[str], rows: ran
 
 def _corrupt(origin: str, detail: str) -> SourceError:
     return SourceError(f"{origin} is corrupt: {detail}. Write the file again.")
-
-
-def _leaves(parquet: pq.ParquetFile, columns: Sequence[str]) -> Iterator[_Leaf]:
-    for number in range(parquet.metadata.num_columns):
-        schema = parquet.schema.column(number)
-        for column in columns:
-            if schema.path == column or schema.path.startswith(f"{column}."):
-                yield _Leaf(number, column, schema.max_repetition_level == 0)

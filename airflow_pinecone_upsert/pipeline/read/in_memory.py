@@ -22,6 +22,7 @@ from airflow_pinecone_upsert.pipeline.position import Position
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, XCOM, Chunk, rows_per_chunk
 from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
+from airflow_pinecone_upsert.pipeline.read.weight import BatchSizer
 from airflow_pinecone_upsert.pipeline.violation import Violation, key_path, preview
 
 
@@ -106,11 +107,14 @@ class InMemorySource:
             part = _slice(table, start, size, self._columns)
             selection = ColumnSelection(part.table.schema, self._columns, shape, self._origin, part.unused)
             (batch,) = part.table.select(selection.column_names).combine_chunks().to_batches()
-            records = selection.records(batch)
-            if part.metadata is not None:
-                records = records.drop_columns(["metadata"])
-            rows = range(first_row + start, first_row + start + len(records))
-            yield Chunk(self._origin, rows, records, selection.names, metadata=part.metadata)
+            end = 0
+            for piece in BatchSizer(selection.vector_columns, size, size).cut(batch):
+                begin, end = end, end + len(piece)
+                records, metadata = selection.records(piece), None
+                if part.metadata is not None:
+                    records, metadata = records.drop_columns(["metadata"]), part.metadata[begin:end]
+                rows = range(first_row + start + begin, first_row + start + end)
+                yield Chunk(self._origin, rows, records, selection.names, metadata=metadata)
 
 
 def _is_frame(value: Any) -> bool:

@@ -23,13 +23,18 @@ from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.position import Position
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, rows_per_chunk
 from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection
-from airflow_pinecone_upsert.pipeline.read.corruption import check_footer, locate_corruption, rows_of_groups
+from airflow_pinecone_upsert.pipeline.read.corruption import check_footer, locate_corruption
 from airflow_pinecone_upsert.pipeline.read.files import FileRef
+from airflow_pinecone_upsert.pipeline.read.footer import leaves_of, rows_of_groups
 from airflow_pinecone_upsert.pipeline.read.prefetch import prefetch
+from airflow_pinecone_upsert.pipeline.read.weight import BatchSizer, rows_by_footer
 
 _LOCAL_BUFFER_BYTES: Final = 1 << 20
 _REMOTE_BUFFER_BYTES: Final = 8 << 20
 """Each range request costs a round trip: 616 MB take 80 of them with buffers of 8 MB, 592 with 1 MB, in the same memory."""
+
+_ALL_BUFFERS_BYTES: Final = 64 << 20
+"""Of all columns of a file. Each of them has a buffer, so hundreds of columns have smaller ones."""
 
 _CHUNKS_AHEAD: Final = 4
 """About as many as one range request returns, so that the next one is in flight while these are sent."""
@@ -116,37 +121,57 @@ class ParquetSource:
             raise _unreadable(file, "", exc) from exc
 
     def _read_parquet(self, file: FileRef, handle: Any, shape: IndexShape, start_row: int) -> Iterator[Chunk]:
-        # pre_buffer=False and buffer_size make Arrow read by pages. Otherwise it reads a whole row group: 1.9 GB of memory
-        # for a row group of that size, instead of 130 MB.
-        buffer_bytes = _LOCAL_BUFFER_BYTES if file.is_local else _REMOTE_BUFFER_BYTES
-        # Checksums, in files that have them, detect every flipped bit of a page; they cost 0.3 ms per megabyte.
-        with pq.ParquetFile(
-            handle, pre_buffer=False, buffer_size=buffer_bytes, page_checksum_verification=True
-        ) as parquet:
-            selection = ColumnSelection(parquet.schema_arrow, self._columns, shape, file.url)
-            check_footer(parquet, selection.column_names, file.url)
-            self._row_counts[file.url] = parquet.metadata.num_rows
-            self._schemas[file.url] = parquet.schema_arrow
-            yield from _chunks_of_file(file, parquet, selection, rows_per_chunk(shape), start_row)
+        with _open(file, handle) as parquet:
+            schema, footer = parquet.schema_arrow, parquet.metadata
+            selection = ColumnSelection(schema, self._columns, shape, file.url)
+            leaves = leaves_of(parquet, selection.column_names)
+        self._row_counts[file.url] = footer.num_rows
+        self._schemas[file.url] = schema
+        with _open(file, handle, footer, len(leaves)) as parquet:
+            check_footer(parquet, leaves, file.url)
+            first_rows = rows_by_footer(footer, leaves, selection.vector_columns)
+            sizer = BatchSizer(selection.vector_columns, rows_per_chunk(shape), first_rows)
+            yield from _chunks_of_file(file, parquet, selection, sizer, start_row)
+
+
+def _open(file: FileRef, handle: Any, footer: pq.FileMetaData | None = None, column_count: int = 1) -> pq.ParquetFile:
+    """
+    Open a file so that Arrow reads it by pages.
+
+    :param footer: Read already; None to read it.
+    :param column_count: Of the primitive columns that will be read.
+    """
+    # pre_buffer=False and buffer_size make Arrow read by pages. Otherwise it reads a whole row group: 1.9 GB of memory
+    # for a row group of that size, instead of 130 MB.
+    buffer_bytes = min(
+        _LOCAL_BUFFER_BYTES if file.is_local else _REMOTE_BUFFER_BYTES, _ALL_BUFFERS_BYTES // column_count
+    )
+    # Checksums, in files that have them, detect every flipped bit of a page; they cost 0.3 ms per megabyte.
+    return pq.ParquetFile(
+        handle, metadata=footer, pre_buffer=False, buffer_size=buffer_bytes, page_checksum_verification=True
+    )
 
 
 def _chunks_of_file(
-    file: FileRef, parquet: pq.ParquetFile, selection: ColumnSelection, size: int, start_row: int
+    file: FileRef, parquet: pq.ParquetFile, selection: ColumnSelection, sizer: BatchSizer, start_row: int
 ) -> Iterator[Chunk]:
     row_groups, row = _row_groups_from(parquet.metadata, start_row)
     columns = selection.column_names
     try:
-        for batch in parquet.iter_batches(size, row_groups=row_groups, columns=columns, use_threads=False):
-            end = row + batch.num_rows
-            if end > start_row:
-                wanted = batch.slice(max(0, start_row - row))
-                yield Chunk(file.url, range(end - len(wanted), end), selection.records(wanted), selection.names)
-            row = end
+        for batch in parquet.iter_batches(sizer.rows, row_groups=row_groups, columns=columns, use_threads=False):
+            pieces = sizer.cut(batch)
+            parquet.reader.set_batch_size(sizer.rows)  # of the next batch
+            for piece in pieces:
+                end = row + len(piece)
+                if end > start_row:
+                    wanted = piece.slice(max(0, start_row - row))
+                    yield Chunk(file.url, range(end - len(wanted), end), selection.records(wanted), selection.names)
+                row = end
     except PineconeUpsertError:
         raise
     except Exception as exc:
         # A remote file is not read again: that may take minutes, and fail for another reason.
-        where = locate_corruption(parquet, columns, range(row, row + size)) if file.is_local else ""
+        where = locate_corruption(parquet, columns, range(row, row + sizer.rows)) if file.is_local else ""
         raise _unreadable(file, f", {where or f'after row {row}'}", exc) from exc
     if row < parquet.metadata.num_rows:
         raise SourceError(
