@@ -29,6 +29,7 @@ from airflow_pinecone_upsert.emulator import limits
 from airflow_pinecone_upsert.emulator.bodies import bound_bodies
 from airflow_pinecone_upsert.emulator.control_plane import ControlPlane
 from airflow_pinecone_upsert.emulator.faults import Faults
+from airflow_pinecone_upsert.emulator.names import Names
 from airflow_pinecone_upsert.emulator.namespaces import NamespaceOperations
 from airflow_pinecone_upsert.emulator.request_log import RequestLog
 from airflow_pinecone_upsert.emulator.responses import error_response
@@ -63,9 +64,10 @@ def create_app(  # noqa: PLR0913
     :return: The application.
     """
     endpoints = _Endpoints(api_key, max_request_bytes)
+    names = Names(store)
     table = _routes(
-        VectorOperations(store, holds_documents=document_schema is not None),
-        NamespaceOperations(store),
+        VectorOperations(store, names, holds_documents=document_schema is not None),
+        NamespaceOperations(names),
         ControlPlane(store.spec, name, document_schema),
     )
     app: ASGIApp = Starlette(
@@ -125,10 +127,12 @@ def _routes(
         ("POST", "/vectors/update", vectors.update_vector),
         ("POST", "/vectors/delete", vectors.delete_vectors),
         ("GET", "/vectors/fetch", vectors.fetch_vectors),
+        ("POST", "/vectors/fetch_by_metadata", vectors.fetch_vectors_by_metadata),
         ("GET", "/vectors/list", vectors.list_vectors),
         ("POST", "/query", vectors.query_vectors),
         ("POST", "/describe_index_stats", vectors.describe_index_stats),
         ("GET", "/namespaces", namespaces.list_namespaces),
+        ("POST", "/namespaces", namespaces.create_namespace),
         ("GET", "/namespaces/{namespace:path}", namespaces.describe_namespace),
         ("DELETE", "/namespaces/{namespace:path}", namespaces.delete_namespace),
         ("GET", "/indexes/{name}", control_plane.describe_index),

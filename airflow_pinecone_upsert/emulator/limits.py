@@ -20,6 +20,12 @@ The first version in which the control plane describes an index by its schema
 (https://docs.pinecone.io/reference/api/2026-07/control-plane/describe_index).
 """
 
+ALIAS_API_VERSION: Final = "2026-07"
+"""
+The first version with namespace aliases, and with counts of 64 bits as decimal strings
+(https://docs.pinecone.io/guides/manage-data/namespace-aliases/overview; OpenAPI of 2026-07).
+"""
+
 # One request ---------------------------------------------------------------------------------
 
 MAX_RECORDS_PER_REQUEST: Final = 1_000
@@ -32,10 +38,18 @@ MAX_IDS_PER_DELETE: Final = 1_000
 """Ids in one delete (OpenAPI, ``DeleteRequest.ids``; docs)."""
 
 MAX_IDS_PER_LIST_PAGE: Final = 100
-"""Ids or namespaces on one page. It is also the default page size (OpenAPI, ``listVectors``, ``limit``)."""
+"""Ids, namespaces, aliases or imports on one page. It is also the default page size (OpenAPI, ``listVectors``, ``limit``)."""
+
+MAX_RECORDS_PER_FETCH_PAGE: Final = 10_000
+"""Records on one page of a fetch by metadata (OpenAPI of 2026-07, ``FetchByMetadataRequest.limit``)."""
 
 MAX_TOP_K: Final = 10_000
 """Matches of one query (OpenAPI, ``QueryRequest.topK``; docs)."""
+
+# One index -----------------------------------------------------------------------------------
+
+MAX_ALIASES_PER_INDEX: Final = 1_000
+"""Namespace aliases (docs)."""
 
 # One record ----------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from airflow_pinecone_upsert.emulator import rules
 from airflow_pinecone_upsert.emulator.records import Row
 from airflow_pinecone_upsert.emulator.rules import ApiError
 
@@ -71,16 +70,6 @@ def error_response(exc: ApiError) -> Response:
         headers = {"Connection": "close"} if exc.status == 413 else None  # noqa: PLR2004
         return PlainTextResponse(exc.message, exc.status, headers)
     return json_response({"code": exc.code, "message": exc.message, "details": exc.details}, status=exc.status)
-
-
-def not_found(message: str) -> ApiError:
-    """
-    Make the error for something that does not exist.
-
-    :param message: The error message.
-    :return: The error.
-    """
-    return ApiError(message, status=404, code=rules.NOT_FOUND)
 
 
 def api_version(request: Request) -> str:

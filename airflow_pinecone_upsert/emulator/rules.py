@@ -24,6 +24,8 @@ from airflow_pinecone_upsert.emulator.records import FLOAT32, UINT32, IndexSpec,
 
 INVALID_ARGUMENT: Final = 3
 NOT_FOUND: Final = 5
+ALREADY_EXISTS: Final = 6
+FAILED_PRECONDITION: Final = 9
 DEFAULT_NAMESPACE: Final = "__default__"
 DOCUMENTS_ONLY: Final = (
     "This index has a document schema, so writes must go through the documents API. Use `POST "
@@ -271,6 +273,16 @@ def normalize_namespace(name: str) -> str:
         raise ApiError(f"Namespace must be at most {limits.MAX_NAMESPACE_LENGTH} characters, but got {len(name)}")
     _require_ascii("Namespace", name)
     return "" if name == DEFAULT_NAMESPACE else name
+
+
+def shown_namespace(namespace: str) -> str:
+    """
+    Return the name of a namespace in responses about namespaces.
+
+    :param namespace: The name as it is stored.
+    :return: The name; the default namespace is ``__default__``.
+    """
+    return namespace or DEFAULT_NAMESPACE
 
 
 def parse_upsert(message: Message, spec: IndexSpec) -> list[Row]:

@@ -5,7 +5,9 @@ Invariants:
 
 * A write is one transaction. It is in the file when the method returns, so a killed process loses no acknowledged write.
 * Every write has a log sequence number (LSN) that is greater than those of all earlier writes.
-* The default namespace is ``""``. A namespace exists as long as it has a record.
+* ``counts``, ``fetch``, ``fetch_matching``, ``ids`` and ``search`` see the writes that are visible: by default all of
+  them, with a lag those up to ``visible_lsn``. All other methods, and later writes, see all writes.
+* The default namespace is ``""``.
 * Only one process at a time can use a data folder.
 """
 
@@ -13,8 +15,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +27,11 @@ import orjson
 from airflow_pinecone_upsert.emulator.filters import Predicate
 from airflow_pinecone_upsert.emulator.records import IndexSpec, Row
 from airflow_pinecone_upsert.emulator.search import Match, Query, Snapshot
+from airflow_pinecone_upsert.emulator.visibility import PendingWrites, Write
 
 _FILE_NAME: Final = "index.sqlite3"
 
-_SCHEMA: Final = """
-    CREATE TABLE IF NOT EXISTS records (
+_TABLE: Final = """(
         namespace TEXT NOT NULL,
         id TEXT NOT NULL,
         dense BLOB,
@@ -35,10 +39,18 @@ _SCHEMA: Final = """
         sparse_values BLOB,
         metadata BLOB,
         PRIMARY KEY (namespace, id)
-    );
+    )"""
+_SCHEMA: Final = f"""
+    CREATE TABLE IF NOT EXISTS records {_TABLE};
     CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value NOT NULL);
     INSERT OR IGNORE INTO facts VALUES ('lsn', 0);
-"""
+"""  # noqa: S608 - constants, here and below
+_VISIBLE_SCHEMA: Final = f"""
+    BEGIN;
+    CREATE TEMP TABLE visible {_TABLE};
+    INSERT INTO visible SELECT * FROM records;
+    COMMIT;
+"""  # noqa: S608
 _COLUMNS: Final = "id, dense, sparse_indices, sparse_values, metadata"
 
 
@@ -52,24 +64,45 @@ class Store:
 
     :param spec: The properties of the index.
     :param folder: The data folder, created if it does not exist; ``None`` stores the records in memory.
+    :param lag_s: Seconds until a write is visible to readers.
+    :param clock: Returns the time in seconds.
     :raises DataFolderError: The folder contains a different kind of index, or is in use.
+    :raises ValueError: The lag is negative.
     """
 
-    def __init__(self, spec: IndexSpec, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        spec: IndexSpec,
+        folder: Path | None = None,
+        *,
+        lag_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.spec = spec
+        self._pending = PendingWrites(lag_s, clock)
         self._lock = threading.Lock()
         self._snapshots: dict[str, Snapshot] = {}
         self._connection = _connect(folder)
         try:
-            self._lsn = _open_index(self._connection, spec)
+            self._lsn = self._visible_lsn = _open_index(self._connection, spec)
+            self._seen = "records"
+            if lag_s:
+                self._connection.executescript(_VISIBLE_SCHEMA)
+                self._seen = "visible"
         except (DataFolderError, sqlite3.DatabaseError) as exc:
             self._connection.close()
             raise DataFolderError(f"{folder} cannot be used: {exc}. Choose another folder.") from exc
 
     @property
     def lsn(self) -> int:
-        """The LSN of the last write. Every later read sees that write."""
+        """The LSN of the last write."""
         return self._lsn
+
+    @property
+    def visible_lsn(self) -> int:
+        """The LSN of the last visible write. Every later read sees that write."""
+        with self._reading():
+            return self._visible_lsn
 
     def upsert(self, namespace: str, rows: Sequence[Row]) -> int:
         """
@@ -79,12 +112,12 @@ class Store:
         :param rows: The records; the last one of the same id wins.
         :return: The LSN.
         """
-        with self._writing(namespace) as cursor:
-            cursor.executemany(
-                f"INSERT OR REPLACE INTO records (namespace, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
-                ((namespace, *row) for row in rows),
-            )
-        return self._lsn
+
+        def write(cursor: sqlite3.Cursor, table: str) -> int:
+            statement = f"INSERT OR REPLACE INTO {table} (namespace, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
+            return cursor.executemany(statement, ((namespace, *row) for row in rows)).rowcount
+
+        return self._write(namespace, write)[0]
 
     def update(self, namespace: str, record_id: str, update: Callable[[Row], Row]) -> int:
         """
@@ -95,14 +128,27 @@ class Store:
         :param update: Returns the new record. If it raises, the record stays unchanged.
         :return: The LSN.
         """
-        with self._writing(namespace) as cursor:
-            for row in _select(cursor, "namespace = ? AND id = ?", namespace, record_id):
-                cursor.execute(
-                    "UPDATE records SET dense = ?, sparse_indices = ?, sparse_values = ?, metadata = ?"
-                    " WHERE namespace = ? AND id = ?",
-                    (*update(row)[1:], namespace, record_id),
-                )
-        return self._lsn
+
+        def write(cursor: sqlite3.Cursor, table: str) -> int:
+            rows = _select(cursor, table, "namespace = ? AND id = ?", namespace, record_id)
+            return _update(cursor, table, namespace, list(map(update, rows)))
+
+        return self._write(namespace, write)[0]
+
+    def update_matching(self, namespace: str, predicate: Predicate, update: Callable[[Row], Row]) -> tuple[int, int]:
+        """
+        Update the records whose metadata match.
+
+        :param namespace: The namespace.
+        :param predicate: Whether metadata match.
+        :param update: Returns the new record. If it raises, all records stay unchanged.
+        :return: The LSN and the number of records that matched.
+        """
+
+        def write(cursor: sqlite3.Cursor, table: str) -> int:
+            return _update(cursor, table, namespace, list(map(update, _matching(cursor, table, namespace, predicate))))
+
+        return self._write(namespace, write)
 
     def delete(self, namespace: str, ids: Collection[str]) -> int:
         """
@@ -112,9 +158,7 @@ class Store:
         :param ids: The ids.
         :return: The LSN.
         """
-        with self._writing(namespace) as cursor:
-            _delete(cursor, namespace, ids)
-        return self._lsn
+        return self._write(namespace, lambda cursor, table: _delete(cursor, table, namespace, ids))[0]
 
     def delete_matching(self, namespace: str, predicate: Predicate) -> int:
         """
@@ -124,22 +168,44 @@ class Store:
         :param predicate: Whether metadata match.
         :return: The LSN.
         """
-        with self._writing(namespace) as cursor:
-            rows = cursor.execute("SELECT id, metadata FROM records WHERE namespace = ?", (namespace,)).fetchall()
-            matching = [row_id for row_id, metadata in rows if predicate(orjson.loads(metadata or b"{}"))]
-            _delete(cursor, namespace, matching)
-        return self._lsn
 
-    def delete_namespace(self, namespace: str) -> int | None:
+        def write(cursor: sqlite3.Cursor, table: str) -> int:
+            return _delete(cursor, table, namespace, [row.id for row in _matching(cursor, table, namespace, predicate)])
+
+        return self._write(namespace, write)[0]
+
+    def delete_all(self, namespace: str) -> int:
         """
-        Delete a namespace with all its records.
+        Delete all records of a namespace.
 
         :param namespace: The namespace.
-        :return: The LSN; ``None`` if the namespace does not exist.
+        :return: The LSN.
         """
-        with self._writing(namespace) as cursor:
-            deleted = cursor.execute("DELETE FROM records WHERE namespace = ?", (namespace,)).rowcount
-        return self._lsn if deleted else None
+
+        def write(cursor: sqlite3.Cursor, table: str) -> int:
+            return cursor.execute(f"DELETE FROM {table} WHERE namespace = ?", (namespace,)).rowcount  # noqa: S608
+
+        return self._write(namespace, write)[0]
+
+    def namespaces(self) -> list[str]:
+        """
+        Return the namespaces that have a record.
+
+        :return: Their names, in order.
+        """
+        with self._reading() as cursor:
+            return [name for (name,) in cursor.execute("SELECT DISTINCT namespace FROM records ORDER BY 1")]
+
+    def has_records(self, namespace: str) -> bool:
+        """
+        Return whether a namespace has a record.
+
+        :param namespace: The namespace.
+        :return: Whether it has one.
+        """
+        with self._reading() as cursor:
+            found = cursor.execute("SELECT 1 FROM records WHERE namespace = ? LIMIT 1", (namespace,))
+            return found.fetchone() is not None
 
     def counts(self) -> dict[str, int]:
         """
@@ -148,7 +214,8 @@ class Store:
         :return: The counts by namespace, ordered by name.
         """
         with self._reading() as cursor:
-            return dict(cursor.execute("SELECT namespace, count(*) FROM records GROUP BY 1 ORDER BY 1").fetchall())
+            counts = cursor.execute(f"SELECT namespace, count(*) FROM {self._seen} GROUP BY 1 ORDER BY 1")  # noqa: S608
+            return dict(counts.fetchall())
 
     def fetch(self, namespace: str, ids: Collection[str]) -> list[Row]:
         """
@@ -162,8 +229,32 @@ class Store:
             return [
                 row
                 for record_id in dict.fromkeys(ids)
-                for row in _select(cursor, "namespace = ? AND id = ?", namespace, record_id)
+                for row in _select(cursor, self._seen, "namespace = ? AND id = ?", namespace, record_id)
             ]
+
+    def fetch_matching(self, namespace: str, predicate: Predicate, *, after: str, limit: int) -> list[Row]:
+        """
+        Look up records by their metadata.
+
+        :param namespace: The namespace.
+        :param predicate: Whether metadata match.
+        :param after: Return only records with a greater id.
+        :param limit: The maximum number of records.
+        :return: The records, ordered by id.
+        """
+        with self._reading() as cursor:
+            return list(islice(_matching(cursor, self._seen, namespace, predicate, after=after), limit))
+
+    def count_matching(self, namespace: str, predicate: Predicate) -> int:
+        """
+        Count the records whose metadata match, as a write finds them.
+
+        :param namespace: The namespace.
+        :param predicate: Whether metadata match.
+        :return: Their number.
+        """
+        with self._reading() as cursor:
+            return sum(1 for _ in _matching(cursor, "records", namespace, predicate))
 
     def ids(self, namespace: str, *, prefix: str = "", after: str = "", limit: int) -> list[str]:
         """
@@ -177,7 +268,7 @@ class Store:
         """
         with self._reading() as cursor:
             found = cursor.execute(
-                "SELECT id FROM records WHERE namespace = ? AND id > ? AND id >= ? AND substr(id, 1, ?) = ?"
+                f"SELECT id FROM {self._seen} WHERE namespace = ? AND id > ? AND id >= ? AND substr(id, 1, ?) = ?"  # noqa: S608
                 " ORDER BY id LIMIT ?",
                 (namespace, after, prefix, len(prefix), prefix, limit),
             )
@@ -185,13 +276,13 @@ class Store:
 
     def rows(self, namespace: str) -> list[Row]:
         """
-        Return all records of a namespace.
+        Return all records of a namespace, also those that are not visible yet.
 
         :param namespace: The namespace.
         :return: The records, ordered by id.
         """
         with self._reading() as cursor:
-            return _select_all(cursor, namespace)
+            return _select_all(cursor, "records", namespace)
 
     def search(self, namespace: str, query: Query) -> list[Match]:
         """
@@ -204,8 +295,30 @@ class Store:
         with self._reading() as cursor:
             snapshot = self._snapshots.get(namespace)
             if snapshot is None:
-                snapshot = self._snapshots[namespace] = Snapshot(_select_all(cursor, namespace), self.spec)
+                rows = _select_all(cursor, self._seen, namespace)
+                snapshot = self._snapshots[namespace] = Snapshot(rows, self.spec)
         return snapshot.search(query)
+
+    def load(self, name: str) -> Any:
+        """
+        Return a fact about the index.
+
+        :param name: The name of the fact.
+        :return: What ``save`` stored, or ``None``.
+        """
+        with self._lock:
+            found = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if found is None else orjson.loads(found[0])
+
+    def save(self, name: str, value: object) -> None:
+        """
+        Store a fact about the index.
+
+        :param name: The name of the fact.
+        :param value: Anything that is JSON.
+        """
+        with self._lock:
+            self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, orjson.dumps(value)))
 
     def close(self) -> None:
         """Wait for the operation in progress and close. Records in memory are lost."""
@@ -215,22 +328,37 @@ class Store:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Cursor]:
         with self._lock, closing(self._connection.cursor()) as cursor:
+            for pending in self._pending.take_due():
+                with _transaction(cursor):
+                    pending.write(cursor, self._seen)
+                self._visible_lsn = pending.lsn
+                self._snapshots.pop(pending.namespace, None)
             yield cursor
 
-    @contextmanager
-    def _writing(self, namespace: str) -> Iterator[sqlite3.Cursor]:
-        """Run one transaction, which includes the new LSN, and drop the snapshot of the namespace."""
+    def _write(self, namespace: str, write: Write) -> tuple[int, int]:
+        """Run one transaction, which includes the new LSN. Return the LSN and the number of records found."""
         with self._lock, closing(self._connection.cursor()) as cursor:
-            cursor.execute("BEGIN IMMEDIATE")
-            try:
-                yield cursor
+            with _transaction(cursor):
+                found = write(cursor, "records")
                 cursor.execute("UPDATE facts SET value = ? WHERE name = 'lsn'", (self._lsn + 1,))
-                cursor.execute("COMMIT")
-            except BaseException:
-                cursor.execute("ROLLBACK")
-                raise
             self._lsn += 1
-            self._snapshots.pop(namespace, None)
+            if self._pending.lag_s:
+                self._pending.add(self._lsn, namespace, write)
+            else:
+                self._visible_lsn = self._lsn
+                self._snapshots.pop(namespace, None)
+            return self._lsn, found
+
+
+@contextmanager
+def _transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
+    cursor.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        cursor.execute("COMMIT")
+    except BaseException:
+        cursor.execute("ROLLBACK")
+        raise
 
 
 def _connect(folder: Path | None) -> sqlite3.Connection:
@@ -257,16 +385,35 @@ def _open_index(connection: sqlite3.Connection, spec: IndexSpec) -> int:
     return int(facts["lsn"])
 
 
-def _select(cursor: sqlite3.Cursor, condition: str, *arguments: str) -> Iterator[Row]:
-    rows = cursor.execute(f"SELECT {_COLUMNS} FROM records WHERE {condition}", arguments).fetchall()  # noqa: S608 - constants
+# The names of tables and columns in the statements below are constants of this module.
+
+
+def _select(cursor: sqlite3.Cursor, table: str, condition: str, *arguments: str) -> Iterator[Row]:
+    rows = cursor.execute(f"SELECT {_COLUMNS} FROM {table} WHERE {condition}", arguments).fetchall()  # noqa: S608
     return map(Row._make, rows)
 
 
-def _select_all(cursor: sqlite3.Cursor, namespace: str) -> list[Row]:
-    return list(_select(cursor, "namespace = ? ORDER BY id", namespace))
+def _select_all(cursor: sqlite3.Cursor, table: str, namespace: str) -> list[Row]:
+    return list(_select(cursor, table, "namespace = ? ORDER BY id", namespace))
 
 
-def _delete(cursor: sqlite3.Cursor, namespace: str, ids: Collection[str]) -> None:
+def _matching(
+    cursor: sqlite3.Cursor, table: str, namespace: str, predicate: Predicate, *, after: str = ""
+) -> Iterator[Row]:
+    for row in _select(cursor, table, "namespace = ? AND id > ? ORDER BY id", namespace, after):
+        if predicate(orjson.loads(row.metadata or b"{}")):
+            yield row
+
+
+def _update(cursor: sqlite3.Cursor, table: str, namespace: str, rows: Sequence[Row]) -> int:
     cursor.executemany(
-        "DELETE FROM records WHERE namespace = ? AND id = ?", ((namespace, record_id) for record_id in ids)
+        f"UPDATE {table} SET dense = ?, sparse_indices = ?, sparse_values = ?, metadata = ?"  # noqa: S608
+        " WHERE namespace = ? AND id = ?",
+        ((*row[1:], namespace, row.id) for row in rows),
     )
+    return len(rows)
+
+
+def _delete(cursor: sqlite3.Cursor, table: str, namespace: str, ids: Collection[str]) -> int:
+    statement = f"DELETE FROM {table} WHERE namespace = ? AND id = ?"  # noqa: S608
+    return cursor.executemany(statement, ((namespace, record_id) for record_id in ids)).rowcount

@@ -12,22 +12,6 @@ from hypothesis import strategies as st
 from airflow_pinecone_upsert.emulator import EmulatedIndex, IndexSpec
 
 
-@pytest.fixture
-def index(pinecone_index_factory):
-    return pinecone_index_factory(3)
-
-
-@pytest.fixture
-def http(index, connect):
-    return connect(index)
-
-
-def upsert(http, *vectors, namespace=""):
-    response = http.post("/vectors/upsert", json={"vectors": vectors, "namespace": namespace})
-    assert response.status_code == 200, response.text
-    return response
-
-
 def record(record_id, values=(1, 1, 1), **more):
     return {"id": record_id, "values": list(values), **more}
 
@@ -40,7 +24,7 @@ def listed(http, **parameters):
 # upsert and fetch
 
 
-def test_upsert_and_fetch(http):
+def test_upsert_and_fetch(http, upsert):
     assert upsert(http, record("a", metadata={"n": 1, "t": ["x", "y"], "b": True}), record("b")).json() == {
         "upsertedCount": 2
     }
@@ -54,7 +38,7 @@ def test_upsert_and_fetch(http):
     }
 
 
-def test_an_upsert_replaces_the_whole_record(http, index):
+def test_an_upsert_replaces_the_whole_record(http, index, upsert):
     upsert(http, record("a", metadata={"x": 1}))
     upsert(http, record("a", (4, 5, 6)))
     stored = index.vectors()["a"]
@@ -62,25 +46,25 @@ def test_an_upsert_replaces_the_whole_record(http, index):
     assert stored.metadata is None
 
 
-def test_the_last_record_of_an_id_wins_and_all_are_counted(http, index):
+def test_the_last_record_of_an_id_wins_and_all_are_counted(http, index, upsert):
     response = upsert(http, record("a", (1, 0, 0)), record("b"), record("a", (0, 0, 2)))
     assert response.json() == {"upsertedCount": 3}
     assert index.vectors()["a"].values.tolist() == [0, 0, 2]
 
 
-def test_null_and_protobuf_field_names_are_accepted(http, index):
+def test_null_and_protobuf_field_names_are_accepted(http, index, upsert):
     upsert(http, {"id": "a", "values": [1, 1, 1], "sparse_values": None, "metadata": None})
     assert index.vectors()["a"].metadata is None
 
 
-def test_empty_metadata_are_no_metadata(http, index):
+def test_empty_metadata_are_no_metadata(http, index, upsert):
     upsert(http, record("a", metadata={}))
     assert "metadata" not in http.get("/vectors/fetch", params={"ids": "a"}).json()["vectors"]["a"]
     assert http.post("/vectors/update", json={"id": "a", "setMetadata": {}}).status_code == 200
     assert index.vectors()["a"].metadata is None
 
 
-def test_integers_in_metadata_are_stored_as_doubles(http, index):
+def test_integers_in_metadata_are_stored_as_doubles(http, index, upsert):
     upsert(http, record("a", metadata={"exact": 2**53, "rounded": 2**53 + 1}))
     assert index.vectors()["a"].metadata == {"exact": 2**53, "rounded": 2.0**53}
 
@@ -113,19 +97,19 @@ def test_doubles_are_rounded_like_numpy(shared_http, value):
 
 
 @pytest.mark.parametrize(("written", "read"), [("", "__default__"), ("__default__", ""), ("n", "n")])
-def test_the_default_namespace_has_two_names(http, written, read):
+def test_the_default_namespace_has_two_names(http, written, read, upsert):
     upsert(http, record("a"), namespace=written)
     assert list(http.get("/vectors/fetch", params={"ids": "a", "namespace": read}).json()["vectors"]) == ["a"]
 
 
-def test_namespaces_are_separate(http):
+def test_namespaces_are_separate(http, upsert):
     upsert(http, record("a", (1, 0, 0)), namespace="n")
     upsert(http, record("a", (2, 0, 0)), namespace="m")
     assert http.get("/vectors/fetch", params={"ids": "a", "namespace": "n"}).json()["vectors"]["a"]["values"][0] == 1
     assert http.get("/vectors/fetch", params={"ids": "a"}).json()["vectors"] == {}
 
 
-def test_stats_and_namespaces_use_different_default_names(http):
+def test_stats_and_namespaces_use_different_default_names(http, upsert):
     upsert(http, record("a"))
     upsert(http, record("a"), record("b"), namespace="n/1")
     assert http.post("/describe_index_stats", json={}).json() == {
@@ -143,7 +127,7 @@ def test_stats_and_namespaces_use_different_default_names(http):
     assert http.get("/namespaces/__default__").json() == {"name": "__default__", "record_count": 1}
 
 
-def test_namespaces_are_paginated(http):
+def test_namespaces_are_paginated(http, upsert):
     for name in ("b", "", "a", "c"):
         upsert(http, record("x"), namespace=name)
     first = http.get("/namespaces", params={"limit": 3}).json()
@@ -153,7 +137,7 @@ def test_namespaces_are_paginated(http):
     assert "pagination" not in rest
 
 
-def test_delete_a_namespace(http, index):
+def test_delete_a_namespace(http, index, upsert):
     upsert(http, record("a"), namespace="n")
     assert http.delete("/namespaces/n").json() == {}
     assert index.vectors("n") == {}
@@ -163,7 +147,7 @@ def test_delete_a_namespace(http, index):
 # list
 
 
-def test_list_is_sorted_by_bytes_and_paginated(http):
+def test_list_is_sorted_by_bytes_and_paginated(http, upsert):
     upsert(http, *(record(name) for name in ("b", "B", "a#2", "a#10", "a", "~", " ")))
     assert listed(http) == ([" ", "B", "a", "a#10", "a#2", "b", "~"], None)
     names, token = listed(http, limit=3)
@@ -171,7 +155,7 @@ def test_list_is_sorted_by_bytes_and_paginated(http):
     assert listed(http, limit=100, paginationToken=token)[0] == ["a#10", "a#2", "b", "~"]
 
 
-def test_list_by_prefix(http):
+def test_list_by_prefix(http, upsert):
     upsert(http, *(record(name) for name in ("a#1", "a#2", "a#3", "a", "b#1", "a%", "A#1")))
     names, token = listed(http, prefix="a#", limit=2)
     assert names == ["a#1", "a#2"]
@@ -179,7 +163,7 @@ def test_list_by_prefix(http):
     assert listed(http, prefix="%") == ([], None)
 
 
-def test_a_full_last_page_has_no_token(http):
+def test_a_full_last_page_has_no_token(http, upsert):
     upsert(http, *(record(f"{n:03}") for n in range(100)))
     names, token = listed(http)
     assert len(names) == 100
@@ -189,7 +173,7 @@ def test_a_full_last_page_has_no_token(http):
 # update
 
 
-def test_update_replaces_values_and_merges_metadata(http, index):
+def test_update_replaces_values_and_merges_metadata(http, index, upsert):
     upsert(http, record("a", metadata={"x": 1, "y": 2}))
     body = {"id": "a", "values": [7, 8, 9], "setMetadata": {"y": 3, "z": ["q"]}}
     assert http.post("/vectors/update", json=body).json() == {}
@@ -197,7 +181,7 @@ def test_update_replaces_values_and_merges_metadata(http, index):
     assert index.vectors()["a"].metadata == {"x": 1, "y": 3, "z": ["q"]}
 
 
-def test_update_of_metadata_alone_keeps_the_values(http, index):
+def test_update_of_metadata_alone_keeps_the_values(http, index, upsert):
     upsert(http, record("a", (1, 2, 3)))
     http.post("/vectors/update", json={"id": "a", "setMetadata": {"x": 1}})
     assert index.vectors()["a"].values.tolist() == [1, 2, 3]
@@ -209,7 +193,7 @@ def test_update_of_an_unknown_id_is_ignored(http, index):
     assert index.vectors() == {}
 
 
-def test_update_of_sparse_values(pinecone_index_factory, connect):
+def test_update_of_sparse_values(pinecone_index_factory, connect, upsert):
     index = pinecone_index_factory(3, metric="dotproduct")
     http = connect(index)
     upsert(http, record("a"))
@@ -221,13 +205,13 @@ def test_update_of_sparse_values(pinecone_index_factory, connect):
 # delete
 
 
-def test_delete_by_ids(http, index):
+def test_delete_by_ids(http, index, upsert):
     upsert(http, record("a"), record("b"))
     assert http.post("/vectors/delete", json={"ids": ["a", "absent"]}).json() == {}
     assert set(index.vectors()) == {"b"}
 
 
-def test_delete_everything_in_one_namespace(http, index):
+def test_delete_everything_in_one_namespace(http, index, upsert):
     upsert(http, record("a"))
     upsert(http, record("a"), namespace="n")
     assert http.post("/vectors/delete", json={"deleteAll": True, "namespace": "n"}).json() == {}
@@ -235,7 +219,7 @@ def test_delete_everything_in_one_namespace(http, index):
     assert set(index.vectors()) == {"a"}
 
 
-def test_delete_by_filter(http, index):
+def test_delete_by_filter(http, index, upsert):
     upsert(http, record("a", metadata={"g": "x"}), record("b", metadata={"g": "y"}), record("c"))
     assert http.post("/vectors/delete", json={"filter": {"g": {"$ne": "y"}}}).json() == {}
     assert set(index.vectors()) == {"b"}
@@ -244,7 +228,7 @@ def test_delete_by_filter(http, index):
 # headers, keys, the control plane
 
 
-def test_writes_and_queries_report_lsns(http):
+def test_writes_and_queries_report_lsns(http, upsert):
     first = int(upsert(http, record("a"), record("b")).headers["x-pinecone-request-lsn"])
     lsns = [first]
     for path, body in (
@@ -268,7 +252,7 @@ def test_writes_and_queries_report_lsns(http):
         ("GET", "/namespaces/__default__"),
     ],
 )
-def test_other_reads_report_no_position(http, method, path):
+def test_other_reads_report_no_position(http, method, path, upsert):
     upsert(http, record("a"))
     response = http.request(method, path)
     assert response.status_code == 200

@@ -33,11 +33,6 @@ def index(pinecone_index_factory):
 
 
 @pytest.fixture
-def http(index, connect):
-    return connect(index)
-
-
-@pytest.fixture
 def hybrid(pinecone_index_factory, connect):
     return connect(pinecone_index_factory(2, metric="dotproduct"))
 
