@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
 
 from airflow_pinecone_upsert.emulator import limits
+from airflow_pinecone_upsert.emulator.aliases import AliasOperations
 from airflow_pinecone_upsert.emulator.bodies import bound_bodies
 from airflow_pinecone_upsert.emulator.control_plane import ControlPlane
 from airflow_pinecone_upsert.emulator.faults import Faults
@@ -68,6 +69,7 @@ def create_app(  # noqa: PLR0913
     table = _routes(
         VectorOperations(store, names, holds_documents=document_schema is not None),
         NamespaceOperations(names),
+        AliasOperations(names),
         ControlPlane(store.spec, name, document_schema),
     )
     app: ASGIApp = Starlette(
@@ -120,8 +122,9 @@ class _Endpoints:
 
 
 def _routes(
-    vectors: VectorOperations, namespaces: NamespaceOperations, control_plane: ControlPlane
+    vectors: VectorOperations, namespaces: NamespaceOperations, aliases: AliasOperations, control_plane: ControlPlane
 ) -> Sequence[tuple[str, str, _Operation]]:
+    with_aliases = AliasOperations.versioned
     return [
         ("POST", "/vectors/upsert", vectors.upsert_vectors),
         ("POST", "/vectors/update", vectors.update_vector),
@@ -135,6 +138,11 @@ def _routes(
         ("POST", "/namespaces", namespaces.create_namespace),
         ("GET", "/namespaces/{namespace:path}", namespaces.describe_namespace),
         ("DELETE", "/namespaces/{namespace:path}", namespaces.delete_namespace),
+        ("GET", "/namespace-aliases", with_aliases(aliases.list_namespace_aliases)),
+        ("POST", "/namespace-aliases", with_aliases(aliases.create_namespace_alias)),
+        ("GET", "/namespace-aliases/{alias:path}", with_aliases(aliases.describe_namespace_alias)),
+        ("PATCH", "/namespace-aliases/{alias:path}", with_aliases(aliases.repoint_namespace_alias)),
+        ("DELETE", "/namespace-aliases/{alias:path}", with_aliases(aliases.delete_namespace_alias)),
         ("GET", "/indexes/{name}", control_plane.describe_index),
     ]
 
