@@ -1,8 +1,8 @@
 """
 A Pinecone emulator: an index on this machine, for tests, demos and offline work.
 
-It implements the data plane of API version 2025-04 over real HTTP, with the limits and error bodies of the real
-service::
+It implements the data plane of API version 2025-04, and much of what newer versions added, over real HTTP, with the limits
+and error bodies of the real service::
 
     python -m airflow_pinecone_upsert.emulator --port 5080 --dimension 256
 
@@ -13,7 +13,7 @@ service::
 
 Invariants:
 
-* A write is visible to every read that starts after the response to the write.
+* A write is visible to every read that starts after the response to the write, unless the index has a lag.
 * The emulator imports neither Airflow nor Arrow, and nothing of this package outside of the emulator.
 * Importing this package is cheap: each public name is loaded on first use.
 """

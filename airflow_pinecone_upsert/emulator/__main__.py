@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             port=options.port,
             data=options.data,
             max_request_bytes=options.max_request_bytes,
+            lag_s=options.lag,
             grace_s=_GRACE_S,
         )
         if options.fault is not None:
@@ -100,6 +101,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         default=limits.MAX_DECODED_REQUEST_BYTES,
         help="size of the largest JSON body to accept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lag",
+        type=float,
+        metavar="SECONDS",
+        default=0.0,
+        help="seconds until a write is visible to queries, fetches, lists and statistics (default: %(default)s)",
     )
     parser.add_argument(
         "--fault",

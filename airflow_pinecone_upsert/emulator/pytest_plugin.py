@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -52,6 +52,8 @@ class IndexOptions(TypedDict, total=False):
     port: int
     data: Path | None
     max_request_bytes: int
+    lag_s: float
+    clock: Callable[[], float]
     record_requests: bool
     grace_s: float
 

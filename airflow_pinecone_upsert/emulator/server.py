@@ -15,7 +15,8 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, final
@@ -62,9 +63,13 @@ class EmulatedIndex:
     :param port: The port to listen on; 0 for any free port.
     :param data: The folder to store the records in; ``None`` stores them in memory.
     :param max_request_bytes: The size of the largest JSON body to accept.
+    :param lag_s: Seconds until a write is visible to queries, fetches, lists and statistics, as in the real service,
+        which is eventually consistent. ``vectors()`` returns every record at once.
+    :param clock: Returns the time in seconds that ``lag_s`` is measured by.
     :param record_requests: Whether to fill ``requests``, which grows without bound and costs one more parse per body.
     :param grace_s: How many seconds ``close()`` waits for requests in progress.
-    :raises ValueError: Pinecone does not offer this combination of dimension, metric and vector type.
+    :raises ValueError: Pinecone does not offer this combination of dimension, metric and vector type, or the lag is
+        negative.
     :raises DataFolderError: The folder contains a different kind of index, or is in use.
     """
 
@@ -81,6 +86,8 @@ class EmulatedIndex:
         port: int = 0,
         data: Path | None = None,
         max_request_bytes: int = limits.MAX_DECODED_REQUEST_BYTES,
+        lag_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
         record_requests: bool = False,
         grace_s: float = 0.0,
     ) -> None:
@@ -91,7 +98,8 @@ class EmulatedIndex:
         self._address = (host, port)
         self._log = RequestLog()
         default_metric = "dotproduct" if vector_type == "sparse" else "cosine"
-        self.store: Final = Store(IndexSpec(dimension, metric or default_metric, vector_type), data)
+        spec = IndexSpec(dimension, metric or default_metric, vector_type)
+        self.store: Final = Store(spec, data, lag_s=lag_s, clock=clock)
         app = create_app(
             self.store,
             name=name,
@@ -135,7 +143,7 @@ class EmulatedIndex:
 
     def vectors(self, namespace: str = "") -> dict[str, StoredRecord]:
         """
-        Return the stored records.
+        Return the stored records, also those that are not visible to readers yet.
 
         :param namespace: The namespace; ``""`` is the default namespace.
         :return: The records by id, ordered by id.

@@ -77,6 +77,7 @@ def test_help_describes_every_option():
         "--api-key",
         "--data",
         "--max-request-bytes",
+        "--lag",
         "--fault",
         "--seed",
     ]
@@ -90,6 +91,12 @@ def test_options():
         assert (description["vector_type"], description["metric"]) == ("sparse", "dotproduct")
         assert httpx.get(f"{url}/indexes/words", headers={"Api-Key": "other"}).status_code == 401
         assert "exceeds" in httpx.post(f"{url}/query", content=b" " * 11, headers=KEY).text
+
+
+def test_a_lag_hides_new_records():
+    with running("--dimension", "2", "--lag", "inf") as (_, _, url):
+        upsert(url, "a")
+        assert ids(url) == []
 
 
 def test_random_faults_depend_on_the_seed():
@@ -154,6 +161,7 @@ def test_a_folder_of_another_index_is_reported_in_one_line(tmp_path):
         ((), "dimension must be between 1 and 20000, not None."),
         (("--dimension", "3", "--vector-type", "sparse"), "A sparse index has no dimension."),
         (("--dimension", "3", "--metric", "taxicab"), "invalid choice: 'taxicab'"),
+        (("--dimension", "3", "--lag", "-1"), "The lag must not be negative, but is -1 seconds."),
         (("--dimension", "3", "--fault", "429"), "'429' is not a fault with a rate; write it as in 429:0.05."),
     ],
 )
