@@ -26,6 +26,7 @@ LAYERS = [
     ["pipeline.send"],
     ["pipeline.observer", "pipeline.track"],
     ["pipeline.run", "client"],
+    ["reindex"],
     ["assets", "links", "storage", "supervisor", "telemetry"],
     ["lineage"],
     ["hooks"],
@@ -124,6 +125,7 @@ def modules_after(statement):
         ("airflow_pinecone_upsert.api", {"airflow", "pyarrow", "fsspec", "pandas"}),
         ("airflow_pinecone_upsert.client", {"airflow", "pyarrow", "fsspec", "pandas"}),
         ("airflow_pinecone_upsert.pipeline", {"airflow", "pandas"}),
+        ("airflow_pinecone_upsert.reindex", {"airflow", "pandas"}),
         ("airflow_pinecone_upsert.emulator", {"airflow", "pyarrow", "pandas"}),
     ],
 )

@@ -1,0 +1,1 @@
+"""Make a namespace equal to its source: send what changed, delete what vanished, verify the result. No Airflow."""
