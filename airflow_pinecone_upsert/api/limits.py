@@ -70,6 +70,16 @@ MAX_BYTES_PER_SECOND: Final = 50_000_000
 MAX_DELETE_REQUESTS_PER_SECOND: Final = 100
 MAX_DELETED_IDS_PER_SECOND: Final = 5_000
 
+MAX_LIST_REQUESTS_PER_SECOND: Final = 200
+"""Per index."""
+
+# Cost (https://docs.pinecone.io/guides/manage-cost/understanding-cost) -------------------------
+
+BYTES_PER_WRITE_UNIT: Final = 1_000
+"""Of the records of an upsert, of those that they overwrite, and of those that are deleted."""
+
+MIN_WRITE_UNITS_PER_REQUEST: Final = 5
+
 # Of this package, not of Pinecone -------------------------------------------------------------
 
 MAX_CONCURRENCY: Final = 64
