@@ -34,7 +34,9 @@ with DAG(
     @task(retries=10, retry_delay=timedelta(seconds=30))
     def check_count(report: dict) -> str:
         """Check that the index holds every record. It counts new records only after some seconds, hence the retries."""
-        namespace, expected = report["namespace"], report["upsertedCount"]
+        namespace = report["namespace"]
+        # Above a million records, distinctCount is None: then the ids of the source must be unique.
+        expected = report["upsertedCount"] if report["distinctCount"] is None else report["distinctCount"]
         stats = PineconeHook().describe_index_stats().namespaces.get(namespace)
         found = stats.vector_count if stats else 0
         if found != expected:

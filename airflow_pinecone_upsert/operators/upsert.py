@@ -129,7 +129,8 @@ class PineconeUpsertOperator(PineconeUpsertBaseOperator):
 
     The task succeeds only if every record was confirmed by the server or rejected where allowed. Its output is a dict
     with ``upsertedCount`` (the sum of what the server confirmed, over all tries), ``resumedCount`` (those of earlier
-    tries), ``rejectedCount``, ``rejectsPaths``, ``requestCount``, ``requestBytes``, ``retryCount``, ``throttledCount``,
+    tries), ``distinctCount`` (distinct ids among them, where one try sent all of them and at most a million; else None),
+    ``rejectedCount``, ``rejectsPaths``, ``requestCount``, ``requestBytes``, ``retryCount``, ``throttledCount``,
     ``durationSeconds``, ``namespace`` and ``indexHost``; ``upsertedCount`` is also pushed under its own key.
 
     :param parquet_paths: A file, a folder or a glob; text or ``ObjectStoragePath``; local or of any scheme that

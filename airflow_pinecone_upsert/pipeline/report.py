@@ -16,6 +16,7 @@ class UpsertReport:
     :param counts: The counters.
     :param resumed_count: Those of the upserted records that earlier tries had sent.
     :param rejects_paths: The files that contain the rejected records.
+    :param distinct_count: Distinct ids among the upserted records, if one try sent all of them, and at most a million.
     :param namespace: Where the records are; ``""`` is the default namespace.
     :param index_host: The URL of the index.
     """
@@ -23,6 +24,7 @@ class UpsertReport:
     counts: Counts = field(default_factory=Counts)
     resumed_count: int = 0
     rejects_paths: tuple[str, ...] = ()
+    distinct_count: int | None = None
     namespace: str = ""
     index_host: str = ""
 
@@ -42,6 +44,7 @@ class UpsertReport:
             **self.counts.as_json(),
             "resumedCount": self.resumed_count,
             "rejectsPaths": list(self.rejects_paths),
+            "distinctCount": self.distinct_count,
             "namespace": self.namespace,
             "indexHost": self.index_host,
         }

@@ -108,8 +108,9 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     books = _Books.open(source, options, rejects_folder, checkpoint, earlier, started_s)
 
     def report() -> UpsertReport:
-        totals = books.tracker.totals(transport.now())
-        return UpsertReport(totals, books.tracker.resumed_count, books.rejects.paths, options.namespace, index.host)
+        tracker, paths = books.tracker, books.rejects.paths
+        totals = tracker.totals(transport.now())
+        return UpsertReport(totals, tracker.resumed_count, paths, tracker.distinct_count, options.namespace, index.host)
 
     def enter(event: Event[UpsertRequest]) -> None:
         if isinstance(event, Attempt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.operators.retry_policy import ExceptionRetryPolicy
 
 from .airflow_home import HOME
@@ -95,15 +97,23 @@ def test_reindex_nightly_keeps_two_namespaces(run_dag, pinecone_index, embedding
     assert remaining == {"articles-2020-01-02", tonight, "others"}
 
 
+def test_reindex_nightly_counts_an_id_once(run_dag, pinecone_index, embeddings):
+    table = pa.table({"id": ["0-0"], "values": [np.ones(8, np.float32)]})
+    pq.write_table(table, Path(os.environ["AIRFLOW_VAR_EMBEDDINGS"]) / "part-9.parquet")
+    run = run_dag(EXAMPLES / "reindex_nightly.py")
+    assert run.state == "success"
+    assert run.output("upsert")["upsertedCount"] == len(embeddings) + 1
+
+
 def test_reindex_nightly_deletes_nothing_if_records_are_missing(run_dag, pinecone_index, embeddings, monkeypatch):
-    """One file repeats an id of another: the server confirms more records than the index holds in the end."""
+    """The server confirms records that the index does not hold in the end."""
     from airflow_pinecone_upsert import PineconeHook
 
     for night in ("articles-2020-01-01", "articles-2020-01-02"):
         PineconeHook().upsert([("old", [1.0] * 8)], namespace=night)
     source = (EXAMPLES / "reindex_nightly.py").read_text().replace("retries=10", "retries=0")
-    table = pa.table({"id": ["0-0"], "values": [np.ones(8, np.float32)]})
-    pq.write_table(table, Path(os.environ["AIRFLOW_VAR_EMBEDDINGS"]) / "part-9.parquet")
+    answer = json.dumps({"upsertedCount": len(embeddings)}).encode()
+    pinecone_index.faults.next(Fault.body(200, answer, "application/json"), path="/vectors/upsert")
     run = run_dag(source)
     assert run.state == "failed"
     assert run.task_state("check_count") == "failed"

@@ -17,6 +17,7 @@ from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure, Rejection
 from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 from airflow_pinecone_upsert.pipeline.track.checkpoint import CheckpointState
+from airflow_pinecone_upsert.pipeline.track.distinct_ids import DistinctIds
 from airflow_pinecone_upsert.pipeline.track.rejects import Rejects
 from airflow_pinecone_upsert.pipeline.track.watermark import Watermark
 
@@ -41,6 +42,7 @@ class RunTracker:
         self._watermark = Watermark(earlier.position, earlier.settled_after) if earlier else Watermark()
         self._started_s = started_s
         self._last_rejection: Rejection[UpsertRequest] | None = None
+        self._distinct = DistinctIds()
         self.failures: list[Failure[UpsertRequest]] = []
 
     @property
@@ -53,6 +55,11 @@ class RunTracker:
     def resumed_count(self) -> int:
         """Records that earlier tries sent."""
         return self._earlier.upserted
+
+    @property
+    def distinct_count(self) -> int | None:
+        """Distinct ids among the confirmed records; None where they are unknown: earlier tries sent some, or too many."""
+        return None if self.resumed_count else self._distinct.count
 
     def read(self, rows: RowRange, pending: Chunk, encoded: EncodedChunk) -> None:
         """
@@ -80,6 +87,7 @@ class RunTracker:
             case Attempt():
                 self._counts += event.counts
                 if event.error is None:
+                    self._distinct.add(event.request.ids)
                     self._settle(event.request)
             case Rejection():
                 self._rejects.take_rejected(event.request, event.error)

@@ -215,3 +215,10 @@ def test_the_progress_is_the_first_key_of_the_state_and_the_checkpoint_is_one_li
     assert sorted(store) == ["progress", "resume"]  # Airflow's UI sorts them so
     assert isinstance(store["resume"], str)
     assert len(store["resume"]) < 1_000
+
+
+def test_there_is_no_count_once_earlier_tries_have_sent_some(index, run, numbered, fail_after):
+    store, path = InMemoryStateStore(), numbered(40)
+    fail_after(20, path, store, batch_size=10)
+    assert run(index, path, state=store).distinct_count is None
+    assert run(index, path, state=store).distinct_count == 40
