@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from airflow_pinecone_upsert.api.limits import MAX_DATA_RESPONSE_BYTES, MAX_RESPONSE_BYTES
 from airflow_pinecone_upsert.api.models import (
     DeleteResponse,
     FetchResponse,
@@ -47,11 +48,13 @@ class Endpoint(Generic[ResponseT]):
     :param method: ``GET``, ``POST``, ``DELETE``.
     :param path: The path on the host of the index or of the control plane.
     :param response: The type of the response.
+    :param max_response_bytes: The bound of a response with a 2xx status; of a longer one, the rest is not read.
     """
 
     method: str
     path: str
     response: type[ResponseT]
+    max_response_bytes: int = MAX_RESPONSE_BYTES
 
     def __str__(self) -> str:
         """Return the text for a message."""
@@ -60,10 +63,10 @@ class Endpoint(Generic[ResponseT]):
 
 UPSERT: Final = Endpoint("POST", "/vectors/upsert", UpsertResponse)
 DELETE: Final = Endpoint("POST", "/vectors/delete", DeleteResponse)
-FETCH: Final = Endpoint("GET", "/vectors/fetch", FetchResponse)
+FETCH: Final = Endpoint("GET", "/vectors/fetch", FetchResponse, MAX_DATA_RESPONSE_BYTES)
 LIST: Final = Endpoint("GET", "/vectors/list", ListResponse)
-QUERY: Final = Endpoint("POST", "/query", QueryResponse)
-STATS: Final = Endpoint("POST", "/describe_index_stats", IndexStats)
+QUERY: Final = Endpoint("POST", "/query", QueryResponse, MAX_DATA_RESPONSE_BYTES)
+STATS: Final = Endpoint("POST", "/describe_index_stats", IndexStats, MAX_DATA_RESPONSE_BYTES)
 NAMESPACES: Final = Endpoint("GET", "/namespaces", NamespacesResponse)
 
 

@@ -3,7 +3,8 @@ The HTTP boundary: one host, and every request to it.
 
 Invariants: the API key is sent to this host only, over TLS or to a loopback address; redirects are not followed;
 headers are never logged; an error of another library is raised as one of :mod:`airflow_pinecone_upsert.exceptions`,
-without its frames, because their variables contain the key.
+without its frames, because their variables contain the key; a response is read up to its endpoint's bound, never
+decompressed, and ends within the total time-out.
 
 HTTP/1.1 with keep-alive, on purpose: with bodies of 1.5 MB, Pinecone measured 3 s; HTTP/2 took 35 s, with failures.
 """
@@ -19,20 +20,27 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from airflow_pinecone_upsert import __version__
+from airflow_pinecone_upsert.api.connections import ANSWERED_EARLY, guard_connections
 from airflow_pinecone_upsert.api.endpoints import Body, Endpoint, ResponseT
 from airflow_pinecone_upsert.api.limits import (
     API_VERSION,
     CONTROL_PLANE_URL,
     DEFAULT_TIMEOUT_S,
+    DEFAULT_TOTAL_TIMEOUT_S,
     MAX_CONCURRENCY,
+    MAX_ERROR_RESPONSE_BYTES,
     MAX_TIMEOUT_S,
 )
+from airflow_pinecone_upsert.api.masking import MASK_CONTEXT, KeyMask
 from airflow_pinecone_upsert.api.responses import error_from_response
 from airflow_pinecone_upsert.exceptions import (
     PineconeUpsertError,
@@ -43,12 +51,10 @@ from airflow_pinecone_upsert.exceptions import (
 
 USER_AGENT: Final = f"airflow-pinecone-upsert/{__version__} (python/{platform.python_version()})"
 
-_MASK: Final = "***"
-
 _MAX_CONNECT_S: Final = 10.0
 
-_MAX_SHOWN_BYTES: Final = 200
-"""How much of a response that is not Pinecone's a message quotes."""
+_MAX_SHOWN: Final = 200
+"""Characters of a response that is not Pinecone's, which a message quotes."""
 
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 """The reason that OpenSSL gives for an unencrypted response, depending on its version."""
@@ -63,6 +69,8 @@ class ClientSettings(BaseModel):
     :param api_key: Sent as ``Api-Key``; masked in every representation.
     :param api_version: Sent as ``X-Pinecone-API-Version``; to the control plane, at least the one that reports schemas.
     :param timeout_s: Longest time without data within one request; at most 10 s for connecting.
+    :param total_timeout_s: Longest time of one request, from its first byte to the last one of its response. None: as
+        :attr:`longest_request_s` says.
     :param proxy: URL of an HTTP proxy. None: the environment decides (``HTTPS_PROXY``, ``NO_PROXY``).
     :param ca_bundle: File of CA certificates to trust instead of the default ones.
     """
@@ -72,8 +80,14 @@ class ClientSettings(BaseModel):
     api_key: SecretStr = Field(min_length=1)
     api_version: str = Field(default=API_VERSION, pattern="^[A-Za-z0-9._-]+$")
     timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0, le=MAX_TIMEOUT_S)
+    total_timeout_s: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
     proxy: str | None = Field(default=None, repr=False)
     ca_bundle: str | None = None
+
+    @property
+    def longest_request_s(self) -> float:
+        """The total time-out; if it is not set, some minutes, or the time-out without data if that is longer."""
+        return self.total_timeout_s or max(DEFAULT_TOTAL_TIMEOUT_S, self.timeout_s)
 
 
 def index_url(host: str) -> str:
@@ -121,21 +135,21 @@ class _KeyFilter(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._keys: dict[str, None] = {}  # a set that threads may add to
+        self._masks: dict[SecretStr, KeyMask] = {}
         for name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
             logging.getLogger(name).addFilter(self)
 
-    def hide(self, key: str) -> None:
+    def hide(self, key: SecretStr, mask: KeyMask) -> None:
         """Mask one more key."""
-        self._keys[key] = None
+        self._masks[key] = mask
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep every log record, with the keys in it masked."""
-        text = record.getMessage()
-        for key in tuple(self._keys):
-            if key in text:
-                text = text.replace(key, _MASK)
-                record.msg, record.args = text, ()
+        text = masked = record.getMessage()
+        for mask in tuple(self._masks.values()):
+            masked = mask(masked)
+        if masked != text:
+            record.msg, record.args = masked, ()
         return True
 
 
@@ -151,6 +165,55 @@ def _without_frames(exc: _ErrorT) -> _ErrorT:
     return exc
 
 
+@dataclass(frozen=True)
+class _Received:
+    """
+    What was received.
+
+    :param status: The HTTP status.
+    :param is_early: Whether it is the confirmation of a request that was not sent yet. Then the body is not read.
+    :param encoding: How the body is compressed; then it is not read, because a few bytes may become gigabytes.
+    :param body: As it was sent.
+    """
+
+    status: int
+    is_early: bool
+    encoding: str
+    body: bytearray = field(default_factory=bytearray, repr=False)
+
+
+def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """
+    Return the TLS settings, the same object for the same settings: reading the certificates takes long.
+
+    :param ca_bundle: As in :class:`ClientSettings`.
+    """
+    environment = tuple(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"))
+    changed = tuple(_changed(path) for path in (ca_bundle, *environment[:2]))
+    return _shared_tls_context(ca_bundle, environment, changed)
+
+
+@lru_cache(maxsize=8)
+def _shared_tls_context(
+    ca_bundle: str | None,
+    environment: tuple[str | None, ...],  # noqa: ARG001 - read by the functions that are called
+    changed: tuple[int, ...],  # noqa: ARG001 - of files that are read
+) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca_bundle) if ca_bundle else httpx.create_ssl_context()
+
+
+def _changed(path: str | None) -> int:
+    """Return when a file or folder was changed, in ns; 0 if there is none."""
+    try:
+        return Path(path).stat().st_ctime_ns if path else 0
+    except OSError:
+        return 0
+
+
+_UNUSED_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For plain http. It trusts no certificate."""
+
+
 class HttpClient:
     """
     One host: headers, time-outs and TLS are set once. Safe to share between threads.
@@ -162,29 +225,31 @@ class HttpClient:
 
     def __init__(self, url: str, settings: ClientSettings) -> None:
         self.url = url
-        self._key = settings.api_key.get_secret_value()
-        if not re.fullmatch(r"[!-~]+", self._key):
+        secret = settings.api_key  # the key itself would be a variable of this frame
+        if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
             # h11 would reject the key, too, but its message quotes it.
             raise SetupError("The API key holds white space or characters outside ASCII. Copy it again.")
-        _KEY_FILTER.hide(self._key)
+        self._mask = KeyMask(secret.get_secret_value())
+        _KEY_FILTER.hide(secret, self._mask)
         loopback = url.startswith("http://")
         try:
-            verify = ssl.create_default_context(cafile=settings.ca_bundle) if settings.ca_bundle else True
             self._client = httpx.Client(
                 base_url=url,
                 headers={
-                    "Api-Key": self._key,
+                    "Api-Key": secret.get_secret_value(),
                     "X-Pinecone-API-Version": settings.api_version,
                     "User-Agent": USER_AGENT,
+                    "Accept-Encoding": "identity",
                 },
                 timeout=httpx.Timeout(settings.timeout_s, connect=min(_MAX_CONNECT_S, settings.timeout_s)),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENCY),
-                verify=verify,
+                verify=_UNUSED_TLS if loopback and not settings.ca_bundle else _tls_context(settings.ca_bundle),
                 # A proxy would see the key of a plain http request.
                 proxy=None if loopback else settings.proxy,
                 trust_env=not loopback,
                 follow_redirects=False,
             )
+            guard_connections(self._client, settings.longest_request_s)
         except ImportError as exc:  # httpx's error says "socksio"
             raise SetupError(
                 "The proxy is a SOCKS proxy, which needs the package socksio where the task runs: pip install socksio. "
@@ -226,38 +291,62 @@ class HttpClient:
             # The length is known, so that pieces need not be sent chunked.
             headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
         try:
-            response = self._client.request(
+            # Closes the response, and its connection unless the response was read to its end.
+            with self._client.stream(
                 endpoint.method, endpoint.path, params=params, content=content, headers=headers
-            )
+            ) as response:
+                # The reason phrase may echo the key, and would be in the response's repr.
+                response.extensions.pop("reason_phrase", None)
+                received = _receive(response, endpoint.max_response_bytes)
         except (httpx.HTTPError, UnicodeError) as exc:
             if isinstance(exc, httpx.HTTPError):
                 exc.request = httpx.Request(endpoint.method, self.url)  # instead of the one that contains the key
             raise self._unreachable(exc) from _without_frames(exc)
         # A response and its stream refer to each other: they would hold the request's 2 MB until a garbage collection.
         response.stream = httpx.ByteStream(b"")
-        # The reason phrase may echo the key, and would be in the response's repr.
-        response.extensions.pop("reason_phrase", None)
         if response.is_success:
-            return self._parse(endpoint, response)
-        headers = {name: value.replace(self._key, _MASK) for name, value in response.headers.items()}
-        raise error_from_response(response.status_code, headers, self._masked(response), host=self.url, now=time.time())
+            self._check(endpoint, received)
+            return self._parse(endpoint, received)
+        headers = {name: self._mask(value) for name, value in response.headers.items()}
+        raise error_from_response(
+            received.status, headers, received.body, host=self.url, now=time.time(), mask=self._mask
+        )
 
-    def _parse(self, endpoint: Endpoint[ResponseT], response: httpx.Response) -> ResponseT:
-        try:
-            return endpoint.response.model_validate_json(response.content)
-        except ValidationError as exc:
-            body = self._masked(response)[:_MAX_SHOWN_BYTES].decode("utf-8", "replace")
+    def _check(self, endpoint: Endpoint[ResponseT], received: _Received) -> None:
+        """
+        Check whether a response with a 2xx status can be the one to this request.
+
+        :raises TransportError: It came before the whole request was sent.
+        :raises UnexpectedResponseError: It is compressed, or larger than the endpoint's responses are.
+        """
+        if received.is_early:
+            raise TransportError(
+                f"{self.url} answered {received.status} before {endpoint} was sent: the response belongs to an earlier "
+                "request. The connection was closed. Check any proxy in between if this persists."
+            )
+        if received.encoding:
             raise UnexpectedResponseError(
-                f"{self.url} answered {response.status_code} to {endpoint.path}, but not with a Pinecone "
-                f"response: {body!r}. Is this host a Pinecone index?"
+                f"{self.url} answered {endpoint} with the content encoding {self._mask(received.encoding)!r:.80}, which "
+                "was not asked for. Check the index host, and any proxy in between."
+            )
+        if len(received.body) > endpoint.max_response_bytes:
+            raise UnexpectedResponseError(
+                f"{self.url} answered {endpoint} with more than {endpoint.max_response_bytes:,} bytes; the rest was not "
+                "read. Ask for less at once, or check the index host, and any proxy in between."
+            )
+
+    def _parse(self, endpoint: Endpoint[ResponseT], received: _Received) -> ResponseT:
+        try:
+            return endpoint.response.model_validate_json(received.body, context={MASK_CONTEXT: self._mask})
+        except ValidationError as exc:
+            shown = self._mask(received.body[:MAX_ERROR_RESPONSE_BYTES].decode("utf-8", "replace"))[:_MAX_SHOWN]
+            raise UnexpectedResponseError(
+                f"{self.url} answered {received.status} to {endpoint.path}, but not with a Pinecone "
+                f"response: {shown!r}. Is this host a Pinecone index?"
             ) from _without_frames(exc)
 
-    def _masked(self, response: httpx.Response) -> bytes:
-        """Return the body without the key: some servers echo what they reject."""
-        return response.content.replace(self._key.encode(), _MASK.encode())
-
     def _unreachable(self, exc: Exception) -> PineconeUpsertError:
-        what = f"{type(exc).__name__}: {exc}".rstrip(": ").replace(self._key, _MASK)
+        what = self._mask(f"{type(exc).__name__}: {exc}".rstrip(": "))
         system_error = _system_error(exc)
         if isinstance(system_error, ssl.SSLCertVerificationError):
             return SetupError(
@@ -283,6 +372,33 @@ class HttpClient:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def _receive(response: httpx.Response, max_bytes: int) -> _Received:
+    """
+    Read a response, up to a piece beyond its bound.
+
+    :param response: Its headers have arrived.
+    :param max_bytes: The bound of a response with a 2xx status.
+    """
+    stream = response.extensions["network_stream"]
+    is_early = stream.get_extra_info(ANSWERED_EARLY)
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    received = _Received(
+        response.status_code,
+        # A server may answer early with an error, but it cannot confirm what it has not received.
+        is_early=is_early and response.is_success,
+        encoding="" if encoding == "identity" else encoding,
+    )
+    if not received.is_early and not received.encoding:
+        bound = max_bytes if response.is_success else MAX_ERROR_RESPONSE_BYTES
+        for piece in response.iter_raw():
+            received.body.extend(piece)
+            if len(received.body) > bound:
+                break
+    if is_early:
+        stream.close()  # so that the pool discards the connection: the response to this request may follow
+    return received
 
 
 def _system_error(exc: BaseException | None) -> OSError | None:

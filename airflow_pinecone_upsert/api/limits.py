@@ -87,6 +87,21 @@ DEFAULT_TIMEOUT_S: Final = 60.0
 MAX_TIMEOUT_S: Final = 3_600.0
 """A longer silence of the server hides that it is gone, and the system's own limits fail with errors of their own."""
 
+DEFAULT_TOTAL_TIMEOUT_S: Final = 180.0
+"""A request of 2 MB takes longer only below 11 KB/s. A server that sends a byte a second would never end otherwise."""
+
+MAX_RESPONSE_BYTES: Final = 1_000_000
+"""Bytes of a response that holds no data. The largest, 100 ids or namespaces of 512 characters, has a tenth of it."""
+
+MAX_DATA_RESPONSE_BYTES: Final = 64_000_000
+"""
+Bytes of a response with records, or with the statistics of every namespace: 40 records of 20,000 components with 25
+characters each have 20 MB, and 100,000 namespaces with names of 512 characters have 55 MB.
+"""
+
+MAX_ERROR_RESPONSE_BYTES: Final = 256_000
+"""Bytes of an error response that are read; the others are not needed for its message."""
+
 MAX_ATTEMPTS: Final = 10
 """Attempts at one upsert request. With full jitter, the waits add up to two minutes on average and to four at most."""
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SkipValidation
 from pydantic.alias_generators import to_camel
 
+from airflow_pinecone_upsert.api.masking import ShownText
+
 
 def is_integer(value: Any) -> TypeGuard[int | np.integer[Any]]:
     """Return whether a value is an integer; a bool or a ``timedelta64`` is not one, although its class is a subclass."""
@@ -155,8 +157,8 @@ class IndexStats(_CamelCaseModel):
     dimension: int | None = None
     index_fullness: float = 0.0
     total_vector_count: int = 0
-    metric: str | None = None
-    vector_type: str | None = None
+    metric: ShownText | None = None
+    vector_type: ShownText | None = None
 
     @property
     def vectors(self) -> str:
@@ -232,7 +234,7 @@ class IndexSchema(_SnakeCaseModel):
     :param fields: By name, each with its ``type``; the metadata fields of older indexes have none.
     """
 
-    fields: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    fields: dict[ShownText, dict[str, Any]] = Field(default_factory=dict)
 
     @property
     def is_of_documents(self) -> bool:
@@ -256,6 +258,6 @@ class IndexDescription(_SnakeCaseModel):
     :param index_schema: None if the control plane's API version is older than 2026-07.
     """
 
-    name: str
+    name: ShownText
     host: str
     index_schema: IndexSchema | None = Field(default=None, alias="schema")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from datetime import timezone
 from typing import Any, Final
 
@@ -31,20 +31,28 @@ _MAX_SHOWN: Final = 500
 """Characters of a server's message that are shown. A proxy may respond with an HTML page."""
 
 
-def error_from_response(
-    status: int, headers: Mapping[str, str], body: bytes, *, host: str, now: float
+def error_from_response(  # noqa: PLR0913 - the parts of a response, and what depends on the client
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes | bytearray,
+    *,
+    host: str,
+    now: float,
+    mask: Callable[[str], str],
 ) -> PineconeUpsertError:
     """
     Convert a response without a 2xx status into an error.
 
     :param status: The HTTP status.
-    :param headers: The response's headers, with names in lower case.
-    :param body: The response's body, JSON or text.
+    :param headers: The response's headers, with names in lower case and masked values.
+    :param body: The response's body, JSON or text; of a long one, its beginning.
     :param host: The URL of the server, for the message.
     :param now: Seconds since the epoch; the wait is relative to it if ``Retry-After`` is a date.
+    :param mask: Masks the API key in the message, which is parsed then, and has no escapes that hide it.
     :return: The error to raise.
     """
     code, message = _read_body(body)
+    message = mask(message)[:_MAX_SHOWN]
     response = ErrorResponse(
         status=status,
         message=message,
@@ -80,7 +88,7 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
     return max(0.0, seconds) if seconds < float("inf") else None
 
 
-def _read_body(body: bytes) -> tuple[int | None, str]:
+def _read_body(body: bytes | bytearray) -> tuple[int | None, str]:
     """Return code and message of ``{"code", "message"}``, ``{"error": {"code", "message"}}`` or plain text."""
     try:
         parsed: Any = json.loads(body)
@@ -90,8 +98,8 @@ def _read_body(body: bytes) -> tuple[int | None, str]:
         inner = parsed["error"] if isinstance(parsed.get("error"), dict) else parsed
         code, message = inner.get("code"), inner.get("message")
         if isinstance(message, str):
-            return code if isinstance(code, int) else None, message[:_MAX_SHOWN]
-    return None, body[: 4 * _MAX_SHOWN].decode("utf-8", "replace").strip()[:_MAX_SHOWN]
+            return code if isinstance(code, int) else None, message
+    return None, body.decode("utf-8", "replace").strip()
 
 
 _ANY: Final = range(1_000)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from airflow_pinecone_upsert.api.limits import API_VERSION, DEFAULT_TIMEOUT_S
+from airflow_pinecone_upsert.api.limits import API_VERSION, DEFAULT_TIMEOUT_S, DEFAULT_TOTAL_TIMEOUT_S
 
 HIDDEN: Final = ("login", "schema")
 """Standard fields that this connection type does not use."""
@@ -63,6 +63,13 @@ EXTRA_FIELDS: Final = (
         "timeout_s",
         "Time-out",
         f"Seconds without a response after which an attempt fails and is retried. Empty: {DEFAULT_TIMEOUT_S:.0f}.",
+        "integer",
+    ),
+    ExtraField(
+        "total_timeout_s",
+        "Total time-out",
+        "Seconds after which an attempt fails and is retried although the server still sends. "
+        f"Empty: {DEFAULT_TOTAL_TIMEOUT_S:.0f}, or the time-out if that is longer.",
         "integer",
     ),
     ExtraField(

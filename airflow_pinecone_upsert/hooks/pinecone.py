@@ -48,7 +48,7 @@ class PineconeHook(BaseHook):
     One Pinecone index, as an Airflow connection describes it.
 
     The connection's host is the index's own host, its password the API key. The extra may hold ``namespace``,
-    ``index_name`` (its host is looked up once), ``api_version``, ``timeout_s``, ``proxy``, ``ca_bundle`` and
+    ``index_name`` (its host is looked up once), ``api_version``, ``timeout_s``, ``total_timeout_s``, ``proxy``, ``ca_bundle`` and
     ``control_plane_url``. A connection of the official provider's type ``pinecone`` works as it is.
 
     The client is created when it is first needed; :meth:`close`, or the end of a ``with`` block, closes it.
@@ -383,7 +383,9 @@ class PineconeHook(BaseHook):
 
     def _describe(self) -> str:
         settings = self._settings()
-        quick = settings.model_copy(update={"timeout_s": min(settings.timeout_s, _TEST_TIMEOUT_S)})
+        quick = settings.model_copy(
+            update={"timeout_s": min(settings.timeout_s, _TEST_TIMEOUT_S), "total_timeout_s": _TEST_TIMEOUT_S}
+        )
         with self._connect(quick, attempts=1) as client:
             stats = client.describe_index_stats()
         records = f"{stats.total_vector_count:,} record{'' if stats.total_vector_count == 1 else 's'}"

@@ -79,6 +79,7 @@ def test_the_labels_of_the_extra_fields(form):
         "Namespace",
         "API version",
         "Time-out",
+        "Total time-out",
         "CA bundle",
         "Proxy",
     ]

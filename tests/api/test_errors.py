@@ -20,7 +20,7 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc).timestamp()
 
 def error_of(status, body=b"", **headers):
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return error_from_response(status, headers, body, host=HOST, now=NOW)
+    return error_from_response(status, headers, body, host=HOST, now=NOW, mask=str)
 
 
 def error_body(message, code=3):
