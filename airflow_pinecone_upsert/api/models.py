@@ -7,7 +7,9 @@ does not break an older client.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any, TypeGuard
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -77,11 +79,44 @@ def _to_indices(value: Any) -> npt.NDArray[np.int64]:
     return indices
 
 
-def _to_id(value: Any) -> Any:
-    """Convert an integer id, which is common in tables, to a string, which Pinecone requires."""
-    if isinstance(value, str) and not value.isascii():
-        value.encode()  # fails for a lone surrogate, which JSON can contain and pydantic accepts
-    return str(int(value)) if is_integer(value) else value
+def to_id(value: Any) -> Any:
+    """
+    Convert what programs and tables use as an id to a string, which Pinecone requires.
+
+    :return: The digits of an integer, also of one that came as a float or a decimal without decimal places; the canonical
+        form of a UUID; the text of bytes in UTF-8. Any other value as it is.
+    :raises ValueError: The value is not exactly one of these.
+    """
+    match value:
+        case str():
+            if not value.isascii():
+                value.encode()  # fails for a lone surrogate, which JSON can contain and pydantic accepts
+        case UUID():
+            return str(value)
+        case bytes():
+            return _decode_id(value)
+        case float() | np.floating():
+            return _digits_of_float(value)
+        case Decimal() if value.is_finite() and value.as_tuple().exponent == 0:
+            return str(value)
+        case _ if is_integer(value):
+            return str(int(value))
+    return value
+
+
+def _decode_id(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as exc:
+        raise ValueError("the id is not UTF-8 text") from exc
+
+
+def _digits_of_float(value: float | np.floating[Any]) -> str:
+    if not float(value).is_integer():
+        raise ValueError("the id is not a whole number")
+    if abs(value) >= 2 ** (np.finfo(type(value)).nmant + 1):
+        raise ValueError("the id is a float so large that its last digits may have been rounded")
+    return str(int(value))
 
 
 Vector = Annotated[
@@ -123,7 +158,7 @@ class Record(_CamelCaseModel):
     :param metadata: Strings, numbers, booleans and lists of strings by key. Not nested.
     """
 
-    id: Annotated[str, BeforeValidator(_to_id)]
+    id: Annotated[str, BeforeValidator(to_id)]
     values: Vector | None = None
     sparse_values: SparseValues | None = None
     metadata: dict[str, Any] | None = None

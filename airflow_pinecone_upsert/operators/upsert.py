@@ -30,7 +30,7 @@ class PineconeUpsertBaseOperator(PineconeBaseOperator):
     """
     The base of the upsert operators. A subclass implements :meth:`source`, where its records come from.
 
-    :param id_column: Column of ids, strings or integers.
+    :param id_column: Column of ids: strings, integers or UUIDs.
     :param values_column: Column of dense vectors, lists of numbers.
     :param sparse_values_column: Column of structs of ``indices`` and ``values``; may be absent.
     :param metadata_column: Column of metadata, JSON text, structs or maps; may be absent.

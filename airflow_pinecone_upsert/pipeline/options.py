@@ -22,7 +22,7 @@ class Columns(BaseModel):
     """
     The names of a table's columns.
 
-    :param id_column: Strings or integers.
+    :param id_column: Strings, integers, UUIDs, whole floats, decimals of scale 0, or UTF-8 bytes.
     :param values_column: Lists of numbers; may be absent for a sparse index.
     :param sparse_values_column: Structs of ``indices`` and ``values``; may be absent.
     :param metadata_column: JSON strings, structs or maps; may be absent.

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_pinecone_upsert.api.limits import MAX_ID_LENGTH
+from airflow_pinecone_upsert.api.models import to_id
 from airflow_pinecone_upsert.pipeline.read.chunk import as_numpy
 from airflow_pinecone_upsert.pipeline.violation import Violation, preview
 
@@ -35,15 +36,20 @@ def check_ids(column: pa.Array[Any], field: str) -> CheckedIds:
     """
     Convert ids to text and check them.
 
-    :param column: Text or integers; length n.
+    :param column: Text, binary text, or numbers; length n. :func:`to_id` says which of their values are ids.
     :param field: The name of the column, for messages.
     """
-    try:
-        column = column.cast(pa.string())
-        texts: list[str | None] = column.to_pylist()
-        violations: dict[int, Violation] = {}
-    except ValueError:
-        texts, violations = _decode_one_by_one(column, field)
+    violations: dict[int, Violation] = {}
+    texts: list[str | None] = []
+    is_converted = not pa.types.is_floating(column.type)  # Arrow writes a whole number as 7.0 or 1e+20
+    if is_converted:
+        try:
+            column = column.cast(pa.string())
+            texts = column.to_pylist()
+        except ValueError:  # bytes that are not UTF-8
+            is_converted = False
+    if not is_converted:
+        texts, violations = _convert_one_by_one(column, field)
         column = pa.array(texts, pa.string())
     for offset in _suspects(column):
         violations.setdefault(offset, _violation(texts[offset], field))
@@ -73,15 +79,22 @@ def _violation(text: str | None, field: str) -> Violation:
     return Violation(field, reason, _VALID_ID, preview(text))
 
 
-def _decode_one_by_one(column: pa.Array[Any], field: str) -> tuple[list[str | None], dict[int, Violation]]:
-    """Decode bytes of which some are not UTF-8."""
+def _convert_one_by_one(column: pa.Array[Any], field: str) -> tuple[list[str | None], dict[int, Violation]]:
     texts: list[str | None] = []
     violations = {}
     for offset, scalar in enumerate(column):
-        encoded = scalar.as_buffer().to_pybytes() if scalar.is_valid else None
+        value = _value(scalar) if scalar.is_valid else None
         try:
-            texts.append(None if encoded is None else encoded.decode())
-        except UnicodeDecodeError:
+            texts.append(to_id(value))
+        except ValueError as exc:
             texts.append(None)
-            violations[offset] = Violation(field, "the id is not UTF-8 text", _VALID_ID, preview(encoded))
+            violations[offset] = Violation(field, str(exc), _VALID_ID, preview(value))
     return texts, violations
+
+
+def _value(scalar: pa.Scalar[Any]) -> Any:
+    """Return bytes, also of text, which may be invalid; or a float of the column's own precision."""
+    if pa.types.is_floating(scalar.type):
+        return np.dtype(f"f{scalar.type.bit_width // 8}").type(scalar.as_py())
+    encoded: bytes = scalar.as_buffer().to_pybytes()  # type: ignore[attr-defined]  # a scalar of text or bytes
+    return encoded

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+from uuid import UUID
 
 import pyarrow as pa
 from pyarrow import types
@@ -20,6 +21,8 @@ from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS
 from airflow_pinecone_upsert.pipeline.violation import preview_names
+
+_UUID_BYTES: Final = 16
 
 _BOOL8: Final = "arrow.bool8"
 """Of the extension types that store numbers, the one that Arrow converts to its values."""
@@ -121,7 +124,7 @@ class ColumnSelection:
             for child in kind.fields:
                 self._check_extension(f"{name}.{child.name}", child)
         expected = {
-            "id": ("strings or integers", _is_text(kind) or types.is_integer(kind)),
+            "id": ("strings, integers, UUIDs or other whole numbers", _is_id(kind)),
             "values": ("lists of numbers", is_list_of_numbers(kind)),
             "sparse_values": ("structs of indices (list of integers) and values (list of numbers)", _is_sparse(kind)),
             "metadata": (
@@ -139,6 +142,13 @@ class ColumnSelection:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    """Return whether an id can have this type. In 16 bytes of fixed size, text could not be told from a UUID."""
+    is_binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    is_fixed = types.is_fixed_size_binary(kind) and kind.byte_width != _UUID_BYTES
+    return _is_text(kind) or _is_number(kind) or is_binary or is_fixed or (types.is_decimal(kind) and kind.scale == 0)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -181,6 +191,8 @@ def _storage_type(kind: pa.DataType) -> pa.DataType:
 
 def _decoded_type(kind: pa.DataType) -> pa.DataType:
     """Return the type that :func:`_decoded` gives a column."""
+    if isinstance(kind, pa.UuidType):
+        return pa.string()
     if isinstance(kind, pa.BaseExtensionType):
         return _decoded_type(kind.storage_type)
     if types.is_dictionary(kind):
@@ -192,6 +204,10 @@ def _decoded_type(kind: pa.DataType) -> pa.DataType:
 
 def _decoded(column: pa.Array[Any]) -> pa.Array[Any]:
     """Undo encodings, so that the encoder receives plain arrays only."""
+    if isinstance(column, pa.UuidArray):
+        return pa.array(
+            [None if one is None else str(UUID(bytes=one)) for one in column.storage.to_pylist()], pa.string()
+        )
     if isinstance(column, pa.ExtensionArray):
         return _decoded(column.storage)
     if isinstance(column, pa.DictionaryArray):

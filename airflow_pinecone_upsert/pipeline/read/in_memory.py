@@ -8,19 +8,23 @@ size, so that the following stages have one form to deal with. Metadata stay Pyt
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from contextlib import suppress
+from decimal import Decimal
+from typing import Annotated, Any, Final, NamedTuple, Protocol
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from airflow_pinecone_upsert.api.models import Record, is_integer
+from airflow_pinecone_upsert.api.models import Record, SparseValues, to_id
 from airflow_pinecone_upsert.exceptions import SourceError
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.position import Position
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, XCOM, Chunk, rows_per_chunk
 from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection
+from airflow_pinecone_upsert.pipeline.read.objects import SPARSE_FIELDS, fields_of, record_fields
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 from airflow_pinecone_upsert.pipeline.read.weight import BatchSizer
 from airflow_pinecone_upsert.pipeline.violation import Violation, key_path, preview
@@ -50,8 +54,8 @@ class InMemorySource:
     """
     Records that are in memory, or are yielded one by one.
 
-    :param value: A list of records, where a record is a mapping, a tuple ``(id, values[, metadata])`` or a
-        :class:`Record`; a pandas DataFrame; a pyarrow Table or anything else with Arrow's C stream interface;
+    :param value: A list of records, where a record is a mapping, a tuple ``(id, values[, metadata])`` or an object of
+        that shape, such as a :class:`Record`, the SDK's ``Vector`` or a dataclass; a pandas DataFrame; a pyarrow Table or anything else with Arrow's C stream interface;
         or an iterable of any of these, such as what a mapped upstream task returns.
     :param columns: The names of a table's columns; records have fixed keys.
     :param origin: Its name in messages.
@@ -140,9 +144,9 @@ def _tables_of_stream(value: Any) -> Iterator[pa.Table]:
 
 def _is_record(value: Any) -> bool:
     """Distinguish a record from a list of records. ``["a", [0.1, 0.2]]`` is a record: JSON has no tuples."""
-    if isinstance(value, (Mapping, Record)):
-        return True
-    return isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], (str, int, np.integer))
+    if isinstance(value, (list, tuple)):
+        return len(value) > 0 and isinstance(value[0], (str, int, np.integer, UUID, bytes, Decimal))
+    return isinstance(value, Mapping) or record_fields(value) is not None
 
 
 def _count(value: Any) -> int | None:
@@ -223,14 +227,24 @@ def _without_masks(frame: Any) -> dict[str, list[Any]]:
     }
 
 
+def _keep_text(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, str) else validate(value)
+
+
 class _NewRecord(Record):
-    """A record as a user writes it: a misspelt key must not be dropped silently."""
+    """
+    A record as a user writes it: a misspelt key must not be dropped silently.
+
+    :param metadata: May also be JSON text, which is checked when it is encoded.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
+    metadata: Annotated[dict[str, Any] | None, WrapValidator(_keep_text)] = None
+
 
 _REMEDIES: Final = {
-    "id": "Give each record an id, a string or an integer.",
+    "id": "Give each record an id, a string, an integer or a UUID.",
     "values": "Give a flat list of numbers or a 1-d array.",
     "sparse_values": "Give {'indices': [...], 'values': [...]}.",
     "metadata": "Give a dict, or leave it out.",
@@ -238,12 +252,13 @@ _REMEDIES: Final = {
 
 
 def _chunk_of_records(objects: Sequence[Any], origin: str, first_row: int) -> Chunk:
-    checked = [_checked(one) for one in objects]
+    rows_or_fields = [_mapping_or_sequence(one) for one in objects]
+    checked = [_checked(one) for one in rows_or_fields]
     records = [item if isinstance(item, Record) else None for item in checked]
     violations = {offset: item for offset, item in enumerate(checked) if isinstance(item, Violation)}
     sparse = [record.sparse_values if record else None for record in records]
     columns: dict[str, pa.Array[Any]] = {
-        "id": pa.array(map(_usable_id, checked, objects), pa.string()),
+        "id": pa.array(map(_usable_id, checked, rows_or_fields), pa.string()),
         "values": _list_array([record.values if record else None for record in records], pa.float64()),
         "sparse_values": pa.StructArray.from_arrays(
             [
@@ -259,6 +274,11 @@ def _chunk_of_records(objects: Sequence[Any], origin: str, first_row: int) -> Ch
     return Chunk(origin, rows, pa.RecordBatch.from_pydict(columns), PARTS, violations, metadata, objects)
 
 
+def _mapping_or_sequence(value: Any) -> Any:
+    """Return an object as a mapping, and a record in any other form as it is."""
+    return value if isinstance(value, (Record, Mapping, list, tuple)) else record_fields(value)
+
+
 def _checked(row: Any) -> Record | Violation:
     if isinstance(row, Record):
         return row
@@ -266,9 +286,19 @@ def _checked(row: Any) -> Record | Violation:
     if not isinstance(row, Mapping) and len(row) > len(keys):
         return Violation("record", f"a tuple of {len(row)}", "A tuple is (id, values) or (id, values, metadata).")
     try:
-        return _NewRecord.model_validate(dict(row if isinstance(row, Mapping) else zip(keys, row, strict=False)))
+        fields = dict(row if isinstance(row, Mapping) else zip(keys, row, strict=False))
+        for name in fields.keys() & {"sparse_values", "sparseValues"}:
+            fields[name] = _without_class(fields[name])
+        return _NewRecord.model_validate(fields)
     except ValidationError as exc:
         return _violation(exc.errors()[0])
+
+
+def _without_class(sparse_values: Any) -> Any:
+    """Return sparse values of a class of any library as a mapping, and anything else as it is."""
+    if isinstance(sparse_values, (SparseValues, Mapping)):
+        return sparse_values
+    return fields_of(sparse_values, SPARSE_FIELDS) or sparse_values
 
 
 def _violation(error: Mapping[str, Any]) -> Violation:
@@ -283,6 +313,8 @@ def _violation(error: Mapping[str, Any]) -> Violation:
         reason = f"the {field} is missing"
     elif "[key]" in error["loc"]:
         reason = "a key is a string"
+    elif error["type"] == "extra_forbidden":
+        reason = f"unknown key {preview(parts[-1])}"
     unknown = "Use id, values, sparse_values and metadata; anything else belongs in metadata."
     value = None if error["type"] == "missing" else preview(error["input"])
     return Violation(field, reason, _REMEDIES.get(str(parts[0]) if parts else "", unknown), value)
@@ -293,8 +325,8 @@ def _usable_id(checked: Record | Violation, row: Any) -> str | None:
     if isinstance(checked, Record):
         return checked.id
     record_id = row.get("id") if isinstance(row, Mapping) else row[0]
-    if is_integer(record_id):
-        record_id = preview(int(record_id))
+    with suppress(ValueError):
+        record_id = to_id(record_id)
     return record_id if isinstance(record_id, str) and record_id.isascii() else None
 
 

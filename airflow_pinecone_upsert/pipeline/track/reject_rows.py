@@ -15,13 +15,13 @@ from typing import Any, Final
 import numpy as np
 import orjson
 import pyarrow as pa
-from pydantic import BaseModel
 
-from airflow_pinecone_upsert.api.models import is_integer
+from airflow_pinecone_upsert.api.models import to_id
 from airflow_pinecone_upsert.exceptions import RecordError
 from airflow_pinecone_upsert.pipeline.encode.metadata import is_missing, legible, readable_column, readable_json
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk, stored_value
 from airflow_pinecone_upsert.pipeline.read.columns import is_list_of_numbers
+from airflow_pinecone_upsert.pipeline.read.objects import SPARSE_FIELDS, fields_of, record_fields
 
 _SPARSE: Final[Mapping[str, pa.DataType]] = {"indices": pa.int64(), "values": pa.float64()}
 
@@ -91,10 +91,9 @@ def sent_record(body: bytes) -> Mapping[str, Any]:
 
 
 def _python_record(row: Any) -> Mapping[str, Any]:
-    if isinstance(row, BaseModel):
-        return row.model_dump()
-    if isinstance(row, Mapping):
-        return _renamed(row)
+    fields = row if isinstance(row, Mapping) else record_fields(row)
+    if fields is not None:
+        return _renamed(fields)
     more = {"more": list(row[len(_TUPLE) :])} if len(row) > len(_TUPLE) else {}
     return {**dict(zip(_TUPLE, row, strict=False)), **more}
 
@@ -113,7 +112,7 @@ def _fitting(name: str, part: Any) -> Any:
     try:
         match name:
             case "id":
-                return _text(_id(part))
+                return _text(to_id(part))
             case "values":
                 return _numbers(part, pa.float64())
             case "sparse_values":
@@ -122,13 +121,6 @@ def _fitting(name: str, part: Any) -> Any:
                 return _text(part if isinstance(part, str) else readable_json(part))
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return None
-
-
-def _id(part: Any) -> Any:
-    """Accept what a source accepts as an id."""
-    if is_integer(part):
-        return str(int(part))
-    return part.decode() if isinstance(part, bytes) else part
 
 
 def _text(part: Any) -> str | None:
@@ -158,9 +150,8 @@ def _is_kind_of_number(kind: type) -> bool:
 
 
 def _sparse(part: Any) -> Any:
-    if isinstance(part, BaseModel):
-        part = part.model_dump()
-    if not isinstance(part, Mapping) or not {"indices", "values"}.issuperset(part):
+    part = part if isinstance(part, Mapping) else fields_of(part, SPARSE_FIELDS)
+    if part is None or not {"indices", "values"}.issuperset(part):
         return None
     numbers = {name: _numbers(part[name], kind) for name, kind in _SPARSE.items() if part.get(name) is not None}
     return None if None in numbers.values() else {name: numbers.get(name) for name in _SPARSE}

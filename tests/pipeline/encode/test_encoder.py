@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import math
 from decimal import Decimal
 from itertools import count
 from uuid import UUID
@@ -177,6 +178,50 @@ def test_ids_may_have_every_text_type(stored, index, run, write, ids):
     assert [one.id for one in stored(columns)] == expected
     assert run(index, write(columns), namespace="parquet").upserted_count == 3
     assert list(index.vectors("parquet")) == expected
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([7.0, 8.0, None], pa.float64()),
+        pa.array([7.0, 8.0, None], pa.float32()),
+        pa.array(np.array([7, 8], np.float16)),
+        *(pa.array([7, 8, None], kind(9, 0)) for kind in (pa.decimal32, pa.decimal64, pa.decimal128, pa.decimal256)),
+        *(
+            pa.array([b"7", b"8", None], kind)
+            for kind in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(1))
+        ),
+    ],
+    ids=lambda ids: str(ids.type),
+)
+def test_whole_numbers_and_bytes_are_ids(index, run, write, ids):
+    report = run(index, write({"id": ids, "values": [[1.0, 2.0]] * len(ids)}), max_rejects=None)
+    assert list(index.vectors()) == ["7", "8"]
+    assert report.rejected_count == len(ids) - 2
+
+
+@OVER_HTTP
+@given(numbers=st.lists(st.floats() | st.integers(-(2**60), 2**60).map(float), min_size=1, unique=True))
+def test_a_float_id_is_exact_or_rejected(index, run, numbers):
+    namespaces = next(NAMESPACES), next(NAMESPACES)
+    sources = (
+        pa.table({"id": pa.array(numbers), "values": [[1.0, 2.0]] * len(numbers)}),
+        [{"id": number, "values": [1.0, 2.0]} for number in numbers],
+    )
+    for source, namespace in zip(sources, namespaces, strict=True):
+        run(index, source, namespace=namespace, max_rejects=None)
+        exact = {str(int(number)) for number in numbers if abs(number) < 2**53 and number.is_integer()}
+        assert set(index.vectors(namespace)) == exact
+
+
+def test_uuids_are_written_in_their_canonical_form(index, run, write):
+    ids = [UUID(int=n) for n in (0, 2**127 + 5)]
+    column = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([one.bytes for one in ids], pa.binary(16)))
+    for number, source in enumerate(
+        [write({"id": column, "values": [[1.0, 2.0]] * 2}), pa.table({"id": column, "values": [[1.0, 2.0]] * 2})]
+    ):
+        run(index, source, namespace=str(number))
+        assert list(index.vectors(str(number))) == [str(one) for one in ids]
 
 
 # Sparse values ----------------------------------------------------------------------------------
@@ -381,7 +426,7 @@ def test_a_number_is_stored_with_all_of_its_digits_or_rejected(index, run, numbe
         nearest = Decimal(repr(float(number)))
         if str(n) in stored:
             assert stored[str(n)].metadata["n"] == float(number)
-            assert abs(nearest - Decimal(number)) <= abs(nearest) / 2**53
+            assert abs(nearest - Decimal(number)) <= Decimal(math.ulp(float(number)))
         else:
             assert nearest != Decimal(number)
 

@@ -383,6 +383,26 @@ def test_a_dense_index_requires_dense_values(index, run):
         run(index, [{"id": "a", "sparse_values": {"indices": [1], "values": [0.5]}}])
 
 
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        (pa.array([1.0, 1.5]), "the id is not a whole number"),
+        (pa.array([1.0, float("nan")]), "the id is not a whole number"),
+        (pa.array([1.0, float("inf")]), "the id is not a whole number"),
+        (pa.array([1.0, 2.0**53]), "last digits may have been rounded"),
+        (pa.array([1.0, 2.0**24], pa.float32()), "last digits may have been rounded"),
+        (pa.array(np.array([1, 2**11], np.float16)), "last digits may have been rounded"),
+        (pa.array([b"1", b"\xff"]), "the id is not UTF-8 text"),
+    ],
+    ids=str,
+)
+def test_an_id_that_is_not_exactly_text_or_a_whole_number_is_rejected(*, index, run, write, ids, reason):
+    path = write({"id": ids, "values": [[1.0, 2.0]] * 2})
+    with pytest.raises(RecordError, match=f"^id: .*{reason} .* row 1 "):
+        run(index, path)
+    assert run(index, path, max_rejects=None).upserted_count == 1
+
+
 # Whole columns -----------------------------------------------------------------------------------
 
 
@@ -420,9 +440,10 @@ def tensor_column():
 @pytest.mark.parametrize(
     ("part", "column"),
     [
-        ("id", pa.array([1.5])),
-        ("id", pa.array([b"bytes"])),
-        ("id", pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16], pa.binary(16)))),
+        ("id", pa.array([b"0" * 16], pa.binary(16))),
+        ("id", pa.array([Decimal("7.00")])),
+        ("id", pa.array([True])),
+        ("id", pa.array([0], pa.timestamp("s"))),
         ("id", pa.array([["a"]])),
         ("values", pa.array(["[1, 2]"])),
         ("values", pa.array([1.0])),

@@ -4,12 +4,16 @@
 
 import datetime as dt
 from collections import OrderedDict
+from dataclasses import dataclass, make_dataclass
+from decimal import Decimal
 from types import MappingProxyType
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pydantic import BaseModel
 
 from airflow_pinecone_upsert.api.models import Record, SparseValues
 from airflow_pinecone_upsert.exceptions import RecordError, SourceError
@@ -22,6 +26,24 @@ def table(*ids):
 VALUES = [0.5, -0.25]
 SPARSE = {"indices": [3, 1], "values": [0.5, 0.25]}
 META = {"title": "x", "year": 2024}
+
+
+@dataclass
+class DataclassRecord:
+    id: str
+    values: list[float]
+    metadata: dict
+
+
+class ModelRecord(BaseModel):
+    id: str
+    values: list[float]
+    metadata: dict
+
+
+class ObjectRecord:
+    def __init__(self, record_id, values, metadata):
+        self.id, self.values, self.metadata = record_id, values, metadata
 
 
 @pytest.mark.parametrize(
@@ -37,6 +59,15 @@ META = {"title": "x", "year": 2024}
         ["7", VALUES, META],
         (7, np.array(VALUES), META),
         Record(id="7", values=VALUES, metadata=META),
+        {"id": 7.0, "values": VALUES, "metadata": META},
+        {"id": np.float32(7), "values": VALUES, "metadata": META},
+        {"id": b"7", "values": VALUES, "metadata": '{"title": "x", "year": 2024}'},
+        ("7", VALUES, '{"title": "x", "year": 2024}'),
+        (Decimal(7), VALUES, META),
+        (b"7", VALUES, META),
+        DataclassRecord("7", VALUES, META),
+        ModelRecord(id="7", values=VALUES, metadata=META),
+        ObjectRecord("7", VALUES, META),
     ],
     ids=lambda record: f"{type(record).__name__}",
 )
@@ -146,11 +177,17 @@ def test_a_value_that_is_not_a_record_is_rejected_with_a_hint(*, index, run, ups
     assert not upserts(index)
 
 
+SimpleMisspelt = make_dataclass("SimpleMisspelt", ["id", "values", "meta"])
+
+
 @pytest.mark.parametrize(
     ("record", "field", "reason"),
     [
-        ({"id": "a", "vector": VALUES}, "vector", "Extra inputs are not permitted"),
-        ({"id": "a", "values": VALUES, "meta": {}}, "meta", "Extra inputs"),
+        ({"id": "a", "vector": VALUES}, "vector", "unknown key 'vector'"),
+        ({"id": "a", "values": VALUES, "meta": {}}, "meta", "unknown key 'meta'"),
+        (SimpleMisspelt("a", VALUES, {}), "meta", "unknown key 'meta'"),
+        ({"id": "a", "values": VALUES, "metadata": '{"x": {}}'}, "metadata.x", "a nested object is not allowed"),
+        (("a", VALUES, "text"), "metadata", "not valid JSON"),
         ({"id": "a", "values": "0.1 0.2"}, "values", "expected a list of numbers, got str"),
         ({"id": "a", "values": [["x"]]}, "values", "expected a flat list of numbers, got 2 dimensions"),
         ({"id": "a", "values": [[1.0], [1.0, 2.0]]}, "values", "different lengths"),
@@ -161,7 +198,7 @@ def test_a_value_that_is_not_a_record_is_rejected_with_a_hint(*, index, run, ups
         ({"id": "a", "values": np.array([1], "m8[s]")}, "values", "element 0 is of type timedelta64, not a number"),
         ({"id": "a", "values": np.ma.array(VALUES, mask=[0, 1])}, "values", "an element is masked, not a number"),
         ({"id": "a", "values": {"x": 1}}, "values", "got 0 dimensions"),
-        ({"id": "a", "values": VALUES, "metadata": "text"}, "metadata", "valid dictionary"),
+        ({"id": "a", "values": VALUES, "metadata": 5}, "metadata", "valid dictionary"),
         ({"id": "a", "values": VALUES, "metadata": {1: "x"}}, "metadata.1", "a key is a string"),
         ({"id": "a", "values": VALUES, "sparse_values": {"indices": [1]}}, "sparse_values.values", "is missing"),
         (
@@ -179,7 +216,61 @@ def test_the_error_for_a_malformed_record_has_its_id(*, index, run, record, fiel
     assert reason in caught.value.reason
 
 
-@pytest.mark.parametrize("record_id", [True, 1.5, None, "\ud800", ["a"], np.timedelta64(1, "us")], ids=repr)
+def test_a_uuid_is_an_id_in_its_canonical_form(index, run):
+    ids = [UUID(int=n) for n in range(1, 5)]
+    run(index, [{"id": ids[0], "values": VALUES}, (ids[1], VALUES)])
+    run(index, frame(n=[1, 2]).assign(id=ids[2:]))
+    assert list(index.vectors()) == list(map(str, ids))
+
+
+def test_the_sdks_classes_are_records(index, run):
+    sdk = pytest.importorskip("pinecone")
+    sparse = sdk.SparseValues(**SPARSE)
+    records = [
+        sdk.Vector(id="a", values=VALUES, metadata=META, sparse_values=sparse),
+        {"id": "b", "values": VALUES, "sparse_values": sparse},
+        sdk.Vector(id="c", values=VALUES),
+    ]
+    assert run(index, records).upserted_count == 3
+    found = index.vectors()
+    for record_id in "ab":
+        assert found[record_id].sparse_indices.tolist() == SPARSE["indices"]
+        assert found[record_id].sparse_values.tolist() == SPARSE["values"]
+    assert (found["a"].metadata, found["c"].sparse_indices) == (META, None)
+
+
+def test_a_vector_of_the_sdk_may_be_sparse_only(sparse_index, run):
+    sdk = pytest.importorskip("pinecone")
+    assert run(sparse_index, sdk.Vector(id="a", sparse_values=sdk.SparseValues(**SPARSE))).upserted_count == 1
+
+
+def test_what_the_sdk_fetched_can_be_upserted(index, run):
+    sdk = pytest.importorskip("pinecone")
+    run(index, [("a", VALUES, META)])
+    with sdk.Pinecone(api_key=index.api_key).Index(host=index.url) as client:
+        fetched = client.fetch(["a"]).vectors
+    run(index, list(fetched.values()), namespace="copy")
+    assert index.vectors("copy")["a"].metadata == META
+
+
+@pytest.mark.parametrize(
+    "record_id",
+    [
+        True,
+        1.5,
+        2.0**53,
+        np.float32(2**24),
+        float("nan"),
+        Decimal("1e999999"),
+        Decimal("7.00"),
+        b"\xff",
+        None,
+        "\ud800",
+        ["a"],
+        np.timedelta64(1, "us"),
+    ],
+    ids=repr,
+)
 def test_an_invalid_id_is_rejected(index, run, record_id):
     with pytest.raises(RecordError, match=r"^id: .* Give each record an id, .* XCom, row 0 \(counted from 0\)\.$"):
         run(index, [{"id": record_id, "values": VALUES}])
