@@ -14,7 +14,8 @@ and error bodies of the real service::
 Invariants:
 
 * A write is visible to every read that starts after the response to the write, unless the index has a lag.
-* The emulator imports neither Airflow nor Arrow, and nothing of this package outside of the emulator.
+* The emulator imports neither Airflow nor anything of this package outside of the emulator, and Arrow only when a bulk
+  import runs.
 * Importing this package is cheap: each public name is loaded on first use.
 """
 

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data=options.data,
             max_request_bytes=options.max_request_bytes,
             lag_s=options.lag,
+            import_duration_s=options.import_duration,
             grace_s=_GRACE_S,
         )
         if options.fault is not None:
@@ -108,6 +109,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         default=0.0,
         help="seconds until a write is visible to queries, fetches, lists and statistics (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--import-duration",
+        type=float,
+        metavar="SECONDS",
+        default=0.0,
+        help="seconds that a bulk import takes (default: %(default)s)",
     )
     parser.add_argument(
         "--fault",

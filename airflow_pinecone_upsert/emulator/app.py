@@ -14,6 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from airflow_pinecone_upsert.emulator.aliases import AliasOperations
 from airflow_pinecone_upsert.emulator.bodies import bound_bodies
 from airflow_pinecone_upsert.emulator.control_plane import ControlPlane
 from airflow_pinecone_upsert.emulator.faults import Faults
+from airflow_pinecone_upsert.emulator.imports import ImportOperations
 from airflow_pinecone_upsert.emulator.names import Names
 from airflow_pinecone_upsert.emulator.namespaces import NamespaceOperations
 from airflow_pinecone_upsert.emulator.request_log import RequestLog
@@ -49,6 +51,8 @@ def create_app(  # noqa: PLR0913
     document_schema: Mapping[str, Any] | None = None,
     api_key: str | None = None,
     max_request_bytes: int = limits.MAX_DECODED_REQUEST_BYTES,
+    import_duration_s: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
     faults: Faults | None = None,
     log: RequestLog | None = None,
 ) -> ASGIApp:
@@ -60,16 +64,20 @@ def create_app(  # noqa: PLR0913
     :param document_schema: The fields of an index of documents, which rejects vectors.
     :param api_key: The API key that clients must send; ``None`` accepts any key that is not empty.
     :param max_request_bytes: The size of the largest JSON body to accept. The real limit applies to the decoded size.
+    :param import_duration_s: How many seconds a bulk import takes.
+    :param clock: Returns the time in seconds that imports are measured by.
     :param faults: Makes requests fail on demand.
     :param log: Records the requests.
     :return: The application.
     """
-    endpoints = _Endpoints(api_key, max_request_bytes)
     names = Names(store)
+    imports = ImportOperations(store, names, duration_s=import_duration_s, clock=clock)
+    endpoints = _Endpoints(api_key, max_request_bytes, imports.advance)
     table = _routes(
         VectorOperations(store, names, holds_documents=document_schema is not None),
         NamespaceOperations(names),
         AliasOperations(names),
+        imports,
         ControlPlane(store.spec, name, document_schema),
     )
     app: ASGIApp = Starlette(
@@ -84,11 +92,18 @@ def create_app(  # noqa: PLR0913
 
 
 class _Endpoints:
-    """Makes endpoints that check the API key and the size of each request before they run the operation."""
+    """
+    Makes endpoints that check the API key and the size of each request before they run the operation.
 
-    def __init__(self, api_key: str | None, max_request_bytes: int) -> None:
+    :param api_key: The API key; ``None`` accepts any key that is not empty.
+    :param max_request_bytes: The size of the largest body to accept.
+    :param before: Runs before each operation.
+    """
+
+    def __init__(self, api_key: str | None, max_request_bytes: int, before: Callable[[], None]) -> None:
         self._api_key = api_key
         self._max_request_bytes = max_request_bytes
+        self._before = before
 
     def make(self, operation: _Operation) -> Callable[[Request], Awaitable[Response]]:
         """Make the Starlette endpoint of an operation."""
@@ -98,6 +113,7 @@ class _Endpoints:
             body = await self._read(request)
             # In the event loop, not in a thread: SQLite and the interpreter run one operation at a time anyway. With
             # threads, eight clients were slower than one, because the threads waited for each other.
+            self._before()
             return operation(request, body)
 
         return endpoint
@@ -122,7 +138,11 @@ class _Endpoints:
 
 
 def _routes(
-    vectors: VectorOperations, namespaces: NamespaceOperations, aliases: AliasOperations, control_plane: ControlPlane
+    vectors: VectorOperations,
+    namespaces: NamespaceOperations,
+    aliases: AliasOperations,
+    imports: ImportOperations,
+    control_plane: ControlPlane,
 ) -> Sequence[tuple[str, str, _Operation]]:
     with_aliases = AliasOperations.versioned
     return [
@@ -143,6 +163,10 @@ def _routes(
         ("GET", "/namespace-aliases/{alias:path}", with_aliases(aliases.describe_namespace_alias)),
         ("PATCH", "/namespace-aliases/{alias:path}", with_aliases(aliases.repoint_namespace_alias)),
         ("DELETE", "/namespace-aliases/{alias:path}", with_aliases(aliases.delete_namespace_alias)),
+        ("GET", "/bulk/imports", imports.list_bulk_imports),
+        ("POST", "/bulk/imports", imports.start_bulk_import),
+        ("GET", "/bulk/imports/{import}", imports.describe_bulk_import),
+        ("DELETE", "/bulk/imports/{import}", imports.cancel_bulk_import),
         ("GET", "/indexes/{name}", control_plane.describe_index),
     ]
 

@@ -46,6 +46,13 @@ MAX_RECORDS_PER_FETCH_PAGE: Final = 10_000
 MAX_TOP_K: Final = 10_000
 """Matches of one query (OpenAPI, ``QueryRequest.topK``; docs)."""
 
+# One bulk import (docs; OpenAPI, ``StartImportRequest``) ------------------------------------------
+
+MAX_IMPORT_URI_LENGTH: Final = 1_500
+MAX_IMPORT_NAMESPACES: Final = 10_000
+MAX_IMPORT_FILES: Final = 100_000
+MAX_IMPORT_FILE_BYTES: Final = 10_000_000_000
+
 # One index -----------------------------------------------------------------------------------
 
 MAX_ALIASES_PER_INDEX: Final = 1_000

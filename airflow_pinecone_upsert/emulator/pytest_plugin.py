@@ -53,6 +53,7 @@ class IndexOptions(TypedDict, total=False):
     data: Path | None
     max_request_bytes: int
     lag_s: float
+    import_duration_s: float
     clock: Callable[[], float]
     record_requests: bool
     grace_s: float

@@ -308,6 +308,18 @@ def parse_upsert(message: Message, spec: IndexSpec) -> list[Row]:
     ]
 
 
+def parse_record(vector: Mapping[str, Any], spec: IndexSpec) -> Row:
+    """
+    Validate one record and pack it.
+
+    :param vector: The record, as in an upsert.
+    :param spec: The index.
+    :return: The row.
+    :raises ApiError: The record is invalid.
+    """
+    return _row(Message.of(dict(vector), "", _VECTOR_FIELDS), spec)
+
+
 def parse_update(message: Message, spec: IndexSpec) -> Callable[[Row], Row]:
     """
     Validate an update, which replaces values and sparse values and merges metadata field by field.

@@ -65,11 +65,12 @@ class EmulatedIndex:
     :param max_request_bytes: The size of the largest JSON body to accept.
     :param lag_s: Seconds until a write is visible to queries, fetches, lists and statistics, as in the real service,
         which is eventually consistent. ``vectors()`` returns every record at once.
-    :param clock: Returns the time in seconds that ``lag_s`` is measured by.
+    :param import_duration_s: How many seconds a bulk import takes; the real service needs at least ten minutes.
+    :param clock: Returns the time in seconds that ``lag_s`` and ``import_duration_s`` are measured by.
     :param record_requests: Whether to fill ``requests``, which grows without bound and costs one more parse per body.
     :param grace_s: How many seconds ``close()`` waits for requests in progress.
-    :raises ValueError: Pinecone does not offer this combination of dimension, metric and vector type, or the lag is
-        negative.
+    :raises ValueError: Pinecone does not offer this combination of dimension, metric and vector type, or a number of
+        seconds is negative.
     :raises DataFolderError: The folder contains a different kind of index, or is in use.
     """
 
@@ -87,6 +88,7 @@ class EmulatedIndex:
         data: Path | None = None,
         max_request_bytes: int = limits.MAX_DECODED_REQUEST_BYTES,
         lag_s: float = 0.0,
+        import_duration_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         record_requests: bool = False,
         grace_s: float = 0.0,
@@ -106,6 +108,8 @@ class EmulatedIndex:
             document_schema=document_schema,
             api_key=api_key,
             max_request_bytes=max_request_bytes,
+            import_duration_s=import_duration_s,
+            clock=clock,
             faults=self.faults,
             log=self._log if record_requests else None,
         )

@@ -78,6 +78,7 @@ def test_help_describes_every_option():
         "--data",
         "--max-request-bytes",
         "--lag",
+        "--import-duration",
         "--fault",
         "--seed",
     ]
@@ -162,6 +163,10 @@ def test_a_folder_of_another_index_is_reported_in_one_line(tmp_path):
         (("--dimension", "3", "--vector-type", "sparse"), "A sparse index has no dimension."),
         (("--dimension", "3", "--metric", "taxicab"), "invalid choice: 'taxicab'"),
         (("--dimension", "3", "--lag", "-1"), "The lag must not be negative, but is -1 seconds."),
+        (
+            ("--dimension", "3", "--import-duration", "-1"),
+            "The duration of an import must not be negative, but is -1 seconds.",
+        ),
         (("--dimension", "3", "--fault", "429"), "'429' is not a fault with a rate; write it as in 429:0.05."),
     ],
 )
