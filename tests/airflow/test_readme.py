@@ -17,6 +17,7 @@ import pytest
 
 from airflow_pinecone_upsert import PineconeUpsertOperator
 from airflow_pinecone_upsert.api import limits
+from airflow_pinecone_upsert.emulator import EmulatedIndex, Faults
 from airflow_pinecone_upsert.hooks.connection_form import EXTRA_FIELDS
 
 from .airflow_home import HOME
@@ -186,9 +187,11 @@ def test_extra_keys_match_the_connection_form():
     }
 
 
-def test_emulator_command():
+def test_emulator_command_with_each_option(tmp_path):
     (command,) = [line for line in COMMANDS if line.startswith("python -m")]
-    arguments = [sys.executable, *shlex.split(command.replace("5080", "0"))[1:]]
+    options = " ".join(option.strip("`") for option, _, _ in readme_table("Test your own DAGs"))
+    command = f"{command} {options}".replace("5080", "0").replace("--data folder", f"--data {tmp_path}")
+    arguments = [sys.executable, *shlex.split(command)[1:]]
     server = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     try:
         assert "http://127.0.0.1:" in server.stdout.readline()
@@ -196,6 +199,12 @@ def test_emulator_command():
         server.terminate()
         assert server.wait(timeout=30) == 0
         server.stdout.close()
+
+
+def test_emulator_parameters_exist():
+    parameters = [parameter.strip("`") for _, parameter, _ in readme_table("Test your own DAGs")]
+    assert {*parameters} - {"faults.at_random(…)"} <= inspect.signature(EmulatedIndex).parameters.keys()
+    assert inspect.isfunction(Faults.at_random)
 
 
 def test_make_demo_answers_its_questions():
