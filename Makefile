@@ -20,7 +20,7 @@ help: ## Show the targets
 demo: $(VENV)/.demo ## Embed real text, upsert it with Airflow into the emulator, and search it
 	$(RUN) dev/demo.py
 
-airflow: $(VENV)/.demo ## Start Airflow's web UI with the example DAGs and the emulator
+airflow: $(VENV)/.demo ## Start Airflow's web UI with the example DAGs and the emulator (PORT=8080)
 	$(RUN) dev/airflow_ui.py
 
 test: $(VENV)/.dev ## Run the tests

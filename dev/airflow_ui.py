@@ -1,13 +1,15 @@
 """
 Airflow's web UI with the example DAGs, an emulated index and a connection to it: `make airflow`.
 
-All files are in a temporary folder, which is deleted after Ctrl-C.
+`make airflow PORT=8090` uses another port than 8080. All files are in a temporary folder, which is deleted after Ctrl-C.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -70,6 +72,18 @@ def wait_until_up(process: subprocess.Popen[bytes], log: Path) -> None:
     raise SystemExit(f"FAILED: Airflow did not start on {URL}.\n{log.read_text()[-3_000:]}")
 
 
+def check_port() -> None:
+    """Exit if another program uses the port: Airflow would find out after a minute, and the message would be in its log."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", PORT))
+        except OSError as exc:
+            raise SystemExit(
+                f"FAILED: port {PORT} is not available: {os.strerror(exc.errno)}. Choose another: make airflow PORT={PORT + 10}"
+            ) from None
+
+
 def main(home: Path) -> None:
     """Set up Airflow, start it, print the URLs, and wait."""
     embeddings = home / "embeddings"
@@ -102,6 +116,7 @@ def main(home: Path) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs
+    check_port()
     with tempfile.TemporaryDirectory(prefix="airflow-pinecone-upsert-") as folder:
         try:
             main(Path(folder))

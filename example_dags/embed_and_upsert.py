@@ -12,6 +12,7 @@ from airflow.sdk import DAG, task
 with DAG(
     "embed_and_upsert",
     description="Embed texts and upsert the vectors in one task.",
+    doc_md=__doc__,
     schedule=None,
     tags=["pinecone"],
 ) as dag:

@@ -18,6 +18,7 @@ ARTICLES = pinecone_asset(INDEX_HOST, "articles")
 with DAG(
     "react_to_upsert",
     description="Start when records were upserted into a namespace.",
+    doc_md=__doc__,
     schedule=ARTICLES,
     tags=["pinecone"],
 ) as dag:

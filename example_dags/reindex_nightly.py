@@ -18,10 +18,12 @@ NAMESPACES_TO_KEEP = 2
 with DAG(
     "reindex_nightly",
     description="Rebuild the index in a new namespace every night, and delete old namespaces.",
+    doc_md=__doc__,
     schedule="0 2 * * *",
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     max_active_runs=1,
+    is_paused_upon_creation=True,  # it deletes namespaces, so it starts when you say so
     tags=["pinecone"],
 ) as dag:
     upsert = PineconeUpsertOperator(

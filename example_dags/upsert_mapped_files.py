@@ -14,6 +14,7 @@ MAX_PARALLEL_FILES = 4
 with DAG(
     "upsert_mapped_files",
     description="Upsert each Parquet file of a folder in a mapped task instance of its own.",
+    doc_md=__doc__,
     schedule=None,
     tags=["pinecone"],
 ) as dag:

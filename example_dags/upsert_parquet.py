@@ -9,7 +9,13 @@ from airflow.sdk import DAG
 
 from airflow_pinecone_upsert import PineconeUpsertOperator
 
-with DAG("upsert_parquet", description="Upsert a folder of Parquet files.", schedule=None, tags=["pinecone"]) as dag:
+with DAG(
+    "upsert_parquet",
+    description="Upsert a folder of Parquet files.",
+    doc_md=__doc__,
+    schedule=None,
+    tags=["pinecone"],
+) as dag:
     PineconeUpsertOperator(
         task_id="upsert",
         # A file, a folder, a glob or a list of these; local, s3://, gs://, … Here: the Airflow variable "embeddings".

@@ -14,6 +14,7 @@ from airflow_pinecone_upsert import PineconeUpsertOperator
 with DAG(
     "upsert_xcom",
     description="Embed texts in one task and upsert what it returns in the next.",
+    doc_md=__doc__,
     schedule=None,
     tags=["pinecone"],
 ) as dag:

@@ -36,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.dimension is None and options.vector_type == "dense":
+        parser.error(
+            "--dimension is missing. Give that of your embedding model, such as --dimension 1536, "
+            "or --vector-type sparse for an index of sparse vectors."
+        )
     stop = threading.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda *_: stop.set())

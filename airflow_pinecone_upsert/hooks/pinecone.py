@@ -89,7 +89,17 @@ class PineconeHook(BaseHook):
 
     @cached_property
     def _connection(self) -> _Connection:
-        found = self.get_connection(self.pinecone_conn_id)
+        from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+        from airflow_pinecone_upsert.exceptions import SetupError
+
+        try:
+            found = self.get_connection(self.pinecone_conn_id)
+        except AirflowNotFoundException as exc:
+            raise SetupError(
+                f"There is no connection {self.pinecone_conn_id!r}. Add it in Airflow's UI, under Admin, Connections, or "
+                "name another one with pinecone_conn_id."
+            ) from exc
         return _Connection(found.host, found.port, found.password, found.extra_dejson)
 
     @property

@@ -119,7 +119,7 @@ class PineconeUpsertBaseOperator(PineconeBaseOperator):
             return None
         store: StateStore | None = context.get("task_state_store")
         if store is None and source.identity is not None:
-            log.info("This Airflow has no task state store (3.3 has one): a retry starts at the first row.")
+            log.info("There is no task state store (a task of Airflow 3.3 has one): a retry starts at the first row.")
         return store
 
 

@@ -207,4 +207,4 @@ def test_without_a_task_state_store_each_try_starts_at_the_first_row(pinecone_in
         output = operator.execute({})
         assert (output["upsertedCount"], output["resumedCount"]) == (RECORDS, 0)
         assert len(upserts(pinecone_index)) == tries * 10
-        assert caplog.text.count("has no task state store") == 1
+        assert caplog.text.count("There is no task state store") == 1

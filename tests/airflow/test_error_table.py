@@ -100,6 +100,12 @@ def _(env):
     env.run(batch_size=2_000)
 
 
+@row("The connection does not exist")
+def _(env):
+    env.monkeypatch.delenv("AIRFLOW_CONN_PINECONE_DEFAULT")
+    env.run()
+
+
 @row("The connection has no key")
 def _(env):
     env.connect(password="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,15 @@ def embeddings(tmp_path, monkeypatch):
         pq.write_table(table, tmp_path / f"part-{number}.parquet")
     monkeypatch.setenv("AIRFLOW_VAR_EMBEDDINGS", str(tmp_path))
     return {f"{number}-{row}" for number in range(3) for row in range(10)}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_described_and_does_not_run_by_itself(path):
+    dag = runpy.run_path(str(path))["dag"]
+    assert dag.dag_id == path.stem
+    assert dag.description
+    assert dag.description.rstrip(".") != dag.doc_md.strip()
+    assert dag.is_paused_upon_creation or dag.timetable.can_be_scheduled is False or dag.timetable.asset_condition
 
 
 def test_upsert_parquet(run_dag, pinecone_index, embeddings):

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 
@@ -223,6 +224,23 @@ def test_make_demo_answers_its_questions():
     for question in ("garbage collection", "highest precedence", "breakpoint"):
         assert question in result.stdout
     assert "operator-summary#1" in result.stdout
+
+
+def test_make_airflow_on_a_port_in_use_says_so_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = subprocess.run(
+            [sys.executable, ROOT / "dev" / "airflow_ui.py"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PORT": str(port)},
+        )
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"FAILED: port {port} is not available: Address already in use. Choose another: make airflow PORT={port + 10}\n"
+    )
 
 
 def test_every_command_exists():

@@ -40,6 +40,7 @@ def tries(run, map_index=-1):
         'parquet_paths="/nowhere/*.parquet"',  # the source
         'vectors=[{"id": "a", "values": [1.0, 2.0]}], batch_size=5_000',  # a parameter
         'vectors=[{"id": "a", "values": [1.0, 2.0]}], index_host="http://example.com"',  # the connection
+        'vectors=[{"id": "a", "values": [1.0, 2.0]}], pinecone_conn_id="not_there"',
     ],
 )
 def test_an_error_that_no_retry_can_fix_fails_at_once(run_dag, more):

@@ -159,7 +159,8 @@ def test_a_folder_of_another_index_is_reported_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "dimension must be between 1 and 20000, not None."),
+        ((), "error: --dimension is missing. Give that of your embedding model, such as --dimension 1536, or "),
+        (("--dimension", "0"), "dimension must be between 1 and 20000, not 0."),
         (("--dimension", "3", "--vector-type", "sparse"), "A sparse index has no dimension."),
         (("--dimension", "3", "--metric", "taxicab"), "invalid choice: 'taxicab'"),
         (("--dimension", "3", "--lag", "-1"), "The lag must not be negative, but is -1 seconds."),
