@@ -101,6 +101,18 @@ def serve() -> Iterator[Callable[..., LoopbackServer]]:
         yield serve
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Start an S3 server without buckets, and return its URL."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory) -> Path:
     """Create a self-signed certificate for 127.0.0.1: ``ca.pem`` and ``key.pem`` in the folder that is returned."""

@@ -19,7 +19,10 @@ PACKAGE = Path(airflow_pinecone_upsert.__file__).parent
 LAYERS = [
     ["exceptions"],
     ["api"],
-    [f"pipeline.{name}" for name in ("defaults", "cancellation", "counts", "index_shape", "position", "violation")],
+    [
+        f"pipeline.{name}"
+        for name in ("defaults", "cancellation", "counts", "index_shape", "position", "violation", "whole_file")
+    ],
     ["pipeline.options", "pipeline.report"],
     ["pipeline.read"],
     ["pipeline.encode"],

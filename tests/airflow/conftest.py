@@ -118,15 +118,3 @@ def task_processes(worker, pinecone_index) -> Iterator[Callable[..., TaskProcess
     yield create
     for run in runs:
         run.close()
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """Start an S3 server without buckets, and return its URL."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()

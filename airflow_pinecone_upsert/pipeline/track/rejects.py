@@ -9,25 +9,23 @@ the checkpoint that counts its records.
 from __future__ import annotations
 
 import logging
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError, RecordError, SetupError
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 from airflow_pinecone_upsert.pipeline.read.files import url_of
 from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 from airflow_pinecone_upsert.pipeline.track.reject_rows import SCHEMA, reject_row, sent_record, source_record
+from airflow_pinecone_upsert.pipeline.whole_file import create_file, write_file
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +203,7 @@ class _Files:
                 self._path = _write_new(self._folder, content)
                 self.urls.append(url_of(self._folder.fs, self._path))
             else:
-                _write(self._folder.fs, self._path, content)
+                write_file(self._folder.fs, self._path, content)
         except Exception as exc:  # what a storage raises has no common class
             raise SetupError(
                 f"Rejected records cannot be written to {url_of(self._folder.fs, self._folder.path)}: "
@@ -227,43 +225,10 @@ def _write_new(folder: RejectsFolder, content: bytes) -> str:
     """Write a file under an unused name; return the name."""
     fs, path = folder.fs, folder.path
     is_file = path.endswith(".parquet") and not fs.isdir(path)
-    if is_file and not fs.exists(path) and _write(fs, path, content, is_new=True):
+    if is_file and not fs.exists(path) and create_file(fs, path, content):
         return path
     # The names sort by time.
     name = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.parquet"
     path = f"{path.removesuffix('.parquet')}-{name}" if is_file else f"{path.rstrip('/')}/rejects-{name}"
-    _write(fs, path, content)
+    write_file(fs, path, content)
     return path
-
-
-def _write(fs: fsspec.AbstractFileSystem, path: str, content: bytes, *, is_new: bool = False) -> bool:
-    """
-    Write a file completely or not at all.
-
-    :param is_new: Overwrite nothing, not even a file that another task writes at this moment.
-    :return: Whether it was written.
-    """
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, content)  # one request: an open handle uploads what it has when an error closes it
-        return True
-    partial = Path(f"{path}.{uuid.uuid4().hex[:8]}.part")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.write_bytes(content)
-        if is_new:
-            return _link(partial, path)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return True
-
-
-def _link(partial: Path, path: str) -> bool:
-    """Give a file its name, unless another file has it."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        partial.replace(path)
-    return True
