@@ -8,6 +8,7 @@ The errors of this package, classified by what to do next.
     │   ├── AuthenticationError        401, 403: the key
     │   ├── NotFoundError              404, 405, 410: host, index or namespace
     │   ├── UnsupportedIndexError      an index of documents, not of vectors
+    │   ├── ManifestError              the manifest is another target's, damaged, or in a folder that cannot be used
     │   └── QuotaExceededError         402, or a quota of the plan; waiting does not help
     ├── InputError                 fix the data
     │   ├── SourceError                a file, a column or an XCom value as a whole
@@ -19,7 +20,8 @@ The errors of this package, classified by what to do next.
     │   ├── ServerError                5xx, 408 and other temporary statuses
     │   ├── TransportError             no response at all
     │   ├── ShortCountError            a response that confirms fewer records than were sent
-    │   └── StorageError               the storage of the source does not respond
+    │   ├── StorageError               the storage of the source or of the manifest does not respond
+    │   └── ManifestInUseError         another run writes to the same manifest
     ├── UnexpectedResponseError    a response that contradicts the request or is not Pinecone's
     └── IncompleteUpsertError      the run ended and records are unconfirmed
 
@@ -92,6 +94,10 @@ class NotFoundError(SetupError):
 
 class UnsupportedIndexError(SetupError):
     """The index holds documents, not vectors."""
+
+
+class ManifestError(SetupError):
+    """The manifest describes another target, is damaged, or is in a folder that cannot be used."""
 
 
 class QuotaExceededError(SetupError):
@@ -181,7 +187,11 @@ class ShortCountError(TransientError):
 
 
 class StorageError(TransientError):
-    """The storage of the source did not respond, or returned something else than what was requested."""
+    """The storage of the source or of the manifest did not respond, or not with what was requested."""
+
+
+class ManifestInUseError(TransientError):
+    """Another run writes to the same manifest: it holds the lease, or it took over from this run."""
 
 
 class UnexpectedResponseError(PineconeUpsertError):

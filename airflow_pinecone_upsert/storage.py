@@ -18,6 +18,7 @@ from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
 from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
 from airflow_pinecone_upsert.pipeline.violation import preview
+from airflow_pinecone_upsert.reindex.folder import ManifestFolder
 
 _EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 
@@ -62,6 +63,18 @@ def rejects_folder(path: Any) -> RejectsFolder:
     """
     (storage_path,) = _each(path, "rejects_path")
     return RejectsFolder(*_open_storage(storage_path))
+
+
+def manifest_folder(path: Any) -> ManifestFolder:
+    """
+    Return the folder that ``manifest_path`` names.
+
+    :param path: A folder, as text or ``ObjectStoragePath``.
+    :raises SourceError: The value is not a path.
+    :raises SetupError: No installed package supports the scheme of the path.
+    """
+    (storage_path,) = _each(path, "manifest_path")
+    return ManifestFolder(*_open_storage(storage_path))
 
 
 def check_rejects_path(rejects_path: Any, parquet_paths: Any) -> None:
