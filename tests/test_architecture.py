@@ -35,7 +35,7 @@ LAYERS = [
     ["hooks"],
     ["operators"],
     ["decorators"],
-    ["provider_info"],
+    ["provider_info", "reindex.__main__"],
 ]
 """From the bottom to the top. A module imports its own part and the layers below it: nothing sideways, nothing back."""
 

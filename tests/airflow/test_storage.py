@@ -12,7 +12,9 @@ from moto.server import ThreadedMotoServer
 
 from airflow_pinecone_upsert import PineconeUpsertOperator
 from airflow_pinecone_upsert.exceptions import SetupError, SourceError, StorageError
-from airflow_pinecone_upsert.storage import check_rejects_path
+from airflow_pinecone_upsert.reindex.__main__ import main
+from airflow_pinecone_upsert.reindex.manifest import Manifest, Target
+from airflow_pinecone_upsert.storage import check_rejects_path, manifest_folder
 
 from .dag_source import DAG_HEAD
 
@@ -94,6 +96,8 @@ def test_a_value_that_is_not_a_path_names_the_parameter():
         parquet_files(7)
     with pytest.raises(SourceError, match=r"^rejects_path holds 7 "):
         rejects_folder(7)
+    with pytest.raises(SourceError, match=r"^manifest_path holds 7 "):
+        manifest_folder(7)
 
 
 @pytest.mark.parametrize("paths", [None, 7, "", ["a", None], {"a": 1}, b"x"])
@@ -153,6 +157,16 @@ def test_a_storage_that_does_not_respond_is_a_storage_error(monkeypatch, moment)
             read()
     finally:
         server.stop()
+
+
+def test_a_manifest_on_s3_is_shown_through_an_airflow_connection(bucket, capsys):
+    folder = manifest_folder(f"s3://aws_default@{BUCKET}/manifests/articles")
+    manifest = Manifest.open(folder, Target("https://articles.example", "articles"), "a1")
+    manifest.append(["a"], [bytes(16)], [100])
+    manifest.commit(list(manifest.entries()), {"newCount": 0})
+    assert folder.url == f"s3://{BUCKET}/manifests/articles"
+    assert main(["show", f"s3://aws_default@{BUCKET}/manifests/articles"]) == 0
+    assert "https://articles.example" in capsys.readouterr().out
 
 
 # Rejected records -------------------------------------------------------------------------------
