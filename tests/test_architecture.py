@@ -28,6 +28,7 @@ LAYERS = [
     ["pipeline.encode"],
     ["pipeline.send"],
     ["pipeline.observer", "pipeline.track"],
+    ["pipeline.stages"],
     ["pipeline.run", "client"],
     ["reindex"],
     ["assets", "links", "storage", "supervisor", "telemetry"],

@@ -69,7 +69,7 @@ def waits(index):
 
 def upsert_request(*records, namespace=""):
     ids, bodies = [record["id"] for record in records], [orjson.dumps(record) for record in records]
-    encoded = EncodedRecords(["XCom"] * len(records), list(range(len(records))), ids, bodies)
+    encoded = EncodedRecords(["XCom"] * len(records), list(range(len(records))), ids, bodies, [b""] * len(ids))
     return UpsertRequest(encoded, Envelope(namespace))
 
 

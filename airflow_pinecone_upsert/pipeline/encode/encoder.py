@@ -93,7 +93,7 @@ class _Encoder:
         bodies = self._bodies(self._ids, dense or nothing, sparse or nothing, metadata or nothing)
         self._check_sizes(bodies, metadata)
         chunk, count = self._chunk, len(bodies)
-        records = EncodedRecords([chunk.origin] * count, list(chunk.rows), self._ids, bodies)
+        records = EncodedRecords([chunk.origin] * count, list(chunk.rows), self._ids, bodies, [b""] * count)
         if not self._violations:
             return EncodedChunk(records, [])
         valid = records.only(offset not in self._violations for offset in range(count))

@@ -17,12 +17,19 @@ class EncodedRecords(NamedTuple):
     :param rows: The row of each there, counted from 0.
     :param ids: The id of each.
     :param bodies: The JSON object of each.
+    :param entries: What a manifest will say of each once it is confirmed; empty bytes where there is no manifest.
     """
 
     origins: list[str]
     rows: list[int]
     ids: list[str]
     bodies: list[bytes]
+    entries: list[bytes]
+
+    @classmethod
+    def none(cls) -> EncodedRecords:
+        """Return no records."""
+        return cls([], [], [], [], [])
 
     @property
     def columns(self) -> tuple[list[Any], ...]:

@@ -36,7 +36,7 @@ class Batcher:
         self._envelope = envelope
         self._max_records = max_records
         self._max_bytes = max_bytes
-        self._waiting = EncodedRecords([], [], [], [])
+        self._waiting = EncodedRecords.none()
 
     def too_large(self, request: UpsertRequest) -> None:
         """

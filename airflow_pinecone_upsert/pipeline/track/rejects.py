@@ -108,7 +108,7 @@ class Rejects:
         :param request: A request of this record alone.
         :raises RecordError: One more than is allowed.
         """
-        [origin], [row], [record_id], [body] = request.records
+        [origin], [row], [record_id], [body], _ = request.records
         response = error.response
         detail = f"{response.status} “{response.message}”" if response else str(error)
         rejected = RecordError(

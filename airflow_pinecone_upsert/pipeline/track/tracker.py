@@ -77,6 +77,11 @@ class RunTracker:
         for settled in gaps(rows, encoded.records.rows):
             self._watermark.settle(settled)
 
+    def skip(self, rows: RowRange) -> None:
+        """Enter rows of which none is to be sent."""
+        self._watermark.read(rows)
+        self._watermark.settle(rows)
+
     def add(self, event: Event[UpsertRequest]) -> None:
         """
         Enter what the sender reports.

@@ -15,12 +15,13 @@ DEFAULT = Envelope()
 
 
 def record(row, record_id, padding=0, origin="XCom"):
-    """Return one record: origin, row, id and JSON."""
-    return origin, row, record_id, orjson.dumps({"id": record_id, "row": row, "text": "x" * padding})
+    """Return one record: origin, row, id, JSON and entry."""
+    body = orjson.dumps({"id": record_id, "row": row, "text": "x" * padding})
+    return origin, row, record_id, body, b"entry %d" % row
 
 
 def encoded(records):
-    return EncodedRecords(*map(list, zip(*records, strict=True))) if records else EncodedRecords([], [], [], [])
+    return EncodedRecords(*map(list, zip(*records, strict=True))) if records else EncodedRecords.none()
 
 
 def request_of(records, envelope=DEFAULT):

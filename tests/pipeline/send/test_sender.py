@@ -25,7 +25,7 @@ from tests.pipeline.send.simulated_transport import OK, Outcome, SimulatedTransp
 def requests_of(ids, *, size=1):
     ids = list(ids)
     bodies = [orjson.dumps({"id": record_id, "row": row}) for row, record_id in enumerate(ids)]
-    records = EncodedRecords(["XCom"] * len(ids), list(range(len(ids))), ids, bodies)
+    records = EncodedRecords(["XCom"] * len(ids), list(range(len(ids))), ids, bodies, [b""] * len(ids))
     return Batcher([records], Envelope(), max_records=size, max_bytes=100_000)
 
 

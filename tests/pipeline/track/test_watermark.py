@@ -108,10 +108,10 @@ class Numbered:
 
 def test_ten_million_rows_that_need_no_sending_take_no_memory_and_move_the_watermark():
     """About 5 ms a million rows; the first request stays unsettled until the end, so nothing can be forgotten early."""
-    source, nothing = Numbered(), EncodedRecords([], [], [], [])
+    source, nothing = Numbered(), EncodedRecords.none()
     tracker = RunTracker(source, Rejects(0, None), None, 0.0)
     empty = pa.RecordBatch.from_pydict({"id": pa.array([], pa.string())})
-    first = EncodedRecords(["f"], [0], ["r0"], [b"{}"])
+    first = EncodedRecords(["f"], [0], ["r0"], [b"{}"], [b""])
     tracemalloc.start()
     for rows in source.ranges():
         pending = Chunk("f", [], empty, PARTS)

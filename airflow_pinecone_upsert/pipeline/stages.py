@@ -1,0 +1,267 @@
+"""
+The stages that every run has, from a chunk to the books: what an upsert and a reindexing run have in common.
+
+::
+
+    read ──> select ──> encode ──> batch ──> send ──> track
+
+A run chooses what is selected, and may do more at each stage; :mod:`airflow_pinecone_upsert.pipeline.run` shows the
+simplest one. Everything before ``send`` is a generator, and ``send`` pulls the next request only when its window has room:
+that bounds memory by the window and one chunk, however long the source is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol, TypeVar
+
+from airflow_pinecone_upsert.api.backoff import Random
+from airflow_pinecone_upsert.api.models import IndexStats, UpsertResponse
+from airflow_pinecone_upsert.exceptions import (
+    AuthenticationError,
+    BadRequestError,
+    IncompleteUpsertError,
+    InputError,
+    RequestTooLargeError,
+    SetupError,
+)
+from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+from airflow_pinecone_upsert.pipeline.encode.encoder import EncodedChunk, encode
+from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
+from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.observer import Observer
+from airflow_pinecone_upsert.pipeline.options import UpsertOptions
+from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
+from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
+from airflow_pinecone_upsert.pipeline.read.source import RecordSource
+from airflow_pinecone_upsert.pipeline.report import UpsertReport, number_of
+from airflow_pinecone_upsert.pipeline.send.batch import Batcher
+from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
+from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
+from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
+from airflow_pinecone_upsert.pipeline.send.sender import Sender
+from airflow_pinecone_upsert.pipeline.send.transport import Transport
+from airflow_pinecone_upsert.pipeline.track.checkpoint import Checkpoint, CheckpointState
+from airflow_pinecone_upsert.pipeline.track.rejects import Rejects, RejectsFolder
+from airflow_pinecone_upsert.pipeline.track.tracker import RunTracker
+from airflow_pinecone_upsert.pipeline.track.writer import CheckpointWriter
+
+log = logging.getLogger(__name__)
+
+_FORBIDDEN: Final = 403
+_MAX_CAUSES_SHOWN: Final = 3
+
+ReportT = TypeVar("ReportT", bound=UpsertReport)
+
+
+class Index(Protocol):
+    """What a run needs of the index: :class:`airflow_pinecone_upsert.client.IndexClient` has it."""
+
+    @property
+    def host(self) -> str:
+        """The index's URL."""
+        ...
+
+    def describe_index_stats(self) -> IndexStats:
+        """Return dimension, metric and record counts."""
+        ...
+
+    def upsert(self, request: UpsertRequest) -> UpsertResponse:
+        """Send one request, once."""
+        ...
+
+
+class Books(NamedTuple):
+    """What becomes of the records of one try: three parts, of which none sets another's state."""
+
+    rejects: Rejects
+    tracker: RunTracker
+    writer: CheckpointWriter
+
+    @classmethod
+    def open(  # noqa: PLR0913, PLR0917
+        cls,
+        source: RecordSource,
+        options: UpsertOptions,
+        folder: RejectsFolder | None,
+        checkpoint: Checkpoint | None,
+        earlier: CheckpointState | None,
+        started_s: float,
+    ) -> Books:
+        """Continue what earlier tries left."""
+        counts, paths = (earlier.counts.rejected, earlier.rejects_paths) if earlier else (0, ())
+        rejects = Rejects(options.max_rejects, folder, counts, paths)
+        tracker = RunTracker(source, rejects, earlier, started_s)
+        return cls(rejects, tracker, CheckpointWriter(tracker, rejects, checkpoint, started_s))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """
+    The stages of one run.
+
+    :param source: The records.
+    :param options: The options.
+    :param transport: Carries the requests, and has the clock.
+    :param cancellation: Ends the run early.
+    :param observers: Called for each attempt, and at the end.
+    :param random: A source of floats in [0, 1), for the backoff.
+    """
+
+    source: RecordSource
+    options: UpsertOptions
+    transport: Transport[UpsertRequest]
+    cancellation: CancellationToken
+    observers: Sequence[Observer]
+    random: Random
+
+    def encoded(
+        self, shape: IndexShape, books: Books, select: Callable[[Chunk], Chunk]
+    ) -> Iterator[tuple[Chunk, EncodedChunk]]:
+        """
+        Read, select, encode, and reject what is invalid.
+
+        :param shape: The index that the records are for.
+        :param select: Returns the records of a chunk that are to be sent; perhaps none.
+        :return: What was selected of each chunk, and what became of it. Nothing where that is no record.
+        """
+        longest_record = self.options.max_request_bytes - Envelope(self.options.namespace).size
+        for chunk in self.source.chunks(shape, books.tracker.position):
+            pending = select(chunk)
+            if not len(pending.rows):
+                books.tracker.skip(chunk.row_range)
+                continue
+            encoded = encode(pending, shape, max_bytes=longest_record)
+            books.tracker.read(chunk.row_range, pending, encoded)
+            yield pending, encoded
+
+    def batcher(self, records: Iterable[EncodedRecords]) -> Batcher:
+        """Return the stage that fills requests."""
+        return Batcher(
+            records,
+            Envelope(self.options.namespace),
+            max_records=self.options.batch_size,
+            max_bytes=self.options.max_request_bytes,
+        )
+
+    def send(  # noqa: PLR0913 - what a run may do at each stage
+        self,
+        batcher: Batcher,
+        books: Books,
+        *,
+        is_proven: bool,
+        announced: Callable[[Iterator[UpsertRequest]], Iterator[UpsertRequest]] = iter,
+        entered: Callable[[Event[UpsertRequest]], None] = lambda _: None,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Send every request, and enter what becomes of it.
+
+        :param is_proven: See :class:`Sender`.
+        :param announced: Passes the requests on, each before it is sent.
+        :param entered: Called with each event after it was entered.
+        :param on_turn: Called several times a second.
+        :raises SetupError: A request failed, and a retry cannot help.
+        :raises InputError: Likewise, or one record more is invalid than is allowed.
+        :raises IncompleteUpsertError: A request failed for another reason, or the run was cancelled.
+        """
+
+        def enter(event: Event[UpsertRequest]) -> None:
+            if isinstance(event, Attempt):
+                if isinstance(event.error, RequestTooLargeError):
+                    batcher.too_large(event.request)
+                for observer in self.observers:
+                    observer.attempted(event)
+            books.tracker.add(event)
+            entered(event)
+
+        def turn() -> None:
+            books.writer.write_if_due(self.transport.now())
+            on_turn()
+
+        options = self.options
+        sender = Sender(
+            announced(iter(batcher)),
+            self.transport,
+            rate_limiter=RateLimiter(options.max_requests_per_second, options.max_bytes_per_second, self.random),
+            max_unsettled=options.max_concurrency,
+            random=self.random,
+            cancellation=self.cancellation,
+            is_proven=is_proven,
+            on_turn=turn,
+        )
+        with self.transport:
+            sender.send_all(enter)
+        totals = books.tracker.totals(self.transport.now())
+        _raise_failures(books.tracker, totals.upserted, totals.rejected)
+
+    def fail(self, books: Books, report: Callable[[], UpsertReport]) -> None:
+        """Write what would be lost, after an error that is to be raised again."""
+        books.writer.write_after_failure(self.transport.now())
+        done = report()
+        confirmed = f"{done.upserted_count:,}"
+        log.error("Upsert stopped. The server has confirmed %s records so far.%s", confirmed, rejects_note(done))
+
+    def end(self, report: ReportT) -> ReportT:
+        """Call the observers, however the run ended, and return the report."""
+        for observer in self.observers:
+            observer.ended(report)
+        return report
+
+
+def index_stats(index: Index, cancellation: CancellationToken) -> IndexStats | None:
+    """Ask for the index's statistics, which proves host and key before anything is sent; None where that is forbidden."""
+    try:
+        stats = call_in_background(index.describe_index_stats, cancellation)
+    except AuthenticationError as exc:
+        if exc.response is None or exc.response.status != _FORBIDDEN:  # such a key may write, but not read
+            raise
+        log.warning("The key may not read the index's dimension; vectors are not checked against it. %s", exc)
+        return None
+    log.info("%s contains %s, %s.", index.host, number_of(stats.total_vector_count, "record"), stats.vectors)
+    return stats
+
+
+def index_shape(stats: IndexStats | None) -> IndexShape:
+    """Return the shape of an index; of one whose statistics are forbidden, nothing is known."""
+    if stats is None:
+        return IndexShape()
+    return IndexShape(stats.dimension or None, stats.vector_type == "sparse", stats.metric)
+
+
+def _raise_failures(tracker: RunTracker, confirmed: int, rejected: int) -> None:
+    """
+    Raise the error of a run with failed requests, or without a single record that the server took.
+
+    :param confirmed: Records.
+    :param rejected: Records.
+    :raises SetupError: The first of them is a fault of the setup, which is final.
+    :raises InputError: It is a fault of the input, or the server rejected every record; likewise.
+    :raises IncompleteUpsertError: It is another one; the run can be tried again.
+    """
+    failures = tracker.failures
+    if not failures and (rejection := tracker.total_rejection):
+        message = f"The server rejected every record that it was sent ({rejected:,}): {rejection}"
+        raise BadRequestError(message, response=rejection.response) from rejection
+    if not failures:
+        return
+    first = failures[0].error
+    unconfirmed = sum(failure.unconfirmed for failure in failures)
+    causes = " ".join(f"[{failure.request.location}] {failure.error}" for failure in failures[:_MAX_CAUSES_SHOWN])
+    more = len(failures) - _MAX_CAUSES_SHOWN
+    message = (
+        f"{confirmed:,} records are confirmed, {unconfirmed:,} are not (failed requests: "
+        f"{len(failures)}); nothing after them was sent. {causes}{f' … and {more} more.' if more > 0 else ''}"
+    )
+    kind = type(first) if isinstance(first, (SetupError, InputError)) else IncompleteUpsertError
+    raise kind(message, response=first.response) from first
+
+
+def rejects_note(report: UpsertReport) -> str:
+    """Say where the records are that the server does not have."""
+    if not report.rejected_count:
+        return ""
+    where = f"written to {', '.join(report.rejects_paths)}" if report.rejects_paths else "written nowhere"
+    return f" Invalid records: {report.rejected_count:,}, {where}."
