@@ -165,7 +165,8 @@ def _plain_decimal(value: Decimal, field: str) -> int | float | Violation:
     number = float(value)  # first: an integer of 10**999999 takes half a minute, this takes microseconds
     if not math.isfinite(number) or not _has_digits(number, value):
         return _rounded(value, number, field)
-    is_integer = abs(number) <= _EXACT_INTEGERS and number.is_integer()
+    is_negative_zero = number == 0 and value.is_signed()
+    is_integer = abs(number) <= _EXACT_INTEGERS and number.is_integer() and not is_negative_zero
     return int(number) if is_integer else number
 
 

@@ -145,7 +145,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_id(kind: pa.DataType) -> bool:
-    """Return whether an id can have this type. In 16 bytes of fixed size, text could not be told from a UUID."""
+    """Return whether an id can have this type. In 16 bytes of fixed size, text and a UUID look the same."""
     is_binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
     is_fixed = types.is_fixed_size_binary(kind) and kind.byte_width != _UUID_BYTES
     return _is_text(kind) or _is_number(kind) or is_binary or is_fixed or (types.is_decimal(kind) and kind.scale == 0)
