@@ -12,7 +12,8 @@ Usage of a run::
     if manifest.compaction_is_due: manifest.commit(entries)
     manifest.commit(entries, summary)                   # after a success
 
-``commit`` takes all entries that are not removed, each id once, as a table of ids in memory has them.
+``commit`` takes the last entry of each id, without those that are removed. They may be taken from ``manifest.entries()``,
+which can be read any number of times and has what was flushed.
 
 Invariants:
 
@@ -103,15 +104,15 @@ class Manifest:
         self._folder = folder
         self._target = target
         self._generation = generation
-        self._segments: list[Segment] = []  # that are loaded, after the base
+        self._segments: dict[
+            Segment, int
+        ] = {}  # after the base, in order, each with its entries as far as they are known
         self._late: list[Segment] = []  # of other runs, written after this one has loaded the manifest
         self._seen: dict[str, int] = dict(generation.seen)
         self._run_id: str | None = None
         self._buffer: list[pa.RecordBatch] = []
         self._unsettled: dict[str, None] = {}  # a set that keeps the order
         self._segment_number = 0
-        self._segment_count = 0
-        self._journaled_count = 0
 
     @classmethod
     def open(cls, folder: ManifestFolder, target: Target, run_id: str | None = None) -> Manifest:
@@ -166,12 +167,14 @@ class Manifest:
     @property
     def compaction_is_due(self) -> bool:
         """Whether so much was journaled that the next run would load it slowly."""
-        return self._journaled_count >= _MAX_JOURNALED or self._segment_count >= _MAX_SEGMENTS
+        count = len(self._segments) + len(self._late)
+        return count >= _MAX_SEGMENTS or sum(self._segments.values()) >= _MAX_JOURNALED
 
     def entries(self) -> Iterator[pa.RecordBatch]:
         """
         Yield all entries, with the schema :data:`ENTRY_SCHEMA`. Of one id, the last entry counts.
 
+        They include what this run has flushed, and what another run wrote before this one has taken over, but not later.
         Memory is bounded by one row group of the base and a few segments.
 
         :raises ManifestError: A file is damaged.
@@ -180,13 +183,10 @@ class Manifest:
         """
         if self._generation.base is not None:
             yield from self._base_entries(self._generation.base)
-        doubtful = {segment.name for segment in self._segments if segment.is_doubtful}
+        segments = {segment.name: segment for segment in self._segments}
         with self._damaged("a segment"):
-            for name, content in self._folder.read_all([segment.name for segment in self._segments]):
-                with self._damaged(name):
-                    for batch in read_entries(pa.BufferReader(content), self._target.digest_function):
-                        self._journaled_count += len(batch)
-                        yield as_unknown(batch, removed_too=True) if name in doubtful else batch
+            for name, content in self._folder.read_all(list(segments)):
+                yield from self._segment_entries(segments[name], content)
 
     def mark_unknown(self, ids: Sequence[str]) -> None:
         """
@@ -232,8 +232,8 @@ class Manifest:
         """
         Create a new generation whose base has all entries, then remove what it replaces.
 
-        :param entries: All entries that are not removed, of :data:`ENTRY_SCHEMA`, each id once. Not read where nothing
-            has changed.
+        :param entries: All entries that are not removed, of :data:`ENTRY_SCHEMA`, each id once. Read after a flush; not
+            read where nothing has changed.
         :param summary: What this run reports, as JSON; None in the middle of a run.
         :raises ManifestInUseError: Another run took over; it is as if this one had died.
         :raises ManifestError: The folder cannot be written to.
@@ -244,16 +244,17 @@ class Manifest:
         new = replace(self._generation, number=number, target=self._target, run_id=self._run, segments=())
         if summary is not None:
             new = replace(new, last_run=summary)
-        if self._generation.base is None or self._segments or self._segment_count:
+        if self._generation.base is None or self._segments:
             new = self._with_new_base(new, entries)
         names = self._folder.sizes()
         # What other runs wrote since this one has loaded the manifest is not in the base.
         seen = {**self._seen, self._run: self._segment_number}
         self._late.extend(unseen_segments(replace(new, seen=seen), names))
         self._seen = self._all_seen(names)
-        new = replace(new, segments=(*new.segments, *self._late), seen=self._seen)
+        segments = {segment: self._segments[segment] for segment in new.segments}
+        new = replace(new, segments=(*segments, *self._late), seen=self._seen)
         names = self._create(new)
-        self._segments, self._segment_count, self._journaled_count = [], len(new.segments), 0
+        self._segments = segments
         self._remove_obsolete(names)
 
     # Opening --------------------------------------------------------------------------------------
@@ -284,8 +285,7 @@ class Manifest:
             )
 
     def _load(self, names: Mapping[str, int]) -> None:
-        self._segments = [*self._generation.segments, *unseen_segments(self._generation, names)]
-        self._segment_count = len(self._segments)
+        self._segments = dict.fromkeys([*self._generation.segments, *unseen_segments(self._generation, names)], 0)
         self._seen = self._all_seen(names)
 
     def _all_seen(self, names: Mapping[str, int]) -> dict[str, int]:
@@ -302,6 +302,13 @@ class Manifest:
                 yield batch
         if count != self._generation.record_count:
             raise self._damage(name, f"it has {count:,} entries, and not {self._generation.record_count:,}")
+
+    def _segment_entries(self, segment: Segment, content: bytes) -> Iterator[pa.RecordBatch]:
+        with self._damaged(segment.name):
+            batches = list(read_entries(pa.BufferReader(content), self._target.digest_function))
+        self._segments[segment] = sum(map(len, batches))
+        for batch in batches:
+            yield as_unknown(batch, removed_too=True) if segment.is_doubtful else batch
 
     @contextmanager
     def _damaged(self, name: str) -> Iterator[None]:
@@ -328,29 +335,28 @@ class Manifest:
 
     def _journal(self, batch: pa.RecordBatch) -> None:
         if len(batch):
-            self._journaled_count += len(batch)
             self._buffer.append(batch)
 
     def _settle(self, ids: Sequence[str]) -> None:
         for record_id in ids:
             self._unsettled.pop(record_id, None)
 
-    def _write_segment(self, batches: Sequence[pa.RecordBatch]) -> str:
+    def _write_segment(self, batches: Sequence[pa.RecordBatch]) -> Segment:
         # A new name each time: the last attempt may have been written although it failed.
         self._segment_number += 1
-        name = segment_name(self._run, self._segment_number)
-        self._folder.write(name, as_file(batches, self._target.digest_function))
-        self._segment_count += 1
-        return name
+        segment = Segment(segment_name(self._run, self._segment_number))
+        self._folder.write(segment.name, as_file(batches, self._target.digest_function))
+        self._segments[segment] = sum(map(len, batches))
+        return segment
 
     def _with_new_base(self, new: Generation, entries: Iterable[pa.RecordBatch]) -> Generation:
         name = base_name(new.number, self._run)
         with self._folder.create_large(name) as file:
             count, total_bytes = write_entries(entries, file, self._target.digest_function)
-        # The table may hold digests of what is in flight, or was rejected.
-        unsettled = [self._write_segment([unknown_entries(list(self._unsettled))])] if self._unsettled else []
-        segments = tuple(map(Segment, unsettled))
-        return replace(new, base=name, segments=segments, record_count=count, total_bytes=total_bytes)
+        new = replace(new, base=name, record_count=count, total_bytes=total_bytes)
+        if self._unsettled:  # the entries may have digests of what is in flight, or was rejected
+            new = replace(new, segments=(self._write_segment([unknown_entries(list(self._unsettled))]),))
+        return new
 
     def _create(self, new: Generation) -> dict[str, int]:
         """

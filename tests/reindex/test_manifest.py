@@ -98,6 +98,24 @@ def test_what_was_in_flight_is_unknown_whatever_the_table_says(folder):
     assert claims_in(folder) == {"a": B, "b": B}
 
 
+def test_a_run_reads_what_it_has_flushed_and_not_what_others_wrote_since(folder):
+    server: Claims = {}
+    orphan = Run(folder, server)
+    run = Run(folder, server)
+    for sent in ({"a": A, "b": B}, {"a": C}, {"b": None}):
+        run.send(sent)
+        run.confirm()
+    orphan.manifest.append(["z"], [A], [1])
+    with pytest.raises(ManifestInUseError):
+        orphan.manifest.flush()
+    assert claims_of(run.manifest) == {"a": C, "b": UNKNOWN_DIGEST}
+    run.manifest.flush()
+    assert claims_of(run.manifest) == claims_of(run.manifest) == {"a": C}
+    run.manifest.commit(entry for entry in base_of(claims_of(run.manifest)))
+    assert claims_of(run.manifest) == {"a": C}
+    assert claims_in(folder) == {"a": C, "z": UNKNOWN_DIGEST}
+
+
 def test_a_run_that_changed_nothing_keeps_the_base(folder):
     run = Run(folder, {})
     run.send({"a": A})
