@@ -37,6 +37,12 @@ UNKNOWN_DIGEST: Final = bytes(DIGEST_BYTES)
 _ROW_GROUP_ROWS: Final = 1 << 17
 """About 7 MB: what is in memory at a time, and one request of a reader."""
 
+_BATCH_ROWS: Final = 1 << 15
+"""
+Of a batch that is read. Its user makes Python objects of it: with whole row groups, a compaction of 10 million entries
+peaked at 606 MB, and not at 523 to 553 MB.
+"""
+
 _DIGEST_KEY: Final = b"digest_function"
 
 
@@ -118,7 +124,7 @@ def read_entries(file: BinaryIO | pa.NativeFile, digest_function: str) -> Iterat
     # Not iter_batches(): with pre_buffer, it would hold the whole file.
     for number in range(parquet.num_row_groups):
         table = parquet.read_row_group(number, columns=ENTRY_SCHEMA.names, use_threads=False)
-        for batch in table.cast(ENTRY_SCHEMA).to_batches():
+        for batch in table.cast(ENTRY_SCHEMA).to_batches(_BATCH_ROWS):
             yield batch if is_comparable else as_unknown(batch, removed_too=False)
 
 

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from airflow_pinecone_upsert.exceptions import ManifestError, ManifestInUseError, StorageError
 from airflow_pinecone_upsert.reindex.entries import ENTRY_SCHEMA, UNKNOWN_DIGEST, known_entries
 from airflow_pinecone_upsert.reindex.generation import Generation, Segment, obsolete_files, unseen_segments
+from airflow_pinecone_upsert.reindex.id_table import IdTable
 from airflow_pinecone_upsert.reindex.manifest import Manifest, ManifestFolder, Target, new_run_id
 
 from .world import (
@@ -146,7 +147,7 @@ def test_entries_come_in_batches_of_bounded_length(local):
     run.manifest.commit([known_entries(ids, [A] * len(ids), [5] * len(ids))])
     batches = list(Manifest.open(local, TARGET).entries())
     assert sum(map(len, batches)) == 300_000
-    assert max(map(len, batches)) <= 1 << 17
+    assert max(map(len, batches)) <= 1 << 15
     assert Manifest.open(local, TARGET).total_bytes == 1_500_000
 
 
@@ -492,6 +493,13 @@ class Journal(RuleBasedStateMachine):
         self.manifest.commit(base_of(table), {"found": found.hex()})
         self.flushed = dict(self.entered)
         assert Manifest.open(self.folder, TARGET).last_run == {"found": found.hex()}
+
+    @rule(hash_bits=st.sampled_from([1, 64]))
+    def compact(self, hash_bits):
+        """As a run does it, from the manifest's own files."""
+        self.flush()
+        table = IdTable(self.manifest.entries(), hash_bits=hash_bits)
+        self.manifest.commit(table.latest(self.manifest.entries))
 
     @invariant()
     def a_reader_finds_what_was_flushed(self):
