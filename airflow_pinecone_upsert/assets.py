@@ -28,14 +28,18 @@ def pinecone_asset(index_host: str, namespace: str = "", *, extra: dict[str, Any
     """
     Return the asset of a namespace, for ``DAG(schedule=…)``, ``outlets`` or ``inlets``.
 
-    :param index_host: The host of the index, as the Pinecone console shows it, with or without a scheme.
+    :param index_host: The host of the index, as the Pinecone console shows it, with or without a scheme; or the URL of a
+        gateway with a path, which becomes a part of the host, with ``/`` as ``%2F``.
     :param namespace: ``""`` is Pinecone's default namespace.
     :param extra: The extra of the asset, which is not the extra of its events.
     :raises ValueError: ``index_host`` is not a host.
     """
     from airflow.sdk import Asset
 
-    host = index_host.strip().rpartition("://")[2].rstrip("/")
+    scheme, _, host = index_host.strip().rpartition("://")
+    host = host.rstrip("/")
+    if scheme and not host.partition("/")[0].endswith(".pinecone.io"):
+        host = host.replace("/", "%2F")
     parts = urlsplit(f"{SCHEME}://{host}/{quote(namespace, safe=_UNQUOTED)}")
     return Asset(uri=normalize_uri(parts).geturl(), extra=extra)
 

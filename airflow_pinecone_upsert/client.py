@@ -20,7 +20,8 @@ from typing_extensions import Self
 
 from airflow_pinecone_upsert.api import endpoints
 from airflow_pinecone_upsert.api.endpoints import Endpoint, ResponseT
-from airflow_pinecone_upsert.api.http import ClientSettings, HttpClient, index_url
+from airflow_pinecone_upsert.api.hosts import check_allowed, index_url, is_loopback
+from airflow_pinecone_upsert.api.http import ClientSettings, HttpClient
 from airflow_pinecone_upsert.api.limits import (
     CONTROL_PLANE_URL,
     MAX_CALL_ATTEMPTS,
@@ -31,6 +32,7 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_IDS_PER_LIST_PAGE,
     SCHEMA_API_VERSION,
 )
+from airflow_pinecone_upsert.api.masking import KeyMask
 from airflow_pinecone_upsert.api.models import (
     DeleteResponse,
     IndexDescription,
@@ -41,7 +43,12 @@ from airflow_pinecone_upsert.api.models import (
     UpsertResponse,
 )
 from airflow_pinecone_upsert.api.responses import HOLDS_DOCUMENTS
-from airflow_pinecone_upsert.exceptions import PineconeUpsertError, SetupError, UnsupportedIndexError
+from airflow_pinecone_upsert.exceptions import (
+    PineconeUpsertError,
+    SetupError,
+    UnexpectedResponseError,
+    UnsupportedIndexError,
+)
 from airflow_pinecone_upsert.pipeline import defaults
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure, Rejection
@@ -129,14 +136,23 @@ def describe_index(
     :param sleep: Waits between attempts, in seconds.
     :return: The index's host and its schema.
     :raises UnsupportedIndexError: The index holds documents.
+    :raises UnexpectedResponseError: The response describes another index.
+    :raises SetupError: The host is neither Pinecone's nor allowed. A control plane on this machine may name any.
     :raises PineconeUpsertError: See :mod:`airflow_pinecone_upsert.exceptions`.
     """
     version = max(settings.api_version, SCHEMA_API_VERSION)
-    http = HttpClient(index_url(control_plane_url), settings.model_copy(update={"api_version": version}))
+    url = index_url(control_plane_url)
+    http = HttpClient(url, settings.model_copy(update={"api_version": version}))
     try:
         found = _call(http, _Call(endpoints.describe_index(name)), attempts=attempts, sleep=sleep)
     finally:
         http.close()
+    if found.name != name:
+        raise UnexpectedResponseError(f"{url} was asked for the index {name!r} and described {found.name!r:.80}.")
+    if KeyMask(settings.api_key.get_secret_value())(found.host) != found.host:
+        raise UnexpectedResponseError(f"{url} names a host of the index {name!r} that contains the API key.")
+    if not is_loopback(url):
+        check_allowed(index_url(found.host), settings.allowed_host_suffixes, chosen_by=f"The control plane {url}")
     if found.index_schema and found.index_schema.is_of_documents:
         declared = ", ".join(found.index_schema.fields)
         raise UnsupportedIndexError(f"The index {name!r} has a document schema ({declared}). {HOLDS_DOCUMENTS}")

@@ -81,7 +81,7 @@ def serve() -> Iterator[Callable[..., LoopbackServer]]:
                     self.end_headers()
                     self.wfile.write(reply.body)
 
-                do_POST = do_CONNECT = do_GET  # noqa: N815 - the names are http.server's
+                do_POST = do_DELETE = do_CONNECT = do_GET  # noqa: N815 - the names are http.server's
 
                 def log_message(self, *_: object) -> None:
                     pass
@@ -115,7 +115,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory) -> Path:
-    """Create a self-signed certificate for 127.0.0.1: ``ca.pem`` and ``key.pem`` in the folder that is returned."""
+    """Create a self-signed certificate for 127.0.0.1 and control.example: ``ca.pem`` and ``key.pem`` in the folder that is returned."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -123,6 +123,7 @@ def certificate(tmp_path_factory) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
     now = dt.datetime.now(dt.timezone.utc)
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("control.example")]
     built = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -131,7 +132,7 @@ def certificate(tmp_path_factory) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(key, hashes.SHA256())
     )
     folder = tmp_path_factory.mktemp("tls")

@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from airflow_pinecone_upsert import exceptions
-from airflow_pinecone_upsert.api.http import ClientSettings, index_url
+from airflow_pinecone_upsert.api.hosts import index_url
+from airflow_pinecone_upsert.api.http import ClientSettings
 from airflow_pinecone_upsert.api.limits import MAX_ID_LENGTH
 from airflow_pinecone_upsert.client import describe_index
 from airflow_pinecone_upsert.emulator import Fault

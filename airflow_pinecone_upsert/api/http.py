@@ -11,7 +11,6 @@ HTTP/1.1 with keep-alive, on purpose: with bodies of 1.5 MB, Pinecone measured 3
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import platform
@@ -31,9 +30,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from airflow_pinecone_upsert import __version__
 from airflow_pinecone_upsert.api.connections import ANSWERED_EARLY, guard_connections
 from airflow_pinecone_upsert.api.endpoints import Body, Endpoint, ResponseT
+from airflow_pinecone_upsert.api.hosts import HostSuffixes
 from airflow_pinecone_upsert.api.limits import (
     API_VERSION,
-    CONTROL_PLANE_URL,
     DEFAULT_TIMEOUT_S,
     DEFAULT_TOTAL_TIMEOUT_S,
     MAX_CONCURRENCY,
@@ -73,6 +72,8 @@ class ClientSettings(BaseModel):
         :attr:`longest_request_s` says.
     :param proxy: URL of an HTTP proxy. None: the environment decides (``HTTPS_PROXY``, ``NO_PROXY``).
     :param ca_bundle: File of CA certificates to trust instead of the default ones.
+    :param allowed_host_suffixes: Ends of the names of hosts, besides Pinecone's, that the control plane or a template may
+        name. A list, or text with commas.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,51 +84,12 @@ class ClientSettings(BaseModel):
     total_timeout_s: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
     proxy: str | None = Field(default=None, repr=False)
     ca_bundle: str | None = None
+    allowed_host_suffixes: HostSuffixes = ()
 
     @property
     def longest_request_s(self) -> float:
         """The total time-out; if it is not set, some minutes, or the time-out without data if that is longer."""
         return self.total_timeout_s or max(DEFAULT_TOTAL_TIMEOUT_S, self.timeout_s)
-
-
-def index_url(host: str) -> str:
-    """
-    Complete and check the URL of a host that will receive the API key.
-
-    :param host: ``name-abc.svc.region.pinecone.io``, with or without a scheme.
-    :return: The URL without a trailing slash.
-    :raises SetupError: The URL is unusable, or plain ``http`` to another machine.
-    """
-    text = host.strip()
-    if "@" in text:  # not quoted: it may contain a password
-        raise SetupError("The index host contains user information. Put the API key into the connection's password.")
-    try:
-        url = httpx.URL(text if "://" in text else f"https://{text}")
-    except (httpx.InvalidURL, UnicodeError) as exc:
-        raise SetupError(f"Index host {host!r} is not a URL: {exc}. Copy it from the Pinecone console.") from exc
-    if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.query or url.fragment:
-        raise SetupError(f"Index host {host!r} is not a host. Copy it from the Pinecone console, without a path.")
-    if url.scheme == "http" and not _is_loopback(url.host):
-        raise SetupError(f"Index host {host!r} is plain http: the API key would be sent unencrypted. Use https.")
-    return str(url).rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def is_control_plane(host: str) -> bool:
-    """Return whether a host is Pinecone's control plane, old or new, and not an index's own host."""
-    try:
-        name = httpx.URL(host if "://" in host else f"https://{host}").host
-    except (httpx.InvalidURL, UnicodeError):
-        return False
-    return name == httpx.URL(CONTROL_PLANE_URL).host or (
-        name.startswith("controller.") and name.endswith(".pinecone.io")
-    )
 
 
 class _KeyFilter(logging.Filter):
@@ -218,7 +180,7 @@ class HttpClient:
     """
     One host: headers, time-outs and TLS are set once. Safe to share between threads.
 
-    :param url: As :func:`index_url` returns it.
+    :param url: As :func:`airflow_pinecone_upsert.api.hosts.index_url` returns it.
     :param settings: Key, version, time-outs.
     :raises SetupError: The key, the proxy or the CA bundle is unusable.
     """

@@ -84,6 +84,12 @@ EXTRA_FIELDS: Final = (
         "Empty: HTTPS_PROXY and NO_PROXY are used.",
         "password",
     ),
+    ExtraField(
+        "allowed_host_suffixes",
+        "Allowed hosts",
+        "Ends of host names, separated by commas, that a template or the control plane may name besides Pinecone's own. "
+        "The API key is sent to such a host. Empty: none.",
+    ),
 )
 
 _SCHEMAS: Final[dict[str, dict[str, Any]]] = {

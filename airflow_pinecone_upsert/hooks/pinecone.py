@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,14 +47,16 @@ class PineconeHook(BaseHook):
     One Pinecone index, as an Airflow connection describes it.
 
     The connection's host is the index's own host, its password the API key. The extra may hold ``namespace``,
-    ``index_name`` (its host is looked up once), ``api_version``, ``timeout_s``, ``total_timeout_s``, ``proxy``, ``ca_bundle`` and
-    ``control_plane_url``. A connection of the official provider's type ``pinecone`` works as it is.
+    ``index_name`` (its host is looked up once), ``api_version``, ``timeout_s``, ``total_timeout_s``, ``proxy``, ``ca_bundle``,
+    ``allowed_host_suffixes`` and ``control_plane_url``. A connection of the official provider's type ``pinecone`` works as it is.
 
     The client is created when it is first needed; :meth:`close`, or the end of a ``with`` block, closes it.
 
     :param pinecone_conn_id: The Airflow connection.
     :param index_host: Instead of the connection's host.
     :param index_name: Instead of the connection's host: the index whose host is looked up.
+    :param check_index_host: Whether ``index_host`` comes from outside the DAG's code, such as from the parameters of a DAG
+        run, so that it must be Pinecone's or one that the connection allows.
     """
 
     conn_name_attr = "pinecone_conn_id"
@@ -69,11 +70,13 @@ class PineconeHook(BaseHook):
         *,
         index_host: str | None = None,
         index_name: str | None = None,
+        check_index_host: bool = False,
     ) -> None:
         super().__init__()
         self.pinecone_conn_id = pinecone_conn_id
         self._index_host = index_host
         self._index_name = index_name
+        self._check_index_host = check_index_host
         self._subject = f"Connection {pinecone_conn_id!r}"
         self._client: IndexClient | None = None
 
@@ -170,11 +173,13 @@ class PineconeHook(BaseHook):
         raise SetupError(f"{self._subject} has an extra that is invalid: {wrong}.")
 
     def _find_host(self, settings: ClientSettings, attempts: int) -> str:
-        from airflow_pinecone_upsert.api.http import is_control_plane
+        from airflow_pinecone_upsert.api.hosts import is_control_plane
         from airflow_pinecone_upsert.client import describe_index
         from airflow_pinecone_upsert.exceptions import SetupError
 
         if self._index_host:
+            if self._check_index_host:
+                self._check_host(self._index_host, settings)
             return self._index_host
         host, port = self._connection.host or "", self._connection.port
         if not self._index_name and host and not is_control_plane(host):
@@ -186,8 +191,26 @@ class PineconeHook(BaseHook):
                 f"{self._subject} names no index ({found}). Set its host to the index's own host "
                 "(https://….pinecone.io, from the console), or name the index with index_host or index_name."
             )
-        url = str(self._extra.get("control_plane_url", CONTROL_PLANE_URL))
-        return describe_index(str(name), settings, control_plane_url=url, attempts=attempts).host
+        return describe_index(str(name), settings, control_plane_url=self._control_plane_url, attempts=attempts).host
+
+    @property
+    def _control_plane_url(self) -> str:
+        return str(self._extra.get("control_plane_url", CONTROL_PLANE_URL))
+
+    def _check_host(self, host: str, settings: ClientSettings) -> None:
+        """
+        Check a host that neither the connection nor the DAG's code names.
+
+        :raises SetupError: It is not Pinecone's, nor the connection's own, nor allowed. A host on this machine is allowed
+            where the connection itself is for this machine, as for an emulator.
+        """
+        from airflow_pinecone_upsert.api.hosts import check_allowed, have_one_host, index_url, is_loopback
+
+        url = index_url(host)
+        own = [index_url(one) for one in (self._connection.host, self._control_plane_url) if one]
+        is_local = is_loopback(url) and any(map(is_loopback, own))
+        if not is_local and not any(have_one_host(url, one) for one in own):
+            check_allowed(url, settings.allowed_host_suffixes, chosen_by="The rendered index_host")
 
     def upsert(
         self,
@@ -403,16 +426,21 @@ class PineconeHook(BaseHook):
 
     def _without_key(self, message: str) -> str:
         """Mask the key, which a message quotes if it was put into another field by mistake."""
+        from airflow_pinecone_upsert.api.masking import KeyMask
+
         connection = vars(self).get("_connection")  # absent if it could not be read
         key = ((connection.password if connection else None) or "").strip()
-        # Hosts are quoted in lower case. A short key may be part of any word.
-        return re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "***", message, flags=re.IGNORECASE) if key else message
+        return KeyMask(key)(message) if key else message
 
     def _or_default(self, namespace: str | None) -> str:
         return self.default_namespace if namespace is None else namespace
 
 
 def _with_port(host: str, port: int | None) -> str:
-    """Append the connection's port to the host, unless the host already ends with it."""
+    """Add the connection's port to the host, unless the host already has it."""
     host = host.strip().rstrip("/")
-    return host if not port or host.endswith(f":{port}") else f"{host}:{port}"
+    scheme, separator, address = host.rpartition("://")
+    authority, slash, path = address.partition("/")
+    if not port or authority.endswith(f":{port}"):
+        return host
+    return f"{scheme}{separator}{authority}:{port}{slash}{path}"

@@ -33,7 +33,8 @@ class PineconeBaseOperator(BaseOperator, ABC):
 
     :param namespace: None for the connection's, ``""`` for Pinecone's default one. (templated)
     :param pinecone_conn_id: The Airflow connection. (templated)
-    :param index_host: Instead of the connection's host. (templated)
+    :param index_host: Instead of the connection's host. Where a template, an XCom or a mapped task sets it, it must be
+        Pinecone's, the connection's own, or one of the connection's ``allowed_host_suffixes``. (templated)
     :param index_name: Instead of the connection's host: the index whose host is looked up. (templated)
     :param retry_policy: Replaces the default one, by which errors that a retry cannot fix are final. Needs Airflow 3.3.
     """
@@ -60,6 +61,8 @@ class PineconeBaseOperator(BaseOperator, ABC):
         self.namespace = namespace
         self.pinecone_conn_id = pinecone_conn_id
         self.index_host = index_host
+        self._index_host_in_dag = index_host
+        self._is_mapped = False
         self.index_name = index_name
         self._cancellation: CancellationToken | None = None
         self._lineage: lineage.Trace | None = None
@@ -67,7 +70,12 @@ class PineconeBaseOperator(BaseOperator, ABC):
     @cached_property
     def hook(self) -> PineconeHook:
         """The hook, created from the rendered fields."""
-        return PineconeHook(self.pinecone_conn_id, index_host=self.index_host, index_name=self.index_name)
+        return PineconeHook(
+            self.pinecone_conn_id,
+            index_host=self.index_host,
+            index_name=self.index_name,
+            check_index_host=self._is_mapped or self.index_host != self._index_host_in_dag,
+        )
 
     @property
     def index_url(self) -> str | None:
@@ -85,6 +93,8 @@ class PineconeBaseOperator(BaseOperator, ABC):
             an ``AirflowFailException``.
         """
         self._cancellation = cancellation_token()  # first, because a signal may come at any moment
+        # What is mapped is resolved before __init__, so that it looks like a part of the DAG's code.
+        self._is_mapped = getattr(context.get("ti"), "map_index", -1) >= 0
         try:
             with self.hook:
                 output = self.run(context, self._cancellation)

@@ -21,6 +21,7 @@ HOST = "articles-abc123.svc.aped-4627-b74a.pinecone.io"
         (f" https://{HOST.upper()}/ ", "Articles", f"pinecone://{HOST}/Articles"),
         ("http://127.0.0.1:5080", "n", "pinecone://127.0.0.1:5080/n"),
         ("http://[::1]:5080", "n", "pinecone://[::1]:5080/n"),
+        ("https://gateway.example/a/b/", "n", "pinecone://gateway.example%2fa%2fb/n"),
         (HOST, "", f"pinecone://{HOST}/__default__"),
         (HOST, "__default__", f"pinecone://{HOST}/__default__"),
         (HOST, "a/b c?d#e%41é", f"pinecone://{HOST}/a%2Fb%20c%3Fd%23e%2541%C3%A9"),
@@ -60,7 +61,7 @@ def test_a_uri_that_is_not_a_namespace_is_rejected(airflow_db, uri):
         Asset(uri=uri)
 
 
-@pytest.mark.parametrize("host", ["", "https://", f"{HOST}/path", f"{HOST}?x=y"])
+@pytest.mark.parametrize("host", ["", "https://", f"{HOST}/path", f"https://{HOST}/path", f"{HOST}?x=y"])
 def test_an_invalid_host_is_rejected(host):
     with pytest.raises(ValueError, match="is not pinecone://<index host>/<namespace>"):
         pinecone_asset(host, "n")

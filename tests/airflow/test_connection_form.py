@@ -82,6 +82,7 @@ def test_the_labels_of_the_extra_fields(form):
         "Total time-out",
         "CA bundle",
         "Proxy",
+        "Allowed hosts",
     ]
 
 

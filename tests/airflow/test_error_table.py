@@ -136,6 +136,13 @@ def _(env):
     env.run()
 
 
+@row("A template renders `index_host` to a host that is not Pinecone's")
+def _(env):
+    task = env.task(index_host="{{ params.host }}")
+    task.render_template_fields({"params": {"host": "https://example.com"}})
+    task.execute({})
+
+
 @row("The host's certificate is not trusted")
 def _(env):
     env.connect(host=env.request.getfixturevalue("tls_server").url)

@@ -55,6 +55,44 @@ def test_host_and_port_can_be_separate_as_in_a_connection_uri(pinecone_index, mo
     assert PineconeHook().test_connection()[0]
 
 
+@pytest.mark.parametrize(
+    ("connection", "host"),
+    [
+        ({"host": "https://a.pinecone.io"}, "https://b.pinecone.io"),
+        ({}, "https://b.pinecone.io"),
+        ({"host": "https://gateway.example/base"}, "https://gateway.example/other"),
+        ({"extra": {"allowed_host_suffixes": "x.example, internal.example"}}, "https://a.internal.example"),
+        ({"host": "http://127.0.0.1:1"}, "http://127.0.0.1:2"),
+        ({"extra": {"control_plane_url": "http://127.0.0.1:1"}}, "http://localhost:2"),
+    ],
+)
+def test_a_checked_index_host_is_pinecones_the_connections_or_allowed(connect, connection, host):
+    connect(password="key", **connection)
+    assert PineconeHook(index_host=host, check_index_host=True).get_conn().host == host
+
+
+@pytest.mark.parametrize(
+    ("connection", "host"),
+    [
+        ({"host": "https://a.pinecone.io"}, "https://example.com"),
+        ({"host": "https://a.pinecone.io"}, "http://127.0.0.1:1"),
+        ({}, "http://127.0.0.1:1"),
+        ({"host": "http://127.0.0.1:1"}, "https://example.com"),
+        ({"extra": {"allowed_host_suffixes": ["internal.example"]}}, "https://badinternal.example"),
+    ],
+)
+def test_any_other_checked_index_host_does_not_receive_the_key(connect, connection, host):
+    connect(password="key", **connection)
+    with pytest.raises(SetupError, match=r"rendered index_host names the host .* not Pinecone's"):
+        PineconeHook(index_host=host, check_index_host=True).get_conn()
+    assert PineconeHook(index_host=host).get_conn().host == host
+
+
+def test_a_gateway_with_a_path_and_a_port(connect):
+    connect(host="https://gateway.example/base/", port=8443, password="key")
+    assert PineconeHook().get_conn().host == "https://gateway.example:8443/base"
+
+
 def test_a_connection_of_the_official_provider_works_with_an_index_host(pinecone_index, connect):
     connect(
         conn_type="pinecone",
@@ -319,6 +357,21 @@ def test_connection_test_never_shows_the_key(press_test, connection, caplog):
     succeeded, message = press_test(password=SECRET, **connection)
     assert not succeeded
     assert SECRET.lower() not in (message + caplog.text).lower()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"dimension":3,"metric":"%s"}' % SECRET.encode(),
+        b'{"dimension":3,"metric":"%s"}' % b"".join(b"\\u%04X" % byte for byte in SECRET.encode()),
+        b'{"dimension":3,"metric":["%s"]}' % b"".join(b"\\u%04x" % byte for byte in SECRET.encode()),
+    ],
+)
+def test_connection_test_does_not_show_a_key_that_the_index_echoes(serve, reply, press_test, body):
+    _, message = press_test(host=serve(reply(body=body)).url, password=SECRET)
+    assert "***" in message
+    assert "u0070" not in message
+    assert SECRET not in message
 
 
 # Every method -----------------------------------------------------------------------------------

@@ -293,3 +293,29 @@ def test_the_connections_namespace_is_the_default(run_dag, pinecone_index, monke
     assert run.state == "success"
     assert set(pinecone_index.vectors("connection-namespace")) == {"a"}
     assert set(pinecone_index.vectors("")) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("more", "expand", "state"),
+    [
+        ('index_host="{url}"', "", "success"),
+        ('index_host="{{{{ params.host }}}}", params={{"host": "{url}"}}', "", "failed"),
+        ('index_host=task(lambda: "{url}", task_id="host")()', "", "failed"),
+        ("", '.expand(index_host=["{url}"])', "failed"),
+        ('index_host="{{{{ params.host }}}}", params={{"host": "{url}"}}', ".expand(namespace=['a'])", "failed"),
+    ],
+)
+def test_only_a_host_in_the_dags_code_may_be_any_host(*, run_dag, pinecone_index, monkeypatch, more, expand, state):
+    """A parameter of a DAG run, or an XCom, cannot send the key to another host."""
+    connection = json.loads(pinecone_index.connection_json()) | {"host": "https://a.pinecone.io"}
+    monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", json.dumps(connection))
+    run = run_dag(
+        DAG_HEAD
+        + f"""
+    PineconeUpsertOperator{".partial" if expand else ""}(
+        task_id="upsert", vectors=[("a", [1.0] * 8)], {more.format(url=pinecone_index.url)}
+    ){expand.format(url=pinecone_index.url)}
+    """
+    )
+    assert run.task_state("upsert", 0 if expand else -1) == state
+    assert bool(pinecone_index.requests) is (state == "success")

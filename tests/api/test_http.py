@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from airflow_pinecone_upsert import exceptions
 from airflow_pinecone_upsert.api import endpoints
-from airflow_pinecone_upsert.api.http import USER_AGENT, ClientSettings, HttpClient, index_url, is_control_plane
+from airflow_pinecone_upsert.api.hosts import index_url, is_control_plane
+from airflow_pinecone_upsert.api.http import USER_AGENT, ClientSettings, HttpClient
 from airflow_pinecone_upsert.client import IndexClient
 from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
@@ -138,6 +139,8 @@ def test_a_server_without_tls_is_a_setup_error(index, open_client):
         ("http://127.0.0.1:5080/", "http://127.0.0.1:5080"),
         ("http://127.9.9.9", "http://127.9.9.9"),
         ("http://[::1]:5080", "http://[::1]:5080"),
+        ("https://gateway.example/pinecone/", "https://gateway.example/pinecone"),
+        ("notpinecone.io/a/b", "https://notpinecone.io/a/b"),
     ],
 )
 def test_a_host_is_completed_to_a_url(host, url):
@@ -222,6 +225,44 @@ def test_a_key_in_a_response_body_is_not_shown(*, serve, reply, open_client, cap
         list(client.list_namespaces()) if status != 200 else client.upsert(REQUEST)
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value.response) + caplog.text
     assert SECRET[:8] not in shown
+
+
+def spelled(key, escape):
+    return "".join(escape.format(code=ord(character)) for character in key)
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        r"\u{code:04x}",
+        r"\u{code:04X}",
+        r"\\u{code:04x}",
+        r"\x{code:02x}",
+        "%{code:02X}",
+        "%25{code:02x}",
+        "&#{code};",
+        "&#x{code:x};",
+    ],
+)
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, '{{"upsertedCount":"{key}"}}'),
+        (400, '{{"message":"the key {key} is odd"}}'),
+        (401, '{{"error":{{"message":"{key}"}}}}'),
+        (503, "<p>{key}</p>"),
+    ],
+)
+def test_a_key_that_is_echoed_with_escapes_is_not_shown(*, serve, reply, open_client, caplog, status, body, escape):
+    caplog.set_level(logging.DEBUG)
+    echoed = spelled(SECRET, escape)
+    server = serve(reply(status, body.format(key=echoed).encode(), {"X-Echo": echoed}))
+    with pytest.raises(exceptions.PineconeUpsertError) as caught:
+        open_client(server.url, key=SECRET).upsert(REQUEST)
+    shown = str(caught.value) + repr(caught.value.response) + caplog.text
+    assert "***" in shown
+    assert SECRET not in shown
+    assert echoed not in shown
 
 
 def everything_about(error):
@@ -351,6 +392,19 @@ def test_a_key_log_file_that_cannot_be_written_is_named(monkeypatch):
         exceptions.SetupError, match=r"SSLKEYLOGFILE names '/nowhere/keys.log', which cannot be written"
     ):
         IndexClient("https://name.pinecone.io", ClientSettings(api_key="key"))
+
+
+def test_every_path_is_joined_below_the_path_of_a_gateway(serve, reply, open_client):
+    server = serve(reply())
+    client = open_client(f"{server.url}/base/a%2Fb/")
+    client.describe_index_stats()
+    client.delete_namespace("x/y")
+    client.fetch(["a"])
+    assert [target for _, target, _ in server.seen] == [
+        "/base/a%2Fb/describe_index_stats",
+        "/base/a%2Fb/namespaces/x%2Fy",
+        "/base/a%2Fb/vectors/fetch?ids=a",
+    ]
 
 
 # Certificates -----------------------------------------------------------------------------------
