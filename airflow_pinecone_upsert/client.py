@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, Generic
 
 import orjson
+from pydantic import ValidationError
 from typing_extensions import Self
 
 from airflow_pinecone_upsert.api import endpoints
@@ -39,6 +40,7 @@ from airflow_pinecone_upsert.api.models import (
     IndexStats,
     Match,
     NamespaceDescription,
+    QueryVectors,
     Record,
     UpsertResponse,
 )
@@ -251,9 +253,9 @@ class IndexClient:
     def query(  # noqa: PLR0913 - the API's own parameters
         self,
         *,
-        vector: Sequence[float] | None = None,
+        vector: Any = None,
         id: str | None = None,  # noqa: A002 - the API's word
-        sparse_vector: Mapping[str, Sequence[float]] | None = None,
+        sparse_vector: Any = None,
         top_k: int = 10,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the API's word
         include_values: bool = False,
@@ -263,20 +265,31 @@ class IndexClient:
         """
         Return the nearest records, best first.
 
-        :param vector: Components of a dense query, list or array. Shape (dimension,).
+        :param vector: Components of a dense query, finite: a list, a numpy or Arrow array, or a Series of pandas or
+            Polars. Shape (dimension,).
         :param id: Instead of ``vector``: the id of a record whose vector is used.
-        :param sparse_vector: ``{"indices": …, "values": …}``.
+        :param sparse_vector: ``{"indices": …, "values": …}``, each in one of these forms, or ``SparseValues``.
         :param top_k: 1 to 10,000.
         :param filter: A filter on metadata, such as ``{"year": {"$gte": 2020}}``.
         :param include_values: Also return the vectors.
         :param include_metadata: Also return the metadata.
         :param namespace: ``""`` is the default one.
+        :raises SetupError: A vector is not one of finite numbers.
         """
+        try:
+            vectors = QueryVectors(vector=vector, sparse_vector=sparse_vector)
+        except ValidationError as exc:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, error['loc']))}: {error['msg'].removeprefix('Value error, ')}"
+                for error in exc.errors()
+            )
+            raise SetupError(f"query() got an invalid vector: {wrong}. Pass finite numbers.") from exc
+        sparse = vectors.sparse_vector
         body = _given(
             topK=top_k,
-            vector=vector,
+            vector=vectors.vector,
             id=id,
-            sparseVector=sparse_vector,
+            sparseVector=sparse and {"indices": sparse.indices, "values": sparse.values},
             filter=filter,
             includeValues=include_values or None,
             includeMetadata=include_metadata or None,

@@ -164,6 +164,42 @@ class Record(_CamelCaseModel):
     metadata: dict[str, Any] | None = None
 
 
+def _of_row(value: Any) -> Any:
+    """Return the array in one row of an Arrow column of lists."""
+    return value.values if type(value).__name__.endswith("ListScalar") else value
+
+
+def _to_finite(value: Any) -> npt.NDArray[np.float64]:
+    """Check that no component is missing: in a table, it becomes NaN, which JSON does not have."""
+    vector = _to_vector(value)
+    if not np.isfinite(vector).all():
+        position = int(np.flatnonzero(~np.isfinite(vector))[0])
+        raise ValueError(f"element {position} is {vector[position]}, or missing")
+    return np.ascontiguousarray(vector)  # as orjson requires
+
+
+_QueryVector = Annotated[Vector, BeforeValidator(_to_finite), BeforeValidator(_of_row)]
+
+
+class _SparseQueryVector(SparseValues):
+    model_config = ConfigDict(from_attributes=True)  # of SparseValues, also of the SDK's
+
+    indices: Annotated[Indices, BeforeValidator(_of_row)]
+    values: _QueryVector
+
+
+class QueryVectors(_CamelCaseModel):
+    """
+    The vectors of a query: lists, numpy arrays, Series of pandas or Polars, Arrow arrays or rows of an Arrow column.
+
+    :param vector: float64, shape (dimension,), finite.
+    :param sparse_vector: Like :class:`SparseValues`, finite.
+    """
+
+    vector: _QueryVector | None = None
+    sparse_vector: _SparseQueryVector | None = None
+
+
 class UpsertResponse(_CamelCaseModel):
     """``POST /vectors/upsert``. The JSON form of protobuf may omit a zero."""
 

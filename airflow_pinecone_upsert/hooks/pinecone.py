@@ -329,9 +329,9 @@ class PineconeHook(BaseHook):
     def query(  # noqa: PLR0913 - the API's own parameters
         self,
         *,
-        vector: Sequence[float] | None = None,
+        vector: Any = None,
         id: str | None = None,  # noqa: A002 - the API's word
-        sparse_vector: Mapping[str, Sequence[float]] | None = None,
+        sparse_vector: Any = None,
         top_k: int = 10,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the API's word
         include_values: bool = False,
@@ -341,9 +341,10 @@ class PineconeHook(BaseHook):
         """
         Return the nearest records, best first.
 
-        :param vector: Components of a dense query, list or array. Shape (dimension,).
+        :param vector: Components of a dense query, finite: a list, a numpy or Arrow array, or a Series of pandas or
+            Polars. Shape (dimension,).
         :param id: Instead of ``vector``: the id of a record whose vector is used.
-        :param sparse_vector: ``{"indices": …, "values": …}``.
+        :param sparse_vector: ``{"indices": …, "values": …}``, each in one of these forms, or ``SparseValues``.
         :param top_k: 1 to 10,000.
         :param filter: A filter on metadata, such as ``{"year": {"$gte": 2020}}``.
         :param include_values: Also return the vectors.
