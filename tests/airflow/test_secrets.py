@@ -316,12 +316,25 @@ def test_no_connection_extra_disables_certificate_verification(monkeypatch, name
 SECURITY = (Path(__file__).parents[2] / "SECURITY.md").read_text()
 
 
+TESTS = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+
+
+def test_every_hostile_party_has_tests_that_exist():
+    section = SECURITY.partition("## What a hostile party can and cannot do")[2].partition("\n## ")[0]
+    _, _, *rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) == 6
+    for row in rows:
+        _, _, _, cannot, tests, _ = row.split("|")
+        named = re.findall(r"`(test_\w+)`", tests)
+        assert bool(cannot.strip()) is bool(named), row
+        assert [name for name in named if f"\ndef {name}(" not in TESTS] == []
+
+
 def test_every_guarantee_names_tests_that_exist():
-    tests = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
     section = SECURITY.partition("## Guarantees")[2].partition("\n## ")[0]
     guarantees = re.split(r"^- ", section, flags=re.MULTILINE)[1:]
     assert len(guarantees) == 5
     for guarantee in guarantees:
         named = re.findall(r"`(test_\w+)`", guarantee)
         assert named, guarantee
-        assert [name for name in named if f"\ndef {name}(" not in tests] == []
+        assert [name for name in named if f"\ndef {name}(" not in TESTS] == []
