@@ -261,6 +261,11 @@ def _(env):
     env.run(parquet_paths=env.write(values=["[1, 2]", "[1, 2]"]))
 
 
+@row("There is no column of metadata, but other columns")
+def _(env):
+    return env.run(parquet_paths=env.write(title=["x", "y"]))
+
+
 @row("The XCom does not contain records")
 def _(env):
     env.run(vectors="a.parquet")

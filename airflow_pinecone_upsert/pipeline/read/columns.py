@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -22,10 +23,28 @@ from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS
 from airflow_pinecone_upsert.pipeline.violation import preview_names
 
+log = logging.getLogger(__name__)
+
+_PANDAS_INDEX: Final = "__index_level_"
+"""How pandas begins the name of a column that holds a nameless index."""
+
 _UUID_BYTES: Final = 16
 
 _BOOL8: Final = "arrow.bool8"
 """Of the extension types that store numbers, the one that Arrow converts to its values."""
+
+
+class UnusedColumns:
+    """Logs the columns of a source that are not used, once however many files or tables it has."""
+
+    def __init__(self) -> None:
+        self._are_logged = False
+
+    def log(self, selection: ColumnSelection) -> None:
+        """Log those of one file or table, unless those of an earlier one were logged."""
+        if not self._are_logged and selection.unused:
+            self._are_logged = True
+            selection.log_unused()
 
 
 class ColumnSelection:
@@ -78,6 +97,25 @@ class ColumnSelection:
     def vector_columns(self) -> frozenset[str]:
         """The names of the columns whose values are encoded without becoming Python objects."""
         return frozenset(name for part, name in self._columns.items() if part in ("values", "sparse_values"))
+
+    @property
+    def unused(self) -> Sequence[str]:
+        """The names of the columns that become no part of a record."""
+        used = set(self.column_names)
+        names = (name for name in [*self._schema.names, *self._others] if name not in used)
+        return [name for name in names if not name.startswith(_PANDAS_INDEX)]
+
+    def log_unused(self) -> None:
+        """Say which columns are not used, as a warning where that leaves the records without metadata."""
+        if self._metadata_columns or "metadata" in self._columns:
+            log.info("%s: columns that are not used: %s.", self._origin, preview_names(self.unused))
+        else:
+            log.warning(
+                "%s has no column of metadata, and columns that are not used: %s. Name those that become keys of the metadata "
+                "in metadata_columns, or the one that contains the metadata in metadata_column.",
+                self._origin,
+                preview_names(self.unused),
+            )
 
     def records(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """

@@ -23,7 +23,7 @@ from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.position import Position
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, XCOM, Chunk, rows_per_chunk
-from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection
+from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection, UnusedColumns
 from airflow_pinecone_upsert.pipeline.read.objects import SPARSE_FIELDS, fields_of, record_fields
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 from airflow_pinecone_upsert.pipeline.read.weight import BatchSizer
@@ -55,8 +55,9 @@ class InMemorySource:
     Records that are in memory, or are yielded one by one.
 
     :param value: A list of records, where a record is a mapping, a tuple ``(id, values[, metadata])`` or an object of
-        that shape, such as a :class:`Record`, the SDK's ``Vector`` or a dataclass; a pandas DataFrame; a pyarrow Table or anything else with Arrow's C stream interface;
-        or an iterable of any of these, such as what a mapped upstream task returns.
+        that shape, such as a :class:`Record`, the SDK's ``Vector`` or a dataclass; a pandas DataFrame; a pyarrow Table or
+        anything else with Arrow's C stream interface; or an iterable of any of these, such as what a mapped upstream task
+        returns.
     :param columns: The names of a table's columns; records have fixed keys.
     :param origin: Its name in messages.
     :param paths: Which of the values are paths, and stand for the records in their files; by default none.
@@ -70,6 +71,7 @@ class InMemorySource:
         self._value = value
         self._columns = columns
         self._origin = origin
+        self._unused = UnusedColumns()
 
     def __str__(self) -> str:
         """Return its name for the log, with the number of records where it is known before they are read."""
@@ -110,6 +112,7 @@ class InMemorySource:
         for start in range(0, len(table), size):
             part = _slice(table, start, size, self._columns)
             selection = ColumnSelection(part.table.schema, self._columns, shape, self._origin, part.unused)
+            self._unused.log(selection)
             (batch,) = part.table.select(selection.column_names).combine_chunks().to_batches()
             end = 0
             for piece in BatchSizer(selection.vector_columns, size, size).cut(batch):

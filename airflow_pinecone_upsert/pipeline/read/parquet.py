@@ -22,7 +22,7 @@ from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.position import Position
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, rows_per_chunk
-from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection
+from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection, UnusedColumns
 from airflow_pinecone_upsert.pipeline.read.corruption import check_footer, locate_corruption
 from airflow_pinecone_upsert.pipeline.read.files import FileRef
 from airflow_pinecone_upsert.pipeline.read.footer import leaves_of, rows_of_groups
@@ -55,6 +55,7 @@ class ParquetSource:
         self._files = files
         self._columns = columns
         self._cancellation = cancellation or CancellationToken()
+        self._unused = UnusedColumns()
         self._row_counts: dict[str, int] = {}  # of the files opened so far, by URL
         self._schemas: dict[str, pa.Schema] = {}  # likewise
 
@@ -124,6 +125,7 @@ class ParquetSource:
         with _open(file, handle) as parquet:
             schema, footer = parquet.schema_arrow, parquet.metadata
             selection = ColumnSelection(schema, self._columns, shape, file.url)
+            self._unused.log(selection)
             leaves = leaves_of(parquet, selection.column_names)
         self._row_counts[file.url] = footer.num_rows
         self._schemas[file.url] = schema

@@ -427,6 +427,41 @@ def test_the_error_for_a_missing_column_names_the_columns_and_the_parameter(
     )
 
 
+TITLED = {"id": ["a"], "values": [[1.0, 2.0]], "title": ["x"], "Metadata": ["{}"]}
+
+
+@pytest.mark.parametrize("form", ["file", "files", "Table", "DataFrame"])
+@pytest.mark.parametrize(
+    ("more", "options", "level", "names"),
+    [
+        ({}, {}, "WARNING", "no column of metadata, and columns that are not used: 'title', 'Metadata'. Name those"),
+        ({"metadata": ["{}"]}, {}, "INFO", ": columns that are not used: 'title', 'Metadata'."),
+        ({}, {"metadata_columns": ["title"]}, "INFO", ": columns that are not used: 'Metadata'."),
+        ({}, {"metadata_columns": ["title", "Metadata"]}, None, ""),
+    ],
+    ids=["no metadata", "metadata", "one metadata column", "all used"],
+)
+def test_columns_that_become_nothing_are_logged_once(*, index, run, write, caplog, form, more, options, level, names):
+    caplog.set_level("INFO")
+    table = pa.table(TITLED | more)
+    if form.startswith("file"):
+        [path, *_] = [write(table, f"{form}/{n}.parquet") for n in range(1 if form == "file" else 3)]
+        source = path.parent
+    else:
+        source = [table if form == "Table" else pd.DataFrame(TITLED | more)] * 3
+    run(index, source, **options)
+    logged = [record for record in caplog.records if "not used" in record.message]
+    assert [record.levelname for record in logged] == ([level] if level else [])
+    assert all(names in record.message for record in logged)
+
+
+def test_the_index_that_pandas_writes_is_not_an_unused_column(index, run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    pd.DataFrame({"id": ["a"], "values": [[1.0, 2.0]]}, index=[7]).to_parquet(tmp_path / "a.parquet")
+    run(index, tmp_path / "a.parquet")
+    assert "not used" not in caplog.text
+
+
 def test_a_dense_index_requires_a_column_of_dense_values(index, run, write):
     path = write({"id": ["a"], "sparse_values": [{"indices": [1], "values": [0.5]}]})
     with pytest.raises(SourceError, match=r"no column 'values'.* Set values_column"):
