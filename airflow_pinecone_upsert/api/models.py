@@ -24,9 +24,12 @@ def is_integer(value: Any) -> TypeGuard[int | np.integer[Any]]:
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 
 
-def _to_vector(value: Any) -> npt.NDArray[np.float64]:
+def to_vector(value: Any) -> npt.NDArray[np.float64]:
     """
     Convert a sequence of numbers to float64. An array is converted without a Python object per element.
+
+    :param value: Shape (n,) or (1, n).
+    :raises ValueError: The value is not a sequence of numbers.
 
     float16, float32 and float64 fit float64, and so do integers up to 2**53. Larger ones are rounded, as in JSON.
     """
@@ -38,6 +41,8 @@ def _to_vector(value: Any) -> npt.NDArray[np.float64]:
         array = np.asarray(value)
     except ValueError as exc:
         raise ValueError("expected a flat list of numbers; the elements have different lengths") from exc
+    if array.ndim == 2 and len(array) == 1:  # noqa: PLR2004 - what models return for one text
+        return to_vector(next(iter(value)))
     if array.ndim != 1:
         raise ValueError(f"expected a flat list of numbers, got {array.ndim} dimensions")
     if array.size and (array.dtype.kind not in "iuf" or _contains_bool(value, array)):
@@ -70,7 +75,7 @@ def _convert_elements(value: Any) -> npt.NDArray[np.float64]:
 
 
 def _to_indices(value: Any) -> npt.NDArray[np.int64]:
-    vector = _to_vector(value)
+    vector = to_vector(value)
     with np.errstate(invalid="ignore"):
         indices = vector.astype(np.int64)
     if not np.array_equal(indices, vector):
@@ -120,7 +125,7 @@ def _digits_of_float(value: float | np.floating[Any]) -> str:
 
 
 Vector = Annotated[
-    npt.NDArray[np.float64], SkipValidation, BeforeValidator(_to_vector), PlainSerializer(np.ndarray.tolist)
+    npt.NDArray[np.float64], SkipValidation, BeforeValidator(to_vector), PlainSerializer(np.ndarray.tolist)
 ]
 Indices = Annotated[
     npt.NDArray[np.int64], SkipValidation, BeforeValidator(_to_indices), PlainSerializer(np.ndarray.tolist)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import XComArg
 
@@ -32,6 +32,7 @@ class PineconeUpsertBaseOperator(PineconeBaseOperator):
 
     :param id_column: Column of ids: strings, integers or UUIDs.
     :param values_column: Column of dense vectors, lists of numbers.
+    :param values_format: ``"list"``, or ``"json"`` where vectors are texts such as ``[0.1, 0.2]``, as pgvector exports them.
     :param sparse_values_column: Column of structs of ``indices`` and ``values``; may be absent.
     :param metadata_column: Column of metadata, JSON text, structs or maps; may be absent.
     :param metadata_columns: Instead of ``metadata_column``: the names of plain columns, each a key of the metadata.
@@ -56,6 +57,7 @@ class PineconeUpsertBaseOperator(PineconeBaseOperator):
         *,
         id_column: str = defaults.ID_COLUMN,
         values_column: str = defaults.VALUES_COLUMN,
+        values_format: Literal["list", "json"] = defaults.VALUES_FORMAT,
         sparse_values_column: str = defaults.SPARSE_VALUES_COLUMN,
         metadata_column: str = defaults.METADATA_COLUMN,
         metadata_columns: Sequence[str] | None = None,
@@ -72,6 +74,7 @@ class PineconeUpsertBaseOperator(PineconeBaseOperator):
         super().__init__(**kwargs)
         self.id_column = id_column
         self.values_column = values_column
+        self.values_format = values_format
         self.sparse_values_column = sparse_values_column
         self.metadata_column = metadata_column
         self.metadata_columns = metadata_columns

@@ -12,6 +12,7 @@ from airflow_pinecone_upsert.api import limits
 
 ID_COLUMN: Final = "id"
 VALUES_COLUMN: Final = "values"
+VALUES_FORMAT: Final = "list"
 SPARSE_VALUES_COLUMN: Final = "sparse_values"
 METADATA_COLUMN: Final = "metadata"
 

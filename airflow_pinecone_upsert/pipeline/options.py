@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self, Unpack
@@ -23,7 +23,8 @@ class Columns(BaseModel):
     The names of a table's columns.
 
     :param id_column: Strings, integers, UUIDs, whole floats, decimals of scale 0, or UTF-8 bytes.
-    :param values_column: Lists of numbers; may be absent for a sparse index.
+    :param values_column: Lists of numbers, each perhaps in a list of its own, or Spark's ``VectorUDT``; may be absent for a sparse index.
+    :param values_format: ``"list"``, or ``"json"`` for texts such as ``[0.1, 0.2]``.
     :param sparse_values_column: Structs of ``indices`` and ``values``; may be absent.
     :param metadata_column: JSON strings, structs or maps; may be absent.
     :param metadata_columns: Instead of ``metadata_column``: plain columns, each one a key of the metadata.
@@ -33,6 +34,7 @@ class Columns(BaseModel):
 
     id_column: str = defaults.ID_COLUMN
     values_column: str = defaults.VALUES_COLUMN
+    values_format: Literal["list", "json"] = defaults.VALUES_FORMAT
     sparse_values_column: str = defaults.SPARSE_VALUES_COLUMN
     metadata_column: str = defaults.METADATA_COLUMN
     metadata_columns: tuple[str, ...] | None = None
@@ -61,6 +63,7 @@ class UpsertParameters(TypedDict, total=False):
 
     id_column: str
     values_column: str
+    values_format: Literal["list", "json"]
     sparse_values_column: str
     metadata_column: str
     metadata_columns: Sequence[str] | None

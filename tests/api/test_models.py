@@ -44,7 +44,7 @@ def test_an_array_is_not_copied():
         (b"12", "expected a list of numbers, got bytes"),
         (1.5, "expected a list of numbers, got float"),
         (iter([1.0]), "expected a list of numbers"),
-        ([[1.0]], "got 2 dimensions"),
+        ([[1.0], [2.0]], "got 2 dimensions"),
         ([[1.0], [1.0, 2.0]], "different lengths"),
         (np.float32(1), "expected a list of numbers, got float32"),
         ([1.0, "2"], "element 1 is '2'"),

@@ -30,6 +30,7 @@ from airflow_pinecone_upsert.exceptions import RecordError, SetupError, SourceEr
 from airflow_pinecone_upsert.pipeline.encode.ids import check_ids
 from airflow_pinecone_upsert.pipeline.encode.metadata import metadata_rows, metadata_values, too_long
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
+from airflow_pinecone_upsert.pipeline.encode.vector_forms import plain_lists
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, as_numpy
 from airflow_pinecone_upsert.pipeline.violation import Violation, preview
@@ -150,6 +151,8 @@ class _Encoder:
         if column is None:
             return None
         name = self._chunk.names["values"]
+        column, violations = plain_lists(column, name)
+        self._add(violations.items())
         lists = _Lists(column)
         flat = self._float32(lists, name)
         vectors = _split_exact(lists, flat)

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from airflow_pinecone_upsert.api.limits import MAX_METADATA_BYTES
-from airflow_pinecone_upsert.pipeline.read.chunk import as_numpy, stored_value
+from airflow_pinecone_upsert.pipeline.read.chunk import as_numpy, stored_value, without_dictionary
 from airflow_pinecone_upsert.pipeline.violation import Violation, key_path, preview
 
 _EXACT_INTEGERS: Final = 2**53
@@ -453,7 +453,7 @@ def _times_as_text(column: pa.Array[Any]) -> pa.Array[Any]:
     its text does not depend on the other records of the chunk.
     """
     if isinstance(column, pa.DictionaryArray):
-        return _times_as_text(column.dictionary_decode())
+        return _times_as_text(without_dictionary(column))
     kind = column.type
     is_timestamp = pa.types.is_timestamp(kind)
     if not (is_timestamp or pa.types.is_date(kind) or pa.types.is_time(kind)):

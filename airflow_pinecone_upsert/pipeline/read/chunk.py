@@ -95,6 +95,23 @@ def stored_value(column: pa.Array[Any]) -> bytes | int | None:
     return None
 
 
+def list_array(rows: Sequence[np.ndarray[Any, Any] | None], kind: pa.DataType) -> pa.ListArray[Any]:
+    """Make a column of lists from arrays; None becomes null."""
+    lengths = [0 if row is None else len(row) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    present = [row for row in rows if row is not None]
+    flat = np.concatenate(present) if present else np.empty(0)
+    mask = pa.array([row is None for row in rows])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, kind), mask=mask)
+
+
+def without_dictionary(column: pa.DictionaryArray[Any, Any]) -> pa.Array[Any]:
+    """Decode a dictionary, also one of string views, as Polars makes: Arrow itself cannot."""
+    if types.is_string_view(column.dictionary.type):
+        column = pa.DictionaryArray.from_arrays(column.indices, column.dictionary.cast(pa.large_string()))
+    return column.dictionary_decode()
+
+
 def as_numpy(array: pa.Array[Any]) -> npt.NDArray[Any]:
     """
     View an array without nulls as numpy, without a copy unless it is boolean.

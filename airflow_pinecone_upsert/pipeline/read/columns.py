@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -20,7 +21,8 @@ from pyarrow import types
 from airflow_pinecone_upsert.exceptions import SourceError
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
-from airflow_pinecone_upsert.pipeline.read.chunk import PARTS
+from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, without_dictionary
+from airflow_pinecone_upsert.pipeline.read.hints import conversion_hint, is_variant
 from airflow_pinecone_upsert.pipeline.violation import preview_names
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class ColumnSelection:
         self._schema = schema
         self._origin = origin
         self._others = others
+        self._values_format = columns.values_format
         self._metadata_columns = columns.metadata_columns or ()
         is_sparse_only = shape.sparse or (shape.dimension is None and columns.sparse_values_column in schema.names)
         wanted = {
@@ -163,19 +166,25 @@ class ColumnSelection:
                 self._check_extension(f"{name}.{child.name}", child)
         expected = {
             "id": ("strings, integers, UUIDs or other whole numbers", _is_id(kind)),
-            "values": ("lists of numbers", is_list_of_numbers(kind)),
+            "values": ("lists of numbers", self._is_vector(field.type, kind)),
             "sparse_values": ("structs of indices (list of integers) and values (list of numbers)", _is_sparse(kind)),
             "metadata": (
                 "JSON strings, structs or maps",
-                _is_text(kind) or types.is_struct(kind) or types.is_map(kind),
+                _is_text(kind) or types.is_map(kind) or (types.is_struct(kind) and not is_variant(kind)),
             ),
         }
         description, fits = expected[part]
         if not fits and not types.is_null(kind):
             raise SourceError(
-                f"{self._origin}: column {name!r} is of type {kind}, but {part} come as {description}. "
-                f"Convert it, or set {parameter} to another column."
+                f"{self._origin}: column {name!r} is of type {field.type}, but {part} come as {description}. "
+                f"{conversion_hint(part, kind)}, or set {parameter} to another column."
             )
+
+    def _is_vector(self, kind: pa.DataType, decoded: pa.DataType) -> bool:
+        if isinstance(kind, pa.FixedShapeTensorType):
+            return kind.shape[-1] == math.prod(kind.shape)
+        is_json = self._values_format == "json" and _is_text(decoded)
+        return is_json or is_list_of_numbers(decoded) or is_list_of_lists(decoded) or _is_vector_udt(decoded)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -183,7 +192,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_id(kind: pa.DataType) -> bool:
-    """Return whether an id can have this type. In 16 bytes of fixed size, text and a UUID look the same."""
+    """Return whether an id can have this type. In 16 bytes of fixed size, text and UUIDs look alike."""
     is_binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
     is_fixed = types.is_fixed_size_binary(kind) and kind.byte_width != _UUID_BYTES
     return _is_text(kind) or _is_number(kind) or is_binary or is_fixed or (types.is_decimal(kind) and kind.scale == 0)
@@ -202,6 +211,19 @@ def _is_list_of(kind: pa.DataType, fits: Callable[[pa.DataType], bool]) -> bool:
 def is_list_of_numbers(kind: pa.DataType) -> bool:
     """Return whether a column of this type can hold vectors."""
     return _is_list_of(kind, _is_number)
+
+
+def is_list_of_lists(kind: pa.DataType) -> bool:
+    """Return whether a column of this type can hold lists of vectors: one that contains one is a vector, too."""
+    return _is_list_of(kind, is_list_of_numbers)
+
+
+def _is_vector_udt(kind: pa.DataType) -> bool:
+    """Return whether this is how Spark stores a vector of its own."""
+    if not types.is_struct(kind) or set(kind.names) != {"type", "size", "indices", "values"}:
+        return False
+    are_numbers = types.is_integer(kind.field("type").type) and types.is_integer(kind.field("size").type)
+    return are_numbers and all(is_list_of_numbers(kind.field(name).type) for name in ("indices", "values"))
 
 
 def _is_sparse(kind: pa.DataType) -> bool:
@@ -249,5 +271,5 @@ def _decoded(column: pa.Array[Any]) -> pa.Array[Any]:
     if isinstance(column, pa.ExtensionArray):
         return _decoded(column.storage)
     if isinstance(column, pa.DictionaryArray):
-        return _decoded(column.dictionary_decode())
+        return _decoded(without_dictionary(column))
     return column.cast(pa.large_string()) if types.is_string_view(column.type) else column

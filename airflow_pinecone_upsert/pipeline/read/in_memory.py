@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 import numpy as np
+import orjson
 import pyarrow as pa
 from pydantic import ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
@@ -22,7 +23,7 @@ from airflow_pinecone_upsert.exceptions import SourceError
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.position import Position
-from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, XCOM, Chunk, rows_per_chunk
+from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, XCOM, Chunk, list_array, rows_per_chunk
 from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection, UnusedColumns
 from airflow_pinecone_upsert.pipeline.read.objects import SPARSE_FIELDS, fields_of, record_fields
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
@@ -96,7 +97,7 @@ class InMemorySource:
             if is_record:
                 rows.append(part)
             if rows and (len(rows) == size or not is_record):
-                yield _chunk_of_records(rows, self._origin, first_row)
+                yield self._chunk_of_records(rows, first_row)
                 first_row += len(rows)
                 rows = []
             if is_path:
@@ -105,7 +106,10 @@ class InMemorySource:
                 yield from self._chunks_of_table(part, shape, first_row)
                 first_row += len(part)
         if rows:
-            yield _chunk_of_records(rows, self._origin, first_row)
+            yield self._chunk_of_records(rows, first_row)
+
+    def _chunk_of_records(self, rows: Sequence[Any], first_row: int) -> Chunk:
+        return _chunk_of_records(rows, self._origin, first_row, text_values=self._columns.values_format == "json")
 
     def _chunks_of_table(self, table: Any, shape: IndexShape, first_row: int) -> Iterator[Chunk]:
         size = rows_per_chunk(shape)
@@ -248,25 +252,25 @@ class _NewRecord(Record):
 
 _REMEDIES: Final = {
     "id": "Give each record an id, a string, an integer or a UUID.",
-    "values": "Give a flat list of numbers or a 1-d array.",
+    "values": 'Give a flat list of numbers or a 1-d array; for text such as "[0.1, 0.2]", set values_format="json".',
     "sparse_values": "Give {'indices': [...], 'values': [...]}.",
     "metadata": "Give a dict, or leave it out.",
 }
 
 
-def _chunk_of_records(objects: Sequence[Any], origin: str, first_row: int) -> Chunk:
+def _chunk_of_records(objects: Sequence[Any], origin: str, first_row: int, *, text_values: bool) -> Chunk:
     rows_or_fields = [_mapping_or_sequence(one) for one in objects]
-    checked = [_checked(one) for one in rows_or_fields]
+    checked = [_checked(one, text_values=text_values) for one in rows_or_fields]
     records = [item if isinstance(item, Record) else None for item in checked]
     violations = {offset: item for offset, item in enumerate(checked) if isinstance(item, Violation)}
     sparse = [record.sparse_values if record else None for record in records]
     columns: dict[str, pa.Array[Any]] = {
         "id": pa.array(map(_usable_id, checked, rows_or_fields), pa.string()),
-        "values": _list_array([record.values if record else None for record in records], pa.float64()),
+        "values": list_array([record.values if record else None for record in records], pa.float64()),
         "sparse_values": pa.StructArray.from_arrays(
             [
-                _list_array([part.indices if part else None for part in sparse], pa.int64()),
-                _list_array([part.values if part else None for part in sparse], pa.float64()),
+                list_array([part.indices if part else None for part in sparse], pa.int64()),
+                list_array([part.values if part else None for part in sparse], pa.float64()),
             ],
             names=["indices", "values"],
             mask=pa.array([part is None for part in sparse]),
@@ -282,7 +286,7 @@ def _mapping_or_sequence(value: Any) -> Any:
     return value if isinstance(value, (Record, Mapping, list, tuple)) else record_fields(value)
 
 
-def _checked(row: Any) -> Record | Violation:
+def _checked(row: Any, *, text_values: bool) -> Record | Violation:
     if isinstance(row, Record):
         return row
     keys = ("id", "values", "metadata")
@@ -292,7 +296,11 @@ def _checked(row: Any) -> Record | Violation:
         fields = dict(row if isinstance(row, Mapping) else zip(keys, row, strict=False))
         for name in fields.keys() & {"sparse_values", "sparseValues"}:
             fields[name] = _without_class(fields[name])
+        if text_values and isinstance(fields.get("values"), str):
+            fields["values"] = orjson.loads(fields["values"])
         return _NewRecord.model_validate(fields)
+    except orjson.JSONDecodeError as exc:
+        return Violation("values", f"not a JSON array ({exc})", _REMEDIES["values"], preview(fields["values"]))
     except ValidationError as exc:
         return _violation(exc.errors()[0])
 
@@ -331,12 +339,3 @@ def _usable_id(checked: Record | Violation, row: Any) -> str | None:
     with suppress(ValueError):
         record_id = to_id(record_id)
     return record_id if isinstance(record_id, str) and record_id.isascii() else None
-
-
-def _list_array(rows: Sequence[np.ndarray[Any, Any] | None], kind: pa.DataType) -> pa.ListArray[Any]:
-    lengths = [0 if row is None else len(row) for row in rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    present = [row for row in rows if row is not None]
-    flat = np.concatenate(present) if present else np.empty(0)
-    mask = pa.array([row is None for row in rows])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, kind), mask=mask)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from airflow_pinecone_upsert.api.models import to_id
 from airflow_pinecone_upsert.exceptions import RecordError
 from airflow_pinecone_upsert.pipeline.encode.metadata import is_missing, legible, readable_column, readable_json
+from airflow_pinecone_upsert.pipeline.encode.vector_forms import plain_lists
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk, stored_value
 from airflow_pinecone_upsert.pipeline.read.columns import is_list_of_numbers
 from airflow_pinecone_upsert.pipeline.read.objects import SPARSE_FIELDS, fields_of, record_fields
@@ -78,6 +79,9 @@ def source_record(chunk: Chunk, row: int) -> Mapping[str, Any]:
         record["metadata"] = None if is_missing(chunk.metadata[offset]) else chunk.metadata[offset]
     for name in chunk.records.schema.names:
         column = chunk.records.column(name)[offset : offset + 1]
+        if name == "values":
+            plain, violations = plain_lists(column, name)
+            column = column if violations else plain
         try:
             record[name] = readable_column(column) if name == "metadata" else column[0].as_py()
         except (pa.ArrowException, ValueError, OverflowError) as exc:
@@ -132,8 +136,11 @@ def _text(part: Any) -> str | None:
 
 def _numbers(part: Any, kind: pa.DataType) -> Any:
     """Convert with Arrow, whose cast fails instead of rounding."""
+    if isinstance(part, (list, tuple)) and len(part) == 1 and isinstance(part[0], (list, tuple, np.ndarray)):
+        part = part[0]
     if not isinstance(part, (list, tuple)):
         part = np.asarray(part)
+        part = part[0] if part.ndim == 2 and len(part) == 1 else part  # noqa: PLR2004 - as to_vector
         if part.ndim != 1:
             return None
     if isinstance(part, np.ndarray) and part.dtype == object:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from airflow_pinecone_upsert.pipeline.encode.encoder import encode
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
+from tests.pipeline.encode.test_rules import SPARK
 
 OVER_HTTP = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -146,6 +147,40 @@ def test_random_float32_survive_a_server_that_parses_doubles():
 def test_components_are_written_in_their_shortest_form():
     [body] = encoded({"id": ["a"], "values": pa.array([[0.1, 1 / 3]], pa.list_(pa.float32()))})
     assert body == b'{"id":"a","values":[0.1,0.33333334]}'
+
+
+def nested(make_list):
+    inner = make_list(pa.array([0.5, -0.25, 1, 2], pa.float32()), 2)
+    return as_list(inner, 1)
+
+
+OTHER_FORMS = {
+    **{f"nested {make_list.__name__}": nested(make_list) for make_list in LISTS},
+    "fixed nested": pa.FixedSizeListArray.from_arrays(as_large_list(pa.array([0.5, -0.25, 1, 2]), 2), 1),
+    "float16": as_list(as_list(pa.array(np.array([0.5, -0.25, 1, 2], np.float16)), 2), 1),
+    "tensor": pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([[0.5, -0.25], [1, 2]], np.float32)),
+    "tensor of one row": pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([[[0.5, -0.25]], [[1, 2]]], np.float32)),
+    "VectorUDT": pa.array(
+        [
+            {"type": 1, "size": None, "indices": None, "values": [0.5, -0.25]},
+            {"type": 0, "size": 2, "indices": [1, 0], "values": [2.0, 1.0]},
+        ],
+        SPARK,
+    ),
+    "JSON": pa.array(["[0.5, -0.25]", " [[1, 2.0]]"]),
+    "large JSON": pa.array(["[0.5,-25e-2]", "[1,2]"], pa.large_string()),
+    "category of JSON": pa.array(["[0.5,-25e-2]", "[1,2]"]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+@pytest.mark.parametrize("through_parquet", [False, True])
+def test_vectors_have_many_forms(*, index, run, write, form, through_parquet):
+    table = pa.table({"id": ["x", "a", "b"], "values": pa.concat_arrays([OTHER_FORMS[form][:1], OTHER_FORMS[form]])})
+    options = {"values_format": "json" if "JSON" in form else "list"}
+    run(index, write(table[1:]) if through_parquet else table[1:], **options)
+    found = index.vectors()
+    assert [found[record_id].values.tolist() for record_id in ("a", "b")] == [[0.5, -0.25], [1, 2]]
 
 
 # Ids --------------------------------------------------------------------------------------------

@@ -148,6 +148,27 @@ RULES = [
 ]
 
 
+def text_with_invalid_utf_8(large):
+    """Make a column of "a", 0xff, "b"."""
+    kind, width = (pa.LargeStringArray, np.int64) if large else (pa.StringArray, np.int32)
+    return kind.from_buffers(3, pa.py_buffer(np.array([0, 1, 2, 3], width)), pa.py_buffer(b"a\xffb"))
+
+
+def as_map(keys):
+    return pa.MapArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), keys, pa.array([1, 2, 3]))
+
+
+def as_json(text):
+    encoded = [b'{"k":"%b"}' % part.as_buffer().to_pybytes() for part in text]
+    return pa.array(encoded, pa.binary()).view(pa.string())
+
+
+SPARK = pa.struct(
+    [("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))]
+)
+"""How Spark stores its own vectors, ``VectorUDT``."""
+
+
 def as_table(*records):
     columns = {
         "id": pa.array([record.get("id") for record in records], pa.string()),
@@ -483,7 +504,9 @@ def tensor_column():
         ("values", pa.array(["[1, 2]"])),
         ("values", pa.array([1.0])),
         ("values", pa.array([["1", "2"]])),
-        ("values", pa.array([[[1.0, 2.0]]])),
+        ("values", pa.array([[[[1.0, 2.0]]]])),
+        ("values", pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((1, 2, 2), np.float32))),
+        ("values", pa.array([b"12345678"])),
         ("values", pa.array([[True, False]])),
         ("values", pa.array([[1, 2]], pa.list_(pa.decimal128(5, 2)))),
         ("values", pa.array([[1.0, 2.0]], pa.list_view(pa.float32()))),
@@ -492,6 +515,9 @@ def tensor_column():
         ("sparse_values", pa.array([{"indices": [1.5], "values": [0.5]}])),
         ("metadata", pa.array([1])),
         ("metadata", pa.array([["a"]])),
+        ("metadata", pa.array([{"metadata": b"1", "value": b"2"}])),
+        ("metadata", pa.array([b"{}"])),
+        ("sparse_values", pa.array([[(1, 0.5)]], pa.map_(pa.int32(), pa.float32()))),
     ],
     ids=lambda value: str(getattr(value, "type", value)),
 )
@@ -526,6 +552,86 @@ def test_a_column_whose_numbers_are_not_its_values_is_rejected(*, index, run, fi
         run(index, table, **options)
 
 
+@pytest.mark.parametrize(
+    ("part", "kind", "hint"),
+    [
+        ("id", pa.binary(16), "Cast it to text; if it contains UUIDs, to UUID or to their text"),
+        ("id", pa.decimal128(9, 2), "Cast it to integers or to text"),
+        ("id", pa.date32(), "Cast it to text"),
+        ("id", pa.list_(pa.string()), "Name a column of single values"),
+        ("values", pa.string(), 'Set values_format="json" if it contains text such as [0.1, 0.2]'),
+        ("values", pa.binary(), "Convert the bytes to lists, for example with np.frombuffer"),
+        ("values", pa.float32(), "Combine the components into one list in each row"),
+        ("values", pa.list_(pa.string()), "Cast its elements to float"),
+        ("values", pa.list_(pa.list_(pa.list_(pa.float32()))), "Flatten it to one list of numbers in each row"),
+        ("values", pa.fixed_shape_tensor(pa.float32(), [2, 2]), "Flatten it to one list of numbers in each row"),
+        ("values", pa.list_view(pa.float32()), "Cast it from a list view to a list"),
+        ("sparse_values", pa.map_(pa.int32(), pa.float32()), "Convert it to a struct of the maps' keys as indices"),
+        ("sparse_values", pa.struct([("index", pa.list_(pa.int32()))]), "Name its fields indices and values"),
+        ("sparse_values", pa.string(), "Convert it to a struct of two lists"),
+        ("metadata", pa.struct([("metadata", pa.binary()), ("value", pa.binary())]), "Cast the VARIANT to JSON text"),
+        ("metadata", pa.int64(), "Name it in metadata_columns, so that it becomes a key of the metadata"),
+        ("metadata", pa.binary(), "Cast it to text"),
+    ],
+    ids=str,
+)
+def test_the_error_for_a_type_that_does_not_fit_ends_with_a_hint(*, index, run, part, kind, hint):
+    columns = {"id": pa.array(["a"]), "values": pa.array([[1.0, 2.0]]), part: pa.nulls(1, kind)}
+    with pytest.raises(SourceError) as caught:
+        run(index, pa.table(columns))
+    assert hint in str(caught.value)
+    assert str(caught.value).endswith(f", or set {part}_column to another column.")
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (pa.array([[[1.0, 2.0]], [[1.0, 2.0], [3.0, 4.0]]]), "expected one list of numbers, got 2 of them"),
+        (pa.array([[[1.0, 2.0]], []]), "expected one list of numbers, got 0 of them"),
+        (pa.array([[[1.0, 2.0]], [None]]), "the vector is missing"),
+        (pa.array([[[1.0, 2.0]], None]), "the vector is missing"),
+        (pa.array([[[1.0, 2.0]], [[1.0]]]), "the vector must have 2 components"),
+        (pa.array(["[1, 2]", "[1 2]"]), "not a JSON array (unexpected character"),
+        (pa.array(["[1, 2]", '["1", "2"]']), "element 0 is '1' (str), not a number"),
+        (pa.array(["[1, 2]", "null"]), "expected a list of numbers, got NoneType"),
+        (pa.array(["[1, 2]", "[1, 1e999]"]), "not a JSON array"),
+        (pa.array(["[1, 2]", None]), "the vector is missing"),
+        (pa.array([b"[1, 2]", b"[\xff]"]).view(pa.string()), "not a JSON array"),
+    ],
+    ids=str,
+)
+def test_a_vector_that_has_no_plain_form_takes_its_record_only(*, index, run, write, column, reason):
+    path = write({"id": ["good", "bad"], "values": column})
+    with pytest.raises(RecordError) as caught:
+        run(index, path, values_format="json")
+    assert (caught.value.record_id, caught.value.field) == ("bad", "values")
+    assert reason in caught.value.reason
+    assert run(index, path, values_format="json", max_rejects=None).upserted_count == 1
+    assert list(index.vectors()) == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("vector", "reason"),
+    [
+        ({"type": 1, "values": None}, "expected a list of numbers, got NoneType"),
+        ({"type": 1, "values": [1.0, None]}, "element 1 is None (NoneType), not a number"),
+        ({"type": 0, "size": None, "indices": [0], "values": [1.0]}, "a vector of size None"),
+        ({"type": 0, "size": 2**31 - 1, "indices": [0], "values": [1.0]}, "a vector of size 2147483647"),
+        ({"type": 0, "size": 2, "indices": [2], "values": [1.0]}, "do not form a vector of size 2"),
+        ({"type": 0, "size": 2, "indices": [-1], "values": [1.0]}, "do not form a vector of size 2"),
+        ({"type": 0, "size": 2, "indices": [1, 1], "values": [1.0, 2.0]}, "do not form a vector of size 2"),
+        ({"type": 0, "size": 2, "indices": [1], "values": [1.0, 2.0]}, "do not form a vector of size 2"),
+    ],
+    ids=str,
+)
+def test_an_invalid_vector_of_spark_is_rejected(*, index, run, write, vector, reason):
+    column = pa.array([{"type": 1, "values": [1.0, 2.0]}, vector], SPARK)
+    with pytest.raises(RecordError) as caught:
+        run(index, write({"id": ["good", "bad"], "values": column}))
+    assert (caught.value.record_id, caught.value.field) == ("bad", "values")
+    assert reason in caught.value.reason
+
+
 @pytest.mark.parametrize("name", ["sparse_values", "metadata"])
 def test_a_column_of_nulls_is_ignored(index, run, write, name):
     run(index, write({"id": ["a"], "values": [[1.0, 2.0]], name: pa.nulls(1)}))
@@ -551,21 +657,6 @@ def test_a_duplicate_key_in_a_metadata_struct_is_rejected(index, run):
 
 
 # Values that Python cannot read ---------------------------------------------------------------------
-
-
-def text_with_invalid_utf_8(large):
-    """Make a column of "a", 0xff, "b"."""
-    kind, width = (pa.LargeStringArray, np.int64) if large else (pa.StringArray, np.int32)
-    return kind.from_buffers(3, pa.py_buffer(np.array([0, 1, 2, 3], width)), pa.py_buffer(b"a\xffb"))
-
-
-def as_map(keys):
-    return pa.MapArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), keys, pa.array([1, 2, 3]))
-
-
-def as_json(text):
-    encoded = [b'{"k":"%b"}' % part.as_buffer().to_pybytes() for part in text]
-    return pa.array(encoded, pa.binary()).view(pa.string())
 
 
 def times(kind, bad):

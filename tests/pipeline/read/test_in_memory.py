@@ -59,6 +59,8 @@ class ObjectRecord:
         ["7", VALUES, META],
         (7, np.array(VALUES), META),
         Record(id="7", values=VALUES, metadata=META),
+        {"id": "7", "values": [VALUES], "metadata": META},
+        {"id": "7", "values": np.array([VALUES]), "metadata": META},
         {"id": 7.0, "values": VALUES, "metadata": META},
         {"id": np.float32(7), "values": VALUES, "metadata": META},
         {"id": b"7", "values": VALUES, "metadata": '{"title": "x", "year": 2024}'},
@@ -189,7 +191,13 @@ SimpleMisspelt = make_dataclass("SimpleMisspelt", ["id", "values", "meta"])
         ({"id": "a", "values": VALUES, "metadata": '{"x": {}}'}, "metadata.x", "a nested object is not allowed"),
         (("a", VALUES, "text"), "metadata", "not valid JSON"),
         ({"id": "a", "values": "0.1 0.2"}, "values", "expected a list of numbers, got str"),
-        ({"id": "a", "values": [["x"]]}, "values", "expected a flat list of numbers, got 2 dimensions"),
+        ({"id": "a", "values": [["x"]]}, "values", "element 0 is 'x' (str), not a number"),
+        ({"id": "a", "values": [[1.0], [2.0]]}, "values", "expected a flat list of numbers, got 2 dimensions"),
+        (
+            {"id": "a", "values": [[[1.0, 2.0], [1.0, 2.0]]]},
+            "values",
+            "expected a flat list of numbers, got 3 dimensions",
+        ),
         ({"id": "a", "values": [[1.0], [1.0, 2.0]]}, "values", "different lengths"),
         ({"id": "a", "values": ["1", "2"]}, "values", "element 0 is '1' (str), not a number"),
         ({"id": "a", "values": [0.5, None]}, "values", "element 1 is None (NoneType), not a number"),
@@ -214,6 +222,31 @@ def test_the_error_for_a_malformed_record_has_its_id(*, index, run, record, fiel
         run(index, [("good", VALUES), record])
     assert (caught.value.row, caught.value.record_id, caught.value.field) == (1, "a", field)
     assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize("text", ["[0.5, -0.25]", " [[0.5,-2.5e-1]] "])
+def test_vectors_may_be_json_text(index, run, text):
+    run(index, [{"id": "7", "values": text}, ("8", VALUES)], values_format="json")
+    assert [record.values.tolist() for record in index.vectors().values()] == [VALUES, VALUES]
+    with pytest.raises(RecordError, match=r"^values: not a JSON array .*\(found '0.5 1'\)\. .* row 0 .* id '7'"):
+        run(index, [("7", "0.5 1")], values_format="json")
+
+
+@pytest.mark.parametrize("kind", ["Categorical", "Enum"])
+@pytest.mark.parametrize("through_parquet", [False, True])
+def test_categories_of_polars_are_text(*, index, run, tmp_path, kind, through_parquet):
+    polars = pytest.importorskip("polars")
+    category = polars.Categorical if kind == "Categorical" else polars.Enum(["b", "a", "x"])
+    data = polars.DataFrame(
+        {"id": ["a", "b"], "values": [VALUES] * 2, "category": ["x", None]},
+        schema={"id": category, "values": polars.Array(polars.Float32, 2), "category": category},
+    )
+    source = tmp_path / "polars.parquet" if through_parquet else data
+    data.write_parquet(tmp_path / "polars.parquet")
+    run(index, source, metadata_columns=["category"])
+    found = index.vectors()
+    assert [found[record_id].metadata for record_id in ("a", "b")] == [{"category": "x"}, None]
+    assert found["b"].values.tolist() == VALUES
 
 
 def test_a_uuid_is_an_id_in_its_canonical_form(index, run):
