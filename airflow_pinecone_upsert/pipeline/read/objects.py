@@ -25,16 +25,18 @@ def fields_of(value: object, names: Sequence[str]) -> Mapping[str, Any] | None:
     :return: All fields of a dataclass, a pydantic model or a msgspec struct; the named ones of another object, if it is not
         iterable, because the columns of a table can be attributes, too. None if the object does not have the shape.
     """
-    found: Mapping[str, Any]
+    if isinstance(value, type):
+        return None
     if isinstance(value, BaseModel):
         found = dict(value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+    elif dataclasses.is_dataclass(value):
         found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    elif isinstance(value, (type, Iterable)):
+    elif isinstance(struct_fields := getattr(value, "__struct_fields__", None), tuple):  # msgspec, as in SDK 10
+        found = {name: getattr(value, name) for name in struct_fields}
+    elif isinstance(value, Iterable):
         return None
     else:
-        own: Sequence[str] = getattr(value, "__struct_fields__", names)
-        found = {name: getattr(value, name) for name in own if hasattr(value, name)}
+        found = {name: getattr(value, name) for name in names if hasattr(value, name)}
     return found if names[0] in found and any(name in found for name in names[1:]) else None
 
 

@@ -46,6 +46,15 @@ class ObjectRecord:
         self.id, self.values, self.metadata = record_id, values, metadata
 
 
+class StructRecord(ObjectRecord):
+    """The form of the classes of SDK 10, which are msgspec structs and can be iterated."""
+
+    __struct_fields__ = ("id", "values", "metadata")
+
+    def __iter__(self):
+        return iter(self.__struct_fields__)
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -70,6 +79,7 @@ class ObjectRecord:
         DataclassRecord("7", VALUES, META),
         ModelRecord(id="7", values=VALUES, metadata=META),
         ObjectRecord("7", VALUES, META),
+        StructRecord("7", VALUES, META),
     ],
     ids=lambda record: f"{type(record).__name__}",
 )
