@@ -117,7 +117,7 @@ def _decode_id(value: bytes) -> str:
 
 
 def _digits_of_float(value: float | np.floating[Any]) -> str:
-    if not float(value).is_integer():
+    if not value.is_integer():
         raise ValueError("the id is not a whole number")
     if abs(value) >= 2 ** (np.finfo(type(value)).nmant + 1):
         raise ValueError("the id is a float so large that its last digits may have been rounded")

@@ -8,6 +8,7 @@ import datetime as dt
 import logging
 from decimal import Decimal
 from itertools import count
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from airflow_pinecone_upsert.api.models import Record, SparseValues
 from airflow_pinecone_upsert.exceptions import InputError, PineconeUpsertError
 from airflow_pinecone_upsert.pipeline.track.reject_rows import SCHEMA
 from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
+from tests.pipeline.encode.test_rules import SPARK
 
 SETTINGS = settings(
     max_examples=30,
@@ -39,7 +41,7 @@ def run_and_check(index, run, tmp_path, caplog):
     def run_and_check(value, *, total=None):
         namespace = next(namespaces)
         folder = RejectsFolder(LocalFileSystem(), str(tmp_path / "rejects" / namespace))
-        parameters = {"namespace": namespace, "max_rejects": None, "batch_size": 3}
+        parameters = {"namespace": namespace, "max_rejects": None, "batch_size": 3, "values_format": "json"}
         try:
             report = run(index, value, rejects_folder=folder, **parameters)
         except PineconeUpsertError as exc:
@@ -84,7 +86,8 @@ def self_referencing():
 
 _UNUSUAL = (
         Hostile(), self_referencing(), 10**5_000, -(2**63), 2**64, 1j, b"\xff", object, {1, 2}, range(3),
-        Decimal("NaN"), Decimal("1e400"), Decimal("0.1"), dt.date(2024, 1, 1), dt.timedelta(1), dt.time(1), np.datetime64("NaT"),
+        Decimal("NaN"), Decimal("sNaN"), Decimal("1e400"), Decimal("1e999999"), UUID(int=1), np.ma.masked,
+        np.ma.array([1.0, 2.0], mask=[0, 1]), Decimal("0.1"), dt.date(2024, 1, 1), dt.timedelta(1), dt.time(1), np.datetime64("NaT"),
         np.timedelta64(1, "s"), np.float16(1), np.longdouble(1), np.clongdouble(1), np.bool_(True), np.str_("é"),
         np.array(1), np.array([[1]]), np.array(["a"]), np.array([None]), np.array([], object), np.zeros(2, "i4,f4"),
         np.array(np.datetime64("2024-01-01", "ns")), memoryview(b"ab"), "\ud800", "a\0", float("nan"), float("inf"),
@@ -170,8 +173,10 @@ LISTS = st.sampled_from([pa.float16(), pa.float32(), pa.float64(), pa.int32(), p
     lambda kind: st.sampled_from([pa.list_(kind), pa.large_list(kind), pa.list_(kind, 2)])
 )
 VALID_TYPES = {
-    "id": st.sampled_from([pa.string(), pa.large_string(), pa.int64(), pa.uint8()]),
-    "values": LISTS,
+    "id": st.sampled_from(
+        [pa.string(), pa.large_string(), pa.int64(), pa.uint8(), pa.float32(), pa.decimal128(5, 0), pa.binary()]
+    ),
+    "values": LISTS | LISTS | LISTS.map(pa.list_) | st.sampled_from([pa.string(), SPARK]),
     "sparse_values": st.just(pa.struct([("indices", pa.list_(pa.int64())), ("values", pa.list_(pa.float32()))])),
     "metadata": st.builds(lambda kind: pa.struct([("k", kind)]), FLAT)
     | st.builds(lambda kind: pa.map_(pa.string(), kind), FLAT)
@@ -197,7 +202,7 @@ def values_of(kind, size):  # noqa: C901 - one case per type
     elif (
         types.is_dictionary(kind) or types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
     ):
-        value = st.sampled_from(["", "a", "b", "é", "\0", '{"a": 1}', '{"a": [1]}', "{", "null", "x" * 600])
+        value = st.sampled_from(["", "a", "b", "é", "\0", '{"a": 1}', '{"a": [1]}', "{", "null", "x" * 600, "[1, 2]"])
     elif types.is_binary(kind):
         value = st.binary(max_size=3)
     elif types.is_boolean(kind):

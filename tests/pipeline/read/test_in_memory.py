@@ -303,6 +303,7 @@ def test_what_the_sdk_fetched_can_be_upserted(index, run):
         1.5,
         2.0**53,
         np.float32(2**24),
+        np.longdouble(2**60) + np.longdouble(0.5),
         float("nan"),
         Decimal("1e999999"),
         Decimal("7.00"),
