@@ -1,5 +1,5 @@
 """
-A pytest plugin with emulated Pinecone indexes as fixtures.
+A pytest plugin with emulated Pinecone indexes, and runs of DAGs against them, as fixtures.
 
 The package registers it (entry point ``pytest11``), so tests can use the fixtures at once::
 
@@ -9,10 +9,14 @@ The package registers it (entry point ``pytest11``), so tests can use the fixtur
         assert set(pinecone_index.vectors("articles")) == {"a", "b"}
         assert pinecone_index.requests[0].record_count == 2
 
+    def test_my_dag(pinecone_dag_run, pinecone_index):
+        assert pinecone_dag_run("dags/my_dag.py").state == "success"
+        assert set(pinecone_index.vectors("articles")) == {"a", "b"}
+
 Invariants:
 
 * Importing this module imports only pytest and the standard library, because every pytest run imports it wherever the
-  package is installed. The server is imported when a test first requests a fixture.
+  package is installed. The server and Airflow are imported when a test first requests a fixture.
 * Each index starts empty, listens on 127.0.0.1, records its requests, and is closed at the end of the test.
 """
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from airflow_pinecone_upsert.emulator.dag_runs import DagRunner
     from airflow_pinecone_upsert.emulator.server import EmulatedIndex
 
 _DIMENSION: Final = 8
@@ -102,6 +107,32 @@ def pinecone_index(pinecone_index_factory: IndexFactory) -> EmulatedIndex:
     :return: The index, listening.
     """
     return pinecone_index_factory()
+
+
+@pytest.fixture(scope="session")
+def _airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from airflow_pinecone_upsert.emulator.dag_runs import create_database
+
+    return create_database(tmp_path_factory.mktemp("airflow"))
+
+
+@pytest.fixture
+def pinecone_dag_run(
+    pinecone_index: EmulatedIndex,
+    _airflow_database: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[DagRunner]:
+    """
+    Run DAGs with ``dag.test()``, on a database of their own, with the connection ``pinecone_default`` to the index.
+
+    :return: A function that runs a DAG file; see :class:`airflow_pinecone_upsert.emulator.dag_runs.DagRunner`.
+    """
+    from airflow_pinecone_upsert.emulator.dag_runs import running_in
+
+    monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
+    with running_in(tmp_path_factory.mktemp("airflow"), _airflow_database, monkeypatch) as runner:
+        yield runner
 
 
 def _load_index_class() -> type[EmulatedIndex]:

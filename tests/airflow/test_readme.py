@@ -129,8 +129,18 @@ def test_pytest_snippet(tmp_path):
     assert "1 passed" in result.stdout, result.stdout
 
 
+def test_dag_run_snippet(tmp_path, my_bucket):
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "my_dag.py").write_text(snippet('"articles", schedule'))
+    (tmp_path / "test_snippet.py").write_text(snippet("def test_my_dag"))
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", tmp_path], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert "1 passed" in result.stdout, result.stdout
+
+
 def test_every_snippet_has_a_test():
-    assert len(PYTHON) == 7
+    assert len(PYTHON) == 8
 
 
 def test_connection_command(monkeypatch):
