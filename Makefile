@@ -12,7 +12,7 @@ RUN = $(VENV)/bin/python
 SIDE_BY_SIDE = --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo airflow test test-airflow-3.1 test-all bench lint format clean
+.PHONY: help demo airflow test test-airflow-3.1 test-pythons test-all bench lint format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -30,6 +30,9 @@ test: $(VENV)/.dev ## Run the tests
 test-airflow-3.1: $(VENV_3_1)/.test ## Run the tests on Airflow 3.1, the oldest supported version
 	$(VENV_3_1)/bin/python -m pytest -m "not slow or browser" $(SIDE_BY_SIDE)
 
+test-pythons: $(VENV)/.dev ## Run the tests on the other Pythons from 3.10 to 3.13 that are installed here
+	$(RUN) dev/test_pythons.py
+
 test-all: test test-airflow-3.1 ## Run all tests: also the slow ones, and those on Airflow 3.1
 	$(RUN) -m pytest -m slow $(SIDE_BY_SIDE)
 
@@ -46,7 +49,7 @@ format: $(VENV)/.dev ## Let ruff fix what it can
 	$(VENV)/bin/ruff format .
 
 clean: ## Remove the environments and all caches
-	rm -rf $(VENV) $(VENV_3_1) $(BENCH_VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf $(VENV) $(VENV_3_1) $(BENCH_VENV) .venv-python3.* .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else \

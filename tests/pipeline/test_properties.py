@@ -87,7 +87,7 @@ def self_referencing():
 _UNUSUAL = (
         Hostile(), self_referencing(), 10**5_000, -(2**63), 2**64, 1j, b"\xff", object, {1, 2}, range(3),
         Decimal("NaN"), Decimal("sNaN"), Decimal("1e400"), Decimal("1e999999"), UUID(int=1), np.ma.masked,
-        np.ma.array([1.0, 2.0], mask=[0, 1]), Decimal("0.1"), dt.date(2024, 1, 1), dt.timedelta(1), dt.time(1), np.datetime64("NaT"),
+        np.ma.array([1.0, 2.0], mask=[0, 1]), Decimal("0.1"), dt.date(2024, 1, 1), dt.timedelta(1), dt.time(1), np.datetime64("NaT", "us"),
         np.timedelta64(1, "s"), np.float16(1), np.longdouble(1), np.clongdouble(1), np.bool_(True), np.str_("é"),
         np.array(1), np.array([[1]]), np.array(["a"]), np.array([None]), np.array([], object), np.zeros(2, "i4,f4"),
         np.array(np.datetime64("2024-01-01", "ns")), memoryview(b"ab"), "\ud800", "a\0", float("nan"), float("inf"),

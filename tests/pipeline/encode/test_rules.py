@@ -293,7 +293,7 @@ def test_json_text_that_is_nested_too_deep_for_python_is_rejected(index, run, wr
     "value",
     [
         10**5_000,
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "us"),
         np.timedelta64(1, "ns"),
         b"bytes",
         object,
