@@ -13,6 +13,7 @@ AVOIDED = re.compile(
 )
 FILES = [
     *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
     *ROOT.glob("Makefile"),
     *(
         path
