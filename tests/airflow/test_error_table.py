@@ -100,39 +100,33 @@ def _(env):
     env.run(batch_size=2_000)
 
 
+CONNECTIONS: dict[str, dict[str, Any]] = {
+    "The connection has no key": {"password": ""},
+    "The connection names no index": {"host": ""},
+    "An extra of the connection is invalid": {"extra": {"timeout_s": "soon"}},
+    "The index host is invalid": {"host": "https://a.pinecone.io/vectors/upsert"},
+    "The index host uses plain http and is not on this machine": {"host": "http://index.example.com"},
+    "The proxy is not a URL": {"host": "a.pinecone.io", "extra": {"proxy": "nonsense"}},
+    "The key is wrong": {"password": "another-key"},
+}
+"""The rows that need nothing but other fields of the connection."""
+
+
+def _run_with(fields: dict[str, Any]) -> Scenario:
+    def scenario(env: Environment) -> None:
+        env.connect(**fields)
+        env.run()
+
+    return scenario
+
+
+for cell, fields in CONNECTIONS.items():
+    row(cell)(_run_with(fields))
+
+
 @row("The connection does not exist")
 def _(env):
     env.monkeypatch.delenv("AIRFLOW_CONN_PINECONE_DEFAULT")
-    env.run()
-
-
-@row("The connection has no key")
-def _(env):
-    env.connect(password="")
-    env.run()
-
-
-@row("The connection names no index")
-def _(env):
-    env.connect(host="")
-    env.run()
-
-
-@row("An extra of the connection is invalid")
-def _(env):
-    env.connect(extra={"timeout_s": "soon"})
-    env.run()
-
-
-@row("The index host is invalid")
-def _(env):
-    env.connect(host="https://a.pinecone.io/vectors/upsert")
-    env.run()
-
-
-@row("The index host uses plain http and is not on this machine")
-def _(env):
-    env.connect(host="http://index.example.com")
     env.run()
 
 
@@ -155,21 +149,9 @@ def _(env):
     env.run()
 
 
-@row("The proxy is not a URL")
-def _(env):
-    env.connect(host="a.pinecone.io", extra={"proxy": "nonsense"})
-    env.run()
-
-
 @row("The server redirects")
 def _(env):
     env.fault(Fault.status(307, "elsewhere", headers={"Location": env.index.url}), STATS)
-    env.run()
-
-
-@row("The key is wrong")
-def _(env):
-    env.connect(password="another-key")
     env.run()
 
 
