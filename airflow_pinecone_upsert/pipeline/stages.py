@@ -249,11 +249,11 @@ def _raise_failures(tracker: RunTracker, confirmed: int, rejected: int) -> None:
         return
     first = failures[0].error
     unconfirmed = sum(failure.unconfirmed for failure in failures)
-    causes = " ".join(f"[{failure.request.location}] {failure.error}" for failure in failures[:_MAX_CAUSES_SHOWN])
+    causes = " ".join(f"{failure.error} [{failure.request.location}]" for failure in failures[:_MAX_CAUSES_SHOWN])
     more = len(failures) - _MAX_CAUSES_SHOWN
-    message = (
-        f"{confirmed:,} records are confirmed, {unconfirmed:,} are not (failed requests: "
-        f"{len(failures)}); nothing after them was sent. {causes}{f' … and {more} more.' if more > 0 else ''}"
+    message = (  # the reason first, because a log view cuts off the end
+        f"{causes}{f' … and {more} more.' if more > 0 else ''} {confirmed:,} records are confirmed, {unconfirmed:,} are "
+        f"not (failed requests: {len(failures)}); nothing after them was sent."
     )
     kind = type(first) if isinstance(first, (SetupError, InputError)) else IncompleteUpsertError
     raise kind(message, response=first.response) from first
