@@ -218,6 +218,20 @@ class IndexClient:
         """
         return self._http.send(request.endpoint, content=request.body)
 
+    def send(self, request: UpsertRequest | DeleteRequest) -> UpsertResponse | DeleteResponse:
+        """Send one request, once, as :meth:`upsert` does."""
+        return self.upsert(request) if isinstance(request, UpsertRequest) else self._perform(request)
+
+    def max_indexed_lsn(self, record_id: str, *, namespace: str = "") -> int | None:
+        """
+        Return the log sequence number of the last write that a query sees; None where the server does not report it.
+
+        :param record_id: Of any record; it need not exist.
+        :param namespace: ``""`` is the default one.
+        """
+        body = _given(topK=1, id=record_id, namespace=namespace)
+        return self._call(endpoints.QUERY, body=orjson.dumps(body)).lsn
+
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts. Counts lag behind writes by seconds."""
         return self._call(endpoints.STATS, body=b"{}")

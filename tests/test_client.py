@@ -20,7 +20,7 @@ from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.emulator.bodies import read_body, replay
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
-from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
+from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, Envelope, UpsertRequest
 from tests.pipeline.held import Held
 
 NO_FAULT = Fault.stall(0.0)
@@ -402,3 +402,17 @@ def test_a_namespace_that_no_url_can_name_is_not_deleted(index, client, namespac
     with pytest.raises(exceptions.SetupError, match="a URL cannot contain it"):
         client.delete_namespace(namespace)
     assert not index.requests
+
+
+def test_a_query_sees_what_a_write_reported(client):
+    before = client.max_indexed_lsn("a")
+    written = client.send(upsert_request({"id": "a", "values": [1, 2]}))
+    assert client.max_indexed_lsn("a") >= written.lsn > before
+    assert client.send(DeleteRequest(["a"])).lsn > written.lsn
+
+
+@pytest.mark.parametrize("header", [None, "", "soon", "-1"])
+def test_a_position_that_is_absent_or_no_number_is_none(serve, reply, open_client, header):
+    headers = {} if header is None else {"x-pinecone-max-indexed-lsn": header}
+    server = serve(reply(body=b'{"matches":[]}', headers=headers))
+    assert open_client(server.url).max_indexed_lsn("a") is None

@@ -40,6 +40,7 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_TIMEOUT_S,
 )
 from airflow_pinecone_upsert.api.masking import MASK_CONTEXT, KeyMask
+from airflow_pinecone_upsert.api.models import PositionedResponse
 from airflow_pinecone_upsert.api.responses import error_from_response
 from airflow_pinecone_upsert.exceptions import (
     PineconeUpsertError,
@@ -268,7 +269,7 @@ class HttpClient:
         response.stream = httpx.ByteStream(b"")
         if response.is_success:
             self._check(endpoint, received)
-            return self._parse(endpoint, received)
+            return self._parse(endpoint, received, response.headers)
         headers = {name: self._mask(value) for name, value in response.headers.items()}
         raise error_from_response(
             received.status, headers, received.body, host=self.url, now=time.time(), mask=self._mask
@@ -297,15 +298,18 @@ class HttpClient:
                 "read. Ask for less at once, or check the index host, and any proxy in between."
             )
 
-    def _parse(self, endpoint: Endpoint[ResponseT], received: _Received) -> ResponseT:
+    def _parse(self, endpoint: Endpoint[ResponseT], received: _Received, headers: Mapping[str, str]) -> ResponseT:
         try:
-            return endpoint.response.model_validate_json(received.body, context={MASK_CONTEXT: self._mask})
+            parsed = endpoint.response.model_validate_json(received.body, context={MASK_CONTEXT: self._mask})
         except ValidationError as exc:
             shown = self._mask(received.body[:MAX_ERROR_RESPONSE_BYTES].decode("utf-8", "replace"))[:_MAX_SHOWN]
             raise UnexpectedResponseError(
                 f"{self.url} answered {received.status} to {endpoint.path}, but not with a Pinecone "
                 f"response: {shown!r}. Is this host a Pinecone index?"
             ) from _without_frames(exc)
+        if isinstance(parsed, PositionedResponse):
+            parsed.read_position(headers)
+        return parsed
 
     def _unreachable(self, exc: Exception) -> PineconeUpsertError:
         what = self._mask(f"{type(exc).__name__}: {exc}".rstrip(": "))

@@ -7,16 +7,23 @@ does not break an older client.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any, Final, TypeGuard
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SkipValidation
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr, SkipValidation
 from pydantic.alias_generators import to_camel
 
 from airflow_pinecone_upsert.api.masking import ShownText
+
+_LSN_HEADERS: Final = ("x-pinecone-request-lsn", "x-pinecone-max-indexed-lsn")
+"""Of a write, and of a query."""
+
+_MAX_LSN_DIGITS: Final = 20
+"""Of an unsigned integer of 64 bits."""
 
 
 def is_integer(value: Any) -> TypeGuard[int | np.integer[Any]]:
@@ -205,13 +212,34 @@ class QueryVectors(_CamelCaseModel):
     sparse_vector: _SparseQueryVector | None = None
 
 
-class UpsertResponse(_CamelCaseModel):
+class PositionedResponse(_CamelCaseModel):
+    """
+    A response whose headers report a position: a log sequence number (LSN), which grows with each write of a namespace.
+
+    A write is visible once a query reports at least its LSN (https://docs.pinecone.io/guides/index-data/check-data-freshness).
+    """
+
+    _lsn: int | None = PrivateAttr(default=None)
+
+    @property
+    def lsn(self) -> int | None:
+        """The LSN of a write, or of the last write that a query sees; None where the server does not report it."""
+        return self._lsn
+
+    def read_position(self, headers: Mapping[str, str]) -> None:
+        """Take the LSN from the headers of the response."""
+        found = next((headers[name] for name in _LSN_HEADERS if name in headers), "")
+        is_number = found.isascii() and found.isdigit() and len(found) <= _MAX_LSN_DIGITS
+        self._lsn = int(found) if is_number else None
+
+
+class UpsertResponse(PositionedResponse):
     """``POST /vectors/upsert``. The JSON form of protobuf may omit a zero."""
 
     upserted_count: int = Field(default=0, ge=0)
 
 
-class DeleteResponse(_CamelCaseModel):
+class DeleteResponse(PositionedResponse):
     """``POST /vectors/delete`` and ``DELETE /namespaces/{namespace}``: an empty object."""
 
 
@@ -262,7 +290,7 @@ class Match(_CamelCaseModel):
     metadata: dict[str, Any] | None = None
 
 
-class QueryResponse(_CamelCaseModel):
+class QueryResponse(PositionedResponse):
     """``POST /query``."""
 
     matches: list[Match] = Field(default_factory=list)
