@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         TransportError,
         UnexpectedResponseError,
         UnsupportedIndexError,
+        VerificationError,
     )
     from airflow_pinecone_upsert.hooks.pinecone import PineconeHook
     from airflow_pinecone_upsert.operators.upsert import PineconeUpsertOperator
@@ -72,6 +73,7 @@ __all__ = [
     "UnsupportedIndexError",
     "UpsertOptions",
     "UpsertReport",
+    "VerificationError",
     "__version__",
     "pinecone_asset",
 ]

@@ -23,6 +23,7 @@ The errors of this package, classified by what to do next.
     │   ├── StorageError               the storage of the source or of the manifest does not respond
     │   └── ManifestInUseError         another run writes to the same manifest
     ├── UnexpectedResponseError    a response that contradicts the request or is not Pinecone's
+    ├── VerificationError          the namespace does not hold what the server confirmed
     └── IncompleteUpsertError      the run ended and records are unconfirmed
 
 All of them can be imported from ``airflow_pinecone_upsert``, and all of them can be pickled.
@@ -196,6 +197,19 @@ class ManifestInUseError(TransientError):
 
 class UnexpectedResponseError(PineconeUpsertError):
     """The response contradicts the request or is not Pinecone's."""
+
+
+class VerificationError(PineconeUpsertError):
+    """
+    The namespace does not hold what the server confirmed. The next run sends these records again.
+
+    :param message: Which records differ, and in which fields.
+    :param ids: Their ids.
+    """
+
+    def __init__(self, message: str, ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.ids = tuple(ids)
 
 
 class IncompleteUpsertError(PineconeUpsertError):

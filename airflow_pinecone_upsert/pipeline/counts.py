@@ -71,3 +71,32 @@ class Counts:
             value = getattr(self, one.name)
             if value and one.metadata["metric"]:
                 yield one.metadata["metric"], value
+
+
+@dataclass(frozen=True)
+class ReindexCounts(Counts):
+    """
+    What a reindexing run did so far.
+
+    :param new: Confirmed records whose ids the manifest did not have. Of a dry run, records that would be sent.
+    :param changed: Likewise, records that replaced others.
+    :param unchanged: Records that were not sent.
+    :param deleted: Ids whose deletion the server confirmed. Of a dry run, ids that would be deleted.
+    :param delete_requests: Requests that deleted ids and ended, repeated ones included.
+    :param write_units: Estimate of what the run cost.
+    :param write_units_saved: Estimate of what sending the unchanged records would have cost.
+    :param verified: Records, and deleted ids, that were fetched and compared.
+    :param lost: Ids of the manifest that an audit did not find in the namespace.
+    :param stray: Ids of the namespace that an audit did not find in the manifest.
+    """
+
+    new: int = _counter("newCount")
+    changed: int = _counter("changedCount")
+    unchanged: int = _counter("unchangedCount")
+    deleted: int = _counter("deletedCount", metric="deleted")
+    delete_requests: int = _counter("deleteRequestCount")
+    write_units: int = _counter("writeUnits")
+    write_units_saved: int = _counter("writeUnitsSaved")
+    verified: int = _counter("verifiedCount")
+    lost: int = _counter("lostCount")
+    stray: int = _counter("strayCount")

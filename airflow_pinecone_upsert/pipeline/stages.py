@@ -195,7 +195,7 @@ class Stages:
         with self.transport:
             sender.send_all(enter)
         totals = books.tracker.totals(self.transport.now())
-        _raise_failures(books.tracker, totals.upserted, totals.rejected)
+        _raise_failures(books.tracker, totals.upserted, totals.rejected, is_proven=is_proven)
 
     def fail(self, books: Books, report: Callable[[], UpsertReport]) -> None:
         """Write what would be lost, after an error that is to be raised again."""
@@ -231,18 +231,19 @@ def index_shape(stats: IndexStats | None) -> IndexShape:
     return IndexShape(stats.dimension or None, stats.vector_type == "sparse", stats.metric)
 
 
-def _raise_failures(tracker: RunTracker, confirmed: int, rejected: int) -> None:
+def _raise_failures(tracker: RunTracker, confirmed: int, rejected: int, *, is_proven: bool) -> None:
     """
     Raise the error of a run with failed requests, or without a single record that the server took.
 
     :param confirmed: Records.
     :param rejected: Records.
+    :param is_proven: The server has taken records of this source before.
     :raises SetupError: The first of them is a fault of the setup, which is final.
     :raises InputError: It is a fault of the input, or the server rejected every record; likewise.
     :raises IncompleteUpsertError: It is another one; the run can be tried again.
     """
     failures = tracker.failures
-    if not failures and (rejection := tracker.total_rejection):
+    if not failures and not is_proven and (rejection := tracker.total_rejection):
         message = f"The server rejected every record that it was sent ({rejected:,}): {rejection}"
         raise BadRequestError(message, response=rejection.response) from rejection
     if not failures:

@@ -50,11 +50,6 @@ DIGEST_NAME: Final = "xxh3-128-parts"
 DIGEST_VERSION: Final = 1
 """Raised when the form changes: digests of two versions cannot be compared."""
 
-DIGEST_BYTES: Final = 16
-
-UNKNOWN: Final = bytes(DIGEST_BYTES)
-"""Instead of a digest: what the index holds for this id is not confirmed. No record has this digest."""
-
 _EXACT_INTEGERS: Final = 2**53
 _COMPONENT_BYTES: Final = 4
 _SPARSE_ENTRY_BYTES: Final = 8
@@ -89,6 +84,15 @@ class RecordDigests(NamedTuple):
     digests: _Digests
     sizes: _Sizes
     is_valid: _Mask
+
+    @classmethod
+    def none(cls) -> RecordDigests:
+        """Return those of no records."""
+        return cls(np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64), np.zeros(0, np.int64), np.zeros(0, bool))
+
+    def only(self, rows: npt.NDArray[Any]) -> RecordDigests:
+        """Return those of some records, by a mask or by offsets."""
+        return RecordDigests(self.id_hashes[rows], self.digests[rows], self.sizes[rows], self.is_valid[rows])
 
 
 class IdDigests(NamedTuple):
@@ -125,8 +129,25 @@ def digest_records(chunk: Chunk) -> RecordDigests:
     size is an estimate.
 
     :param chunk: The records, which need not be valid.
-    :raises pyarrow.ArrowException: A column's values cannot be read, which :func:`encode` reports with its name.
     """
+    try:
+        return _digest_records(chunk)
+    except (pa.ArrowException, ValueError, OverflowError, LookupError):  # a value that Arrow cannot convert
+        count = len(chunk.records)
+        if count == 1:
+            ids, sizes = _digest_ids(chunk.records.column("id"))
+            return RecordDigests(ids[:, 1].copy(), ids, sizes, np.zeros(1, bool))
+        is_first = np.arange(count) < count // 2
+        first, second = digest_records(chunk.only(is_first)), digest_records(chunk.only(~is_first))
+        return RecordDigests(
+            np.concatenate([first.id_hashes, second.id_hashes]),
+            np.concatenate([first.digests, second.digests]),
+            np.concatenate([first.sizes, second.sizes]),
+            np.concatenate([first.is_valid, second.is_valid]),
+        )
+
+
+def _digest_records(chunk: Chunk) -> RecordDigests:
     count = len(chunk.records)
     is_valid = np.ones(count, bool)
     if chunk.violations:

@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_pinecone_upsert.pipeline.read.chunk import as_numpy
-from airflow_pinecone_upsert.reindex.digest import DIGEST_BYTES, IdDigests, RecordDigests, digest_ids
+from airflow_pinecone_upsert.reindex.digest import IdDigests, RecordDigests, digest_ids
+from airflow_pinecone_upsert.reindex.entries import DIGEST_BYTES
 
 _Hashes = npt.NDArray[np.uint64]
 _Digests = npt.NDArray[np.uint64]
@@ -230,6 +231,40 @@ class IdTable:
         """The number of ids that did not occur in the source."""
         unseen = sum(len(run) - int(np.count_nonzero(run.is_seen)) for run in self._runs)
         return unseen + sum(not collision.is_seen for collision in self._collisions.values())
+
+    def note_listed(self, ids: pa.Array[Any]) -> _Mask:
+        """
+        Note ids that the namespace has, before the source is read.
+
+        :param ids: Length n.
+        :return: Which of them the manifest does not have; they are entered, and what they hold is unknown. Shape (n,).
+        """
+        digests = digest_ids(ids)
+        hashes = digests.hashes & self._mask
+        is_stray = np.ones(len(hashes), bool)
+        for _, run, rows, slots in self._found(hashes, digests.checks):
+            is_stray[rows] = run.last[slots] == _REMOVED
+            run.is_seen[slots] = True
+        for row, _, collision in self._found_collisions(hashes, digests.checks):
+            is_stray[row] = collision.last == _REMOVED
+            collision.is_seen = True
+        unknown = np.zeros((int(is_stray.sum()), 2), np.uint64)
+        unknown.view(np.uint32).reshape(-1, 4)[:, 0] = digests.checks[is_stray]
+        self._enter(hashes[is_stray], unknown, is_seen=True)
+        return is_stray
+
+    def end_listing(self) -> None:
+        """Forget what the ids hold that the namespace does not have, and get ready for the source."""
+        for run in self._runs:
+            is_lost = ~run.is_seen
+            run.last[is_lost] = 0
+            run.first.view(np.uint32)[1::2][is_lost] = 0
+            run.is_seen = run.last == _REMOVED
+        for collision in self._collisions.values():
+            if not collision.is_seen:
+                collision.first, collision.last = np.uint64(0), np.uint64(0)
+            collision.is_seen = bool(collision.last == _REMOVED)
+        self._loaded_count = self.unseen_count
 
     def latest(self, entries: Callable[[], Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
         """

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_pinecone_upsert.reindex.digest import UNKNOWN, RecordDigests, digest_ids
+from airflow_pinecone_upsert.reindex.digest import RecordDigests, digest_ids
+from airflow_pinecone_upsert.reindex.entries import UNKNOWN_DIGEST
 from airflow_pinecone_upsert.reindex.id_table import IdTable
 
 IDS = st.integers(0, 400).map("r{}".format)
@@ -29,7 +30,7 @@ def batches_of(entries):
         part = entries[start : start + 3]
         known = digests_of([(record_id, content or 0, True) for record_id, content in part]).digests
         digests = [
-            None if content is None else digest.tobytes() if content else UNKNOWN
+            None if content is None else digest.tobytes() if content else UNKNOWN_DIGEST
             for digest, (_, content) in zip(known, part, strict=True)
         ]
         ids = pa.array([record_id for record_id, _ in part], pa.large_string())

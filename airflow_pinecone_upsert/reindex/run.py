@@ -1,0 +1,382 @@
+"""
+A reindexing run on one screen: it makes a namespace equal to its source, and touches nothing else.
+
+::
+
+    read ──> compare ──> encode ──> batch ──> announce ──> send ──> journal ──> delete ──> verify ──> commit
+
+The stages are those of an upsert (:mod:`airflow_pinecone_upsert.pipeline.stages`). The manifest says what the namespace
+holds, as the server confirmed it, and is the checkpoint, too: the next try reads it and sends what is still different.
+
+Invariants:
+
+- What is in flight is unknown to the manifest, see :mod:`airflow_pinecone_upsert.reindex.journal`.
+- Nothing is deleted before every upsert of the run is confirmed, and nothing at all where the run was cancelled, the source
+  could not be read to its end or yielded nothing, or more vanished than is allowed.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from airflow_pinecone_upsert.api.backoff import Random
+from airflow_pinecone_upsert.api.cost import rewrite_units, write_units
+from airflow_pinecone_upsert.api.limits import MAX_DELETE_REQUESTS_PER_SECOND, MAX_DELETED_IDS_PER_SECOND
+from airflow_pinecone_upsert.exceptions import PineconeUpsertError, VerificationError
+from airflow_pinecone_upsert.pipeline import stages as pipeline
+from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+from airflow_pinecone_upsert.pipeline.counts import Counts, ReindexCounts
+from airflow_pinecone_upsert.pipeline.encode.encoder import encode
+from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
+from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.observer import Observer
+from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
+from airflow_pinecone_upsert.pipeline.read.source import RecordSource
+from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure
+from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
+from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, UpsertRequest
+from airflow_pinecone_upsert.pipeline.send.sender import Sender
+from airflow_pinecone_upsert.pipeline.send.transport import ThreadTransport, Transport
+from airflow_pinecone_upsert.pipeline.stages import Books, Stages
+from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
+from airflow_pinecone_upsert.reindex import audit, verification
+from airflow_pinecone_upsert.reindex.audit import list_namespace
+from airflow_pinecone_upsert.reindex.changes import Changes
+from airflow_pinecone_upsert.reindex.deletion import MAX_EXAMPLES, check_guard, delete_requests, vanished_entries
+from airflow_pinecone_upsert.reindex.entries import unknown_entries
+from airflow_pinecone_upsert.reindex.entry import unpack_entries
+from airflow_pinecone_upsert.reindex.id_table import IdTable
+from airflow_pinecone_upsert.reindex.journal import Journal, Manifest
+from airflow_pinecone_upsert.reindex.options import ReindexOptions
+from airflow_pinecone_upsert.reindex.report import ReindexReport
+from airflow_pinecone_upsert.reindex.verification import Sample, verify
+
+log = logging.getLogger(__name__)
+
+
+class Index(pipeline.Index, verification.Index, audit.Index, Protocol):
+    """What a run needs of the index: :class:`airflow_pinecone_upsert.client.IndexClient` has it."""
+
+    def send(self, request: UpsertRequest | DeleteRequest) -> Any:
+        """Send one request, once."""
+        ...
+
+
+def reindex(  # noqa: PLR0913 - what a run may be given
+    source: RecordSource,
+    index: Index,
+    options: ReindexOptions,
+    manifest: Manifest,
+    *,
+    manifest_path: str = "",
+    rejects_folder: RejectsFolder | None = None,
+    cancellation: CancellationToken | None = None,
+    observers: Sequence[Observer] = (),
+    random: Random = random.random,
+    sleep: Callable[[float], None] = time.sleep,
+    on_turn: Callable[[], None] = lambda: None,
+    transport: Callable[[], Transport[Any]] | None = None,
+) -> ReindexReport:
+    """
+    Send what changed, delete what vanished, and compare a sample.
+
+    :param source: The records.
+    :param index: The index.
+    :param options: The rest.
+    :param manifest: What the namespace holds. Opened by the caller, for reading only in a dry run.
+    :param manifest_path: Where it is, for the report.
+    :param rejects_folder: Where rejected records are written; None for nowhere.
+    :param cancellation: Ends the run early.
+    :param observers: Called for each attempt at an upsert, and at the end.
+    :param random: A source of floats in [0, 1), for the backoff and the sample.
+    :param sleep: Waits for a namespace that lags, in seconds.
+    :param on_turn: Called several times a second, for example to renew a lease; what it raises ends the run.
+    :param transport: Returns what carries the requests, and has the clock; None for threads and real time.
+    :return: What was done; for a dry run, what would be done.
+    :raises InputError: The source or a record of it is invalid.
+    :raises SetupError: Key, index, quota, a parameter, or more would be deleted than is allowed; a retry cannot help.
+    :raises TransientError: The index, or a storage, did not answer.
+    :raises VerificationError: The namespace does not hold what the server confirmed. The next run repairs it.
+    :raises IncompleteUpsertError: Records stayed unconfirmed for another reason.
+    """
+    cancellation = cancellation or CancellationToken("reindexing")
+    open_transport = transport or (lambda: ThreadTransport(index.send, options.max_concurrency))
+    run = _Run(source, index, options, manifest, open_transport, cancellation, observers, random, on_turn)
+
+    def report() -> ReindexReport:
+        books, stages = run.books, run.stages
+        counts = run.counts(books.tracker.totals(stages.transport.now()))
+        paths = books.rejects.paths
+        return ReindexReport(
+            counts, 0, paths, options.namespace, index.host, manifest_path, options.dry_run, run.examples
+        )
+
+    run.open(None if options.dry_run else rejects_folder)
+    try:
+        stats = pipeline.index_stats(index, cancellation)
+        log.info("Reindexing %s into namespace %r of %s.", source, options.namespace, index.host)
+        run.load()
+        if options.audit:
+            run.audit()
+        if options.dry_run:
+            run.plan(pipeline.index_shape(stats))
+        else:
+            run.send_changes(pipeline.index_shape(stats))
+            run.delete_vanished()
+            run.verify(sleep)
+            run.books.writer.write(run.stages.transport.now())
+            manifest.commit(run.latest(), report().as_output())
+    except BaseException:
+        if not options.dry_run:
+            run.journal.flush_after_failure()
+        run.stages.fail(run.books, report)
+        raise
+    finally:
+        done = run.stages.end(report())
+    if done.rejected_count:
+        log.warning("Not every record was upserted.%s", pipeline.rejects_note(done))
+    log.info("%s", done)
+    return done
+
+
+class _Run:
+    """The parts of one run, and its phases in order."""
+
+    books: Books
+    stages: Stages
+    journal: Journal
+    table: IdTable
+    changes: Changes
+
+    def __init__(  # noqa: PLR0913, PLR0917 - as for a run
+        self,
+        source: RecordSource,
+        index: Index,
+        options: ReindexOptions,
+        manifest: Manifest,
+        open_transport: Callable[[], Transport[Any]],
+        cancellation: CancellationToken,
+        observers: Sequence[Observer],
+        random: Random,
+        on_turn: Callable[[], None],
+    ) -> None:
+        self._source = source
+        self._index = index
+        self._options = options
+        self._manifest = manifest
+        self._open_transport = open_transport
+        self._cancellation = cancellation
+        self._observers = observers
+        self._random = random
+        self._on_turn = on_turn
+        size = options.verify_sample
+        self._sent, self._unsent, self._deleted = (Sample(size, random) for _ in range(3))
+        self._more = ReindexCounts()  # besides those of the journal
+        self._strays: list[pa.RecordBatch] = []  # of a dry run, which does not write them to the manifest
+        self.examples: dict[str, tuple[str, ...]] = {}
+
+    def open(self, rejects_folder: RejectsFolder | None) -> None:
+        """Open the books; nothing is read or sent yet."""
+        transport = self._open_transport()
+        options = self._options
+        self.stages = Stages(self._source, options, transport, self._cancellation, self._observers, self._random)
+        self.books = Books.open(self._source, options, rejects_folder, None, None, transport.now())
+        self.journal = Journal(self._manifest, self.latest, transport.now)
+        self.table = IdTable()
+        self.changes = Changes(self.table, is_full=options.full)
+
+    def load(self) -> None:
+        """Load the manifest."""
+        self.table = IdTable(self._manifest.entries())
+        self.changes = Changes(self.table, is_full=self._options.full)
+        log.info("The manifest has %s records.", f"{self.table.loaded_count:,}")
+
+    def latest(self) -> Iterator[pa.RecordBatch]:
+        """Yield the last entry of each id of the manifest."""
+        return self.table.latest(lambda: chain(self._manifest.entries(), self._strays))
+
+    def counts(self, totals: Counts) -> ReindexCounts:
+        """Add the counts of an upsert to those of this run."""
+        saved = rewrite_units(self.changes.unchanged_bytes)
+        unchanged = ReindexCounts(unchanged=self.changes.unchanged, write_units_saved=saved)
+        return ReindexCounts(**vars(totals)) + self.journal.counts + self._more + unchanged
+
+    def audit(self) -> None:
+        """
+        Compare the ids of the namespace with the manifest, so that the run repairs what differs.
+
+        What the namespace lost is unknown, so it is sent again, and so is what the manifest does not have: if the source
+        does not have it either, it has vanished.
+        """
+        for listed in list_namespace(self._index, self._options.namespace, self._cancellation):
+            entries = unknown_entries(listed)
+            stray = entries.filter(pa.array(self.table.note_listed(entries.column("id"))))
+            self._note_unknown(stray)
+            self._more += ReindexCounts(stray=len(stray))
+        for lost in vanished_entries(self.table, self.latest()):
+            self._note_unknown(lost)
+            self._more += ReindexCounts(lost=len(lost))
+        self.table.end_listing()
+        counts = self._more
+        log.info("The audit found %s ids that the manifest does not have; %s are lost.", counts.stray, counts.lost)
+
+    def _note_unknown(self, entries: pa.RecordBatch) -> None:
+        if self._options.dry_run:
+            self._strays.append(entries)
+        elif len(entries):
+            self._manifest.mark_unknown([str(one) for one in entries.column("id").to_pylist()])
+            self._manifest.flush()
+
+    # Upserts --------------------------------------------------------------------------------------
+
+    def send_changes(self, shape: IndexShape) -> None:
+        """Send what is new or changed."""
+        window = self._options.max_concurrency
+        self.stages.send(
+            self.stages.batcher(self._selected(shape)),
+            self.books,
+            is_proven=self.table.loaded_count > 0,
+            announced=lambda requests: self.journal.announced(requests, window),
+            entered=self._enter,
+            on_turn=self._turn,
+        )
+        self._manifest.flush()
+
+    def _selected(self, shape: IndexShape) -> Iterator[EncodedRecords]:
+        def select(chunk: Chunk) -> Chunk:
+            selected = self.changes.select(chunk)
+            self._sample_unsent(chunk, shape)
+            return selected
+
+        for selected, encoded in self.stages.encoded(shape, self.books, select):
+            yield self.changes.with_entries(selected, encoded.records)
+
+    def _sample_unsent(self, chunk: Chunk, shape: IndexShape) -> None:
+        rows = self.changes.is_unchanged.nonzero()[0]
+        taken = rows[self._unsent.offer(len(rows))]
+        if not len(taken):
+            return
+        is_taken = self.changes.is_unchanged & False
+        is_taken[taken] = True
+        records = encode(chunk.only(is_taken), shape, max_bytes=self._options.max_request_bytes).records
+        for record_id, body in zip(records.ids, records.bodies, strict=True):
+            self._unsent.take(record_id, body)
+
+    def _enter(self, event: Event[UpsertRequest]) -> None:
+        self.journal.enter(event)
+        if isinstance(event, Attempt) and event.error is None:
+            records = event.request.records
+            self._unsent.discard(records.ids)
+            self._sent.update(records.ids, records.bodies)
+            for row in self._sent.offer(len(records.ids)):
+                self._sent.take(records.ids[row], records.bodies[row])
+        elif not isinstance(event, Attempt):
+            self._sent.discard(event.request.ids)  # an earlier record of the same id may be there
+
+    def _turn(self) -> None:
+        self.journal.flush_if_due()
+        self._on_turn()
+
+    # Deletions ------------------------------------------------------------------------------------
+
+    def delete_vanished(self) -> None:
+        """Delete what vanished, once every upsert is confirmed."""
+        vanished = self.table.unseen_count
+        if not (vanished and self._options.delete_missing):
+            return
+        entries = vanished_entries(self.table, self.latest())
+        first = next(entries)
+        self._check_guard(vanished, first.column("id")[:MAX_EXAMPLES].to_pylist())
+        requests = delete_requests(chain([first], entries), self._options.namespace, self.journal)
+        self._send_deletions(requests)
+        self._manifest.flush()
+
+    def _check_guard(self, vanished: int, examples: Sequence[Any]) -> None:
+        fraction = self._options.max_delete_fraction
+        check_guard(vanished, self.table.loaded_count, self.changes.read, fraction, examples)
+
+    def _send_deletions(self, requests: Iterator[DeleteRequest]) -> None:
+        errors: list[PineconeUpsertError] = []
+
+        def enter(event: Event[DeleteRequest]) -> None:
+            self.journal.enter_deletion(event)
+            if not isinstance(event, Attempt):
+                errors.insert(0 if isinstance(event, Failure) else len(errors), event.error)
+            elif event.error is None:
+                for row in self._deleted.offer(len(event.request.ids)):
+                    self._deleted.take(event.request.ids[row], b"")
+
+        transport: Transport[DeleteRequest] = self._open_transport()
+        window = self._options.max_concurrency
+        sender = Sender(
+            self.journal.announced(requests, window),
+            transport,
+            rate_limiter=RateLimiter(MAX_DELETE_REQUESTS_PER_SECOND, MAX_DELETED_IDS_PER_SECOND, self._random),
+            max_unsettled=window,
+            random=self._random,
+            cancellation=self._cancellation,
+            on_turn=self._turn,
+        )
+        with transport:
+            sender.send_all(enter)
+        for error in errors:
+            raise error
+
+    # Proof ----------------------------------------------------------------------------------------
+
+    def verify(self, sleep: Callable[[float], None]) -> None:
+        """Compare a sample of what was sent, of what was not and of what was deleted."""
+        expected: dict[str, bytes | None] = {**self._unsent.items, **self._sent.items}
+        expected.update(dict.fromkeys(self._deleted.items))
+        try:
+            verified = verify(
+                self._index,
+                self._options.namespace,
+                expected,
+                lsn=self.journal.max_lsn,
+                timeout_s=self._options.verify_timeout_s,
+                now=self.stages.transport.now,
+                sleep=sleep,
+                cancellation=self._cancellation,
+            )
+        except VerificationError as exc:
+            self._manifest.mark_unknown(exc.ids)
+            self._manifest.flush()
+            raise
+        self._more += ReindexCounts(verified=verified)
+
+    # Dry run --------------------------------------------------------------------------------------
+
+    def plan(self, shape: IndexShape) -> None:
+        """Count what would be sent and deleted."""
+        for request in self.stages.batcher(self._selected(shape)):
+            _, sizes, replaced = unpack_entries(request.records.entries)
+            changed = sum(map(bool, replaced))
+            units = write_units(sum(sizes), sum(replaced))
+            body = ReindexCounts(requests=1, request_bytes=len(request.body), write_units=units)
+            self._more += body + ReindexCounts(new=len(sizes) - changed, changed=changed)
+            for kind, is_kind in (("new", False), ("changed", True)):
+                ids = (one for one, size in zip(request.ids, replaced, strict=True) if bool(size) is is_kind)
+                self._add_examples(kind, ids)
+        vanished = self.table.unseen_count
+        if vanished and self._options.delete_missing:
+            requests = delete_requests(
+                vanished_entries(self.table, self.latest()), self._options.namespace, self.journal
+            )
+            for page in requests:
+                self._more += ReindexCounts(
+                    deleted=len(page), delete_requests=1, write_units=self.journal.deletion_units(page.ids)
+                )
+                self._add_examples("deleted", page.ids)
+            self._check_guard(vanished, self.examples["deleted"])
+
+    def _add_examples(self, kind: str, ids: Any) -> None:
+        found = self.examples.get(kind, ())
+        self.examples[kind] = (*found, *islice(ids, MAX_EXAMPLES - len(found)))

@@ -1,0 +1,216 @@
+"""
+The proof of a run: a random sample of the namespace is compared with what the run says it holds.
+
+Writes are eventually consistent, so the sample is fetched until it agrees, or until time is up. Where the server reports
+positions, the namespace is first polled until it is as fresh as the last write.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import floor, log1p
+from math import log as ln
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+import orjson
+
+from airflow_pinecone_upsert.api.backoff import Random
+from airflow_pinecone_upsert.api.models import Record
+from airflow_pinecone_upsert.exceptions import VerificationError
+from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+
+log = logging.getLogger(__name__)
+
+_POLL_S: Final = 1.0
+_MAX_SHOWN: Final = 10
+
+
+class Index(Protocol):
+    """What verification needs of an index."""
+
+    def fetch(self, ids: Sequence[str], *, namespace: str = "") -> dict[str, Record]:
+        """Return the records with these ids, by id. Unknown ids are absent."""
+        ...
+
+    def max_indexed_lsn(self, record_id: str, *, namespace: str = "") -> int | None:
+        """Return the position of the last write that a query sees; None where the server does not say."""
+        ...
+
+
+class Sample:
+    """
+    A random sample of a stream of unknown length, each item with the same chance.
+
+    By algorithm L (Li, 1994): the number of items to skip is drawn, so that most of a stream is not looked at.
+
+    :param size: Items, at most.
+    :param random: A source of floats in [0, 1).
+    """
+
+    def __init__(self, size: int, random: Random) -> None:
+        self._size = size
+        self._random = random
+        self._seen = 0
+        self._weight = 1.0
+        self._next = 0  # the number of the next item that is taken
+        self.items: dict[str, bytes] = {}
+        self._slots: list[str] = []
+
+    def offer(self, count: int) -> list[int]:
+        """
+        Return which of the next items are taken, as offsets.
+
+        :param count: Their number.
+        """
+        if not self._size:
+            return []
+        taken = []
+        while self._next < self._seen + count:
+            taken.append(self._next - self._seen)
+            self._next += 1
+            if self._next >= self._size:
+                self._weight *= max(self._random(), 1e-12) ** (1 / self._size)
+                self._next += floor(ln(max(self._random(), 1e-12)) / log1p(-min(self._weight, 1 - 1e-12)))
+        self._seen += count
+        return taken
+
+    def take(self, record_id: str, body: bytes) -> None:
+        """Take an item; where the sample is full, it replaces another one."""
+        if record_id in self.items:
+            self.items[record_id] = body
+            return
+        if len(self._slots) < self._size:
+            self._slots.append(record_id)
+        else:
+            slot = int(self._random() * self._size)
+            self.items.pop(self._slots[slot], None)
+            self._slots[slot] = record_id
+        self.items[record_id] = body
+
+    def update(self, ids: Sequence[str], bodies: Sequence[bytes]) -> None:
+        """Note that ids were written again."""
+        if not self.items.keys().isdisjoint(ids):
+            self.items.update((one, body) for one, body in zip(ids, bodies, strict=True) if one in self.items)
+
+    def discard(self, ids: Iterable[str]) -> None:
+        """Forget ids, because they are no longer of this kind."""
+        for record_id in self.items.keys() & set(ids) if self.items else ():
+            del self.items[record_id]
+
+
+class Mismatch(NamedTuple):
+    """
+    A record that the namespace does not hold as it should.
+
+    :param id: The record's.
+    :param fields: What differs, such as ``values`` or ``metadata.year``.
+    """
+
+    id: str
+    fields: tuple[str, ...]
+
+
+def verify(  # noqa: PLR0913 - its seams
+    index: Index,
+    namespace: str,
+    expected: Mapping[str, bytes | None],
+    *,
+    lsn: int | None,
+    timeout_s: float,
+    now: Callable[[], float],
+    sleep: Callable[[float], None],
+    cancellation: CancellationToken,
+) -> int:
+    """
+    Compare a sample with the namespace until it agrees.
+
+    :param index: The index.
+    :param namespace: ``""`` is the default one.
+    :param expected: By id, the JSON of the record that was sent; None for an id that was deleted.
+    :param lsn: The position of the last write; None where the server does not report it.
+    :param timeout_s: How long it may take until the sample agrees.
+    :param now: Returns monotonic seconds.
+    :param sleep: Waits, in seconds.
+    :param cancellation: Ends the waiting.
+    :return: How many were compared.
+    :raises VerificationError: Some still differ.
+    """
+    deadline_s = now() + timeout_s
+    waiting = dict(expected)
+
+    def is_over() -> bool:
+        if now() >= deadline_s:
+            return True
+        cancellation.raise_if_cancelled()
+        sleep(min(_POLL_S, max(0.0, deadline_s - now())))
+        return False
+
+    while waiting and lsn is not None:
+        indexed = index.max_indexed_lsn(next(iter(waiting)), namespace=namespace)
+        if indexed is None or indexed >= lsn or is_over():
+            break
+    while waiting:
+        found = index.fetch(list(waiting), namespace=namespace)
+        mismatches = [
+            Mismatch(one, fields) for one, body in waiting.items() if (fields := differing_fields(body, found.get(one)))
+        ]
+        waiting = {one.id: waiting[one.id] for one in mismatches}
+        if waiting and is_over():
+            raise _error(mismatches, len(expected), namespace, timeout_s)
+    return len(expected)
+
+
+def differing_fields(body: bytes | None, found: Record | None) -> tuple[str, ...]:
+    """
+    Return in which fields a record differs from what was sent, bit for bit.
+
+    :param body: Its JSON; None where it should not exist.
+    :param found: What the namespace holds.
+    """
+    if body is None or found is None:
+        return () if body is None and found is None else ("record",)
+    sent = orjson.loads(body)
+    fields = []
+    if _bits(sent.get("values")) != _bits(found.values):
+        fields.append("values")
+    sparse = found.sparse_values
+    if _sparse_bits(sent.get("sparseValues")) != _sparse_bits(
+        sparse and {"indices": sparse.indices, "values": sparse.values}
+    ):
+        fields.append("sparse_values")
+    wanted, held = sent.get("metadata") or {}, found.metadata or {}
+    fields += [f"metadata.{key}" for key in sorted({*wanted, *held}) if not _is_equal(wanted.get(key), held.get(key))]
+    return tuple(fields)
+
+
+def _bits(values: Any) -> bytes:
+    """Return float32 bytes; empty for none, also where the server answers an absent part with an empty list."""
+    return b"" if values is None else np.asarray(values, np.float32).tobytes()
+
+
+def _sparse_bits(sparse: Any) -> dict[int, bytes]:
+    if not sparse:
+        return {}
+    return {int(index): _bits([value]) for index, value in zip(sparse["indices"], sparse["values"], strict=True)}
+
+
+def _is_equal(wanted: Any, held: Any) -> bool:
+    """Compare metadata as they are stored: numbers as float64."""
+    if isinstance(wanted, bool) or isinstance(held, bool):
+        return wanted is held
+    if isinstance(wanted, (int, float)) and isinstance(held, (int, float)):
+        return np.float64(wanted).tobytes() == np.float64(held).tobytes()
+    return type(wanted) is type(held) and bool(wanted == held)
+
+
+def _error(mismatches: Sequence[Mismatch], count: int, namespace: str, timeout_s: float) -> VerificationError:
+    shown = "; ".join(f"{one.id!r} ({', '.join(one.fields[:_MAX_SHOWN])})" for one in mismatches[:_MAX_SHOWN])
+    more = f" … and {len(mismatches) - _MAX_SHOWN} more" if len(mismatches) > _MAX_SHOWN else ""
+    return VerificationError(
+        f"{len(mismatches)} of {count} records that were verified in the namespace {namespace!r} differ from what the server "
+        f"confirmed, after {timeout_s:g} s: {shown}{more}. The next run sends them again. If something else writes to this "
+        "namespace, stop it; if many differ, run with audit=True or full=True.",
+        [one.id for one in mismatches],
+    )
