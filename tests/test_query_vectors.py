@@ -64,7 +64,7 @@ def test_a_query_takes_a_vector_in_every_form(client, form):
     [
         ("12", "vector: .*expected a list of numbers, got str"),
         ([1.0, "2"], "element 1 is '2'"),
-        ([[1.0, 2.0]], "got 2 dimensions"),
+        ([[1.0, 2.0], [3.0, 4.0]], "got 2 dimensions"),
         ([1.0, float("nan")], "element 1 is nan"),
         (np.array([np.inf, 1.0]), "element 0 is inf"),
         (pd.Series([1.0, None]), "element 1 is nan, or missing"),

@@ -183,7 +183,7 @@ def _of_row(value: Any) -> Any:
 
 def _to_finite(value: Any) -> npt.NDArray[np.float64]:
     """Check that no component is missing: in a table, it becomes NaN, which JSON does not have."""
-    vector = _to_vector(value)
+    vector = to_vector(value)
     if not np.isfinite(vector).all():
         position = int(np.flatnonzero(~np.isfinite(vector))[0])
         raise ValueError(f"element {position} is {vector[position]}, or missing")

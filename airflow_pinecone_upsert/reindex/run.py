@@ -112,10 +112,15 @@ def reindex(  # noqa: PLR0913 - what a run may be given
 
     def report() -> ReindexReport:
         books, stages = run.books, run.stages
-        counts = run.counts(books.tracker.totals(stages.transport.now()))
-        paths = books.rejects.paths
         return ReindexReport(
-            counts, 0, paths, options.namespace, index.host, manifest_path, options.dry_run, run.examples
+            run.counts(books.tracker.totals(stages.transport.now())),
+            rejects_paths=books.rejects.paths,
+            distinct_count=books.tracker.distinct_count,
+            namespace=options.namespace,
+            index_host=index.host,
+            manifest_path=manifest_path,
+            is_dry_run=options.dry_run,
+            examples=run.examples,
         )
 
     run.open(None if options.dry_run else rejects_folder)
