@@ -299,7 +299,7 @@ def _result(reply: Reply, now: float) -> UpsertResponse | exceptions.PineconeUps
         return exceptions.TransportError(reply.said)
     headers = {} if reply.retry_after is None else {"retry-after": reply.retry_after}
     epoch_s = EPOCH_S + now
-    return responses.error_from_response(reply.status, headers, reply.said.encode(), host=HOST, now=epoch_s)
+    return responses.error_from_response(reply.status, headers, reply.said.encode(), host=HOST, now=epoch_s, mask=str)
 
 
 # One try ----------------------------------------------------------------------------------------
@@ -463,13 +463,17 @@ class Process:
 
     def cat_file(self, path: str) -> bytes:
         self._step()
+        if path not in self._world.files:
+            raise FileNotFoundError(path)
         rows = sorted(self._world.files[path])
         sink = BytesIO()
         pq.write_table(pa.table({"file": [origin for origin, _ in rows], "row": [row for _, row in rows]}), sink)
         return sink.getvalue()
 
-    def pipe_file(self, path: str, content: bytes) -> None:
+    def pipe_file(self, path: str, content: bytes, mode: str = "overwrite") -> None:
         self._step()
+        if mode == "create" and path in self._world.files:
+            raise FileExistsError(path)
         if self._world.random.random() < self._weather.folder_failures:
             self.journal.append(Broke(exceptions.SetupError))
             raise OSError("no space left")

@@ -78,6 +78,9 @@ def test_every_class_of_error_has_a_row():
         exceptions.StorageError,
         exceptions.RecordError,
         exceptions.IncompleteUpsertError,
+        exceptions.ManifestError,
+        exceptions.ManifestInUseError,
+        exceptions.VerificationError,
     }
     decided = {*TRANSIENT, *FINAL, *REJECTED, *from_source_or_run}
     assert leaves(exceptions.PineconeUpsertError) <= decided
