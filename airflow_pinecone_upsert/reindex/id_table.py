@@ -248,10 +248,13 @@ class IdTable:
         for row, _, collision in self._found_collisions(hashes, digests.checks):
             is_stray[row] = collision.last == _REMOVED
             collision.is_seen = True
-        unknown = np.zeros((int(is_stray.sum()), 2), np.uint64)
-        unknown.view(np.uint32).reshape(-1, 4)[:, 0] = digests.checks[is_stray]
-        self._enter(hashes[is_stray], unknown, is_seen=True)
+        self._enter(hashes[is_stray], _unknown(digests.checks[is_stray]), is_seen=True)
         return is_stray
+
+    def forget(self, ids: pa.Array[Any]) -> None:
+        """Note that what these ids hold, which occurred in the source, is unknown."""
+        digests = digest_ids(ids)
+        self._enter(digests.hashes & self._mask, _unknown(digests.checks), is_seen=True)
 
     def end_listing(self) -> None:
         """Forget what the ids hold that the namespace does not have, and get ready for the source."""
@@ -388,6 +391,13 @@ def _blocks(entries: Iterable[pa.RecordBatch]) -> Iterator[tuple[_Hashes, _Diges
             hashes, digests, count = [], [], 0
     if hashes:
         yield np.concatenate(hashes), np.concatenate(digests)
+
+
+def _unknown(checks: _Checks) -> _Digests:
+    """Return digests that no record has, of ids with these checks."""
+    digests = np.zeros((len(checks), 2), np.uint64)
+    digests.view(np.uint32)[:, 0] = checks
+    return digests
 
 
 def _digests_of(column: pa.Array[Any], ids: IdDigests) -> npt.NDArray[np.uint64]:

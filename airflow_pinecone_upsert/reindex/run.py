@@ -283,7 +283,11 @@ class _Run:
             for row in self._sent.offer(len(records.ids)):
                 self._sent.take(records.ids[row], records.bodies[row])
         elif not isinstance(event, Attempt):
-            self._sent.discard(event.request.ids)  # an earlier record of the same id may be there
+            # Of the same id, an earlier record may be there, and a later one may have been taken for unchanged.
+            ids = event.request.ids
+            self._sent.discard(ids)
+            self._unsent.discard(ids)
+            self.table.forget(unknown_entries(ids).column("id"))
 
     def _turn(self) -> None:
         self.journal.flush_if_due()

@@ -172,6 +172,20 @@ def test_a_request_that_fails_leaves_its_ids_unknown_and_the_next_run_sends_them
     assert run.known == set(run.stored)
 
 
+def test_an_id_stays_unknown_while_a_later_record_of_it_is_unconfirmed(run, index):
+    """The first of two records is confirmed, and the second is applied, but its confirmation is lost."""
+    run(rows(1))
+    index.faults.next(Fault.stall(0.0), path="/vectors/upsert")
+    index.faults.next(Fault.lost_ack(), path="/vectors/upsert", times=100)
+    with pytest.raises(exceptions.IncompleteUpsertError):
+        run([*rows(1, version=2.0), *rows(1, version=3.0)], max_concurrency=2)
+    assert run.stored["r0"] == [3.0, 0.0]
+    assert run.known == set()
+    index.faults.clear()
+    run(rows(1, version=2.0))
+    assert run.stored["r0"] == [2.0, 0.0]
+
+
 def test_a_new_record_of_a_failed_request_is_deleted_if_the_source_no_longer_has_it(run, index):
     run(rows(30))
     index.faults.next(Fault.lost_ack(), path="/vectors/upsert", times=100)
@@ -201,6 +215,14 @@ def test_a_record_that_only_the_server_rejects_is_present_too(run, index):
     assert run.stored == values_of(rows(30))
     run(rows(30))
     assert run.known == set(run.stored)
+
+
+def test_a_record_that_comes_again_before_the_server_rejects_it_is_not_verified(run, index):
+    run(rows(2_500))
+    index.faults.next(Fault.status(400, "no"), path="/vectors/upsert", times=1)
+    poison = rows(1, version=2.0)
+    report = run([*poison, *rows(2_499, start=1), *poison], max_rejects=1, verify_sample=5_000)
+    assert (report.rejected_count, report.counts.verified) == (1, 2_499)
 
 
 # Deletions --------------------------------------------------------------------------------------
