@@ -71,6 +71,8 @@ class Chunk:
         :param mask: For each record, whether it stays. Shape (n,).
         """
         offsets = np.flatnonzero(mask).tolist()
+        if not offsets:  # without a filter, which costs as much as comparing the records
+            return Chunk(self.origin, [], self.records.slice(0, 0), self.names, {}, self.metadata and [])
         violations = {new: self.violations[old] for new, old in enumerate(offsets) if old in self.violations}
         return Chunk(
             self.origin,
