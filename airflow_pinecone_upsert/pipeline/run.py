@@ -110,7 +110,7 @@ def _checkpoint(
         "the namespace": options.namespace,
         "the columns": options.model_dump(mode="json", include=set(Columns.model_fields)),
     }
-    return Checkpoint(state, identity)
+    return Checkpoint(state, identity, source)
 
 
 def _is_backed(earlier: CheckpointState, stats: IndexStats | None, namespace: str) -> bool:

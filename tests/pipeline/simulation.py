@@ -415,6 +415,12 @@ class Process:
             yield _chunk(chunk)
             first += len(chunk)
 
+    def content_digest(self, position: Position, begun: Any, earlier: Any) -> None:
+        pass
+
+    def content_change(self, digest: Any) -> None:
+        pass
+
     def share_before(self, position: Position) -> float:
         return self.number_at(*position) / len(self._world.records)
 

@@ -28,16 +28,8 @@ log = logging.getLogger(__name__)
 _Info = Mapping[str, Any]
 """What a file system reports about one file or folder."""
 
-_VERSION_KEYS: Final = (
-    "ETag",
-    "etag",
-    "generation",
-    "content_md5",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "updated",
-)
+_CONTENT_VERSION_KEYS: Final = ("ETag", "etag", "generation", "content_md5")
+_TIME_KEYS: Final = ("mtime", "LastModified", "last_modified", "updated")
 """Under which file systems report what changes when a file is rewritten; the first key that has a value counts."""
 
 WILDCARDS: Final = "*?["
@@ -57,6 +49,7 @@ class FileRef:
     :param url: The path or URL that the user knows it by.
     :param size: Bytes.
     :param version: Changes when the file is rewritten; empty where the storage reports nothing of the kind.
+    :param has_content_version: Whether the version belongs to the content: it is not a time, which may be restored.
     """
 
     fs: fsspec.AbstractFileSystem
@@ -64,6 +57,7 @@ class FileRef:
     url: str
     size: int = 0
     version: str = ""
+    has_content_version: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -134,11 +128,24 @@ class _RemoteHandle:
 
 
 def _file_ref(fs: fsspec.AbstractFileSystem, info: _Info) -> FileRef:
+    version = _first_value(info, _CONTENT_VERSION_KEYS)
+    has_content_version = bool(version)
     if isinstance(fs, LocalFileSystem):
         version = _local_version(info["name"])
-    else:
-        version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), "")
-    return FileRef(fs, info["name"], url_of(fs, info["name"]), info.get("size") or 0, version)
+    elif not version:
+        version = _first_value(info, _TIME_KEYS)
+    return FileRef(
+        fs,
+        info["name"],
+        url_of(fs, info["name"]),
+        info.get("size") or 0,
+        version,
+        has_content_version=has_content_version,
+    )
+
+
+def _first_value(info: _Info, keys: Iterable[str]) -> str:
+    return next((str(info[key]) for key in keys if info.get(key)), "")
 
 
 def _local_version(path: str) -> str:

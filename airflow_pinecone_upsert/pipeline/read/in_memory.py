@@ -7,7 +7,7 @@ size, so that the following stages have one form to deal with. Metadata stay Pyt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Annotated, Any, Final, NamedTuple, Protocol
@@ -78,6 +78,12 @@ class InMemorySource:
         """Return its name for the log, with the number of records where it is known before they are read."""
         count = _count(self._value)
         return f"{count:,} record{'' if count == 1 else 's'} from {self._origin}" if count else self._origin
+
+    def content_digest(self, position: Position, begun: Collection[str], earlier: Any) -> None:
+        """Return None: a later try does not resume."""
+
+    def content_change(self, digest: Any) -> None:
+        """Return None: a later try does not resume."""
 
     def share_before(self, position: Position) -> None:
         """Return None: the number of records is unknown before the end."""

@@ -10,7 +10,8 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import pyarrow as pa
@@ -23,10 +24,11 @@ from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.position import Position
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, rows_per_chunk
 from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection, UnusedColumns
+from airflow_pinecone_upsert.pipeline.read.content import ContentDigests, HashingHandle, find_change
 from airflow_pinecone_upsert.pipeline.read.corruption import check_footer, locate_corruption
 from airflow_pinecone_upsert.pipeline.read.files import FileRef
 from airflow_pinecone_upsert.pipeline.read.footer import leaves_of, rows_of_groups
-from airflow_pinecone_upsert.pipeline.read.prefetch import prefetch
+from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background, prefetch
 from airflow_pinecone_upsert.pipeline.read.weight import BatchSizer, rows_by_footer
 
 _LOCAL_BUFFER_BYTES: Final = 1 << 20
@@ -58,6 +60,7 @@ class ParquetSource:
         self._unused = UnusedColumns()
         self._row_counts: dict[str, int] = {}  # of the files opened so far, by URL
         self._schemas: dict[str, pa.Schema] = {}  # likewise
+        self._digests = ContentDigests(files)
 
     @property
     def files(self) -> Sequence[FileRef]:
@@ -83,6 +86,16 @@ class ParquetSource:
         """See :class:`RecordSource`: a file without a version could be replaced unnoticed."""
         unversioned = next((file.url for file in self._files if not file.version), None)
         return unversioned and f"the storage reports neither an ETag nor a modification time of {unversioned}"
+
+    def content_digest(self, position: Position, begun: Collection[str], earlier: Any) -> Any:
+        """Return digests of the ends of files. See :class:`RecordSource`."""
+        finished, _ = self._find(position)
+        numbers = {finished, *(number for number, file in enumerate(self._files) if file.url in begun)}
+        return self._digests.as_json(finished, sorted(numbers), earlier)
+
+    def content_change(self, digest: Any) -> str | None:
+        """Open the files that were begun again, and those that were finished if need be. See :class:`RecordSource`."""
+        return call_in_background(lambda: find_change(digest, self._files, _digest_of), self._cancellation)
 
     def chunks(self, shape: IndexShape, start: Position | None = None) -> Iterator[Chunk]:
         """Read file after file, page by page. See :class:`RecordSource`."""
@@ -113,20 +126,17 @@ class ParquetSource:
         return next(number for number, file in enumerate(self._files) if file.url == position.origin), position.row
 
     def _read(self, file: FileRef, shape: IndexShape, start_row: int) -> Iterator[Chunk]:
-        try:
-            with file.open() as handle:
-                yield from self._read_parquet(file, handle, shape, start_row)
-        except PineconeUpsertError:
-            raise
-        except Exception as exc:  # storage libraries and Arrow share no exception class
-            raise _unreadable(file, "", exc) from exc
+        with _read_errors(file), file.open() as handle:
+            yield from self._read_parquet(file, handle, shape, start_row)
 
     def _read_parquet(self, file: FileRef, handle: Any, shape: IndexShape, start_row: int) -> Iterator[Chunk]:
-        with _open(file, handle) as parquet:
+        hashing = HashingHandle(handle)
+        with _open(file, hashing) as parquet:
             schema, footer = parquet.schema_arrow, parquet.metadata
             selection = ColumnSelection(schema, self._columns, shape, file.url)
             self._unused.log(selection)
             leaves = leaves_of(parquet, selection.column_names)
+        self._digests.add(file, hashing.digest)
         self._row_counts[file.url] = footer.num_rows
         self._schemas[file.url] = schema
         with _open(file, handle, footer, len(leaves)) as parquet:
@@ -134,6 +144,24 @@ class ParquetSource:
             first_rows = rows_by_footer(footer, leaves, selection.vector_columns)
             sizer = BatchSizer(selection.vector_columns, rows_per_chunk(shape), first_rows)
             yield from _chunks_of_file(file, parquet, selection, sizer, start_row)
+
+
+@contextmanager
+def _read_errors(file: FileRef) -> Iterator[None]:
+    try:
+        yield
+    except PineconeUpsertError:
+        raise
+    except Exception as exc:  # storage libraries and Arrow share no exception class
+        raise _unreadable(file, "", exc) from exc
+
+
+def _digest_of(file: FileRef) -> str:
+    """Open a file as for reading it, and return the digest of what that reads."""
+    with _read_errors(file), file.open() as handle:
+        hashing = HashingHandle(handle)
+        with _open(file, hashing):
+            return hashing.digest
 
 
 def _open(file: FileRef, handle: Any, footer: pq.FileMetaData | None = None, column_count: int = 1) -> pq.ParquetFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
@@ -34,6 +34,26 @@ class RecordSource(Protocol):
         :param shape: The index that they are for.
         :param start: The first record; None for the first one of all. Given only where there is an identity.
         :raises SourceError: The source as a whole cannot be read.
+        """
+        ...
+
+    def content_digest(self, position: Position, begun: Collection[str], earlier: Any) -> Any:
+        """
+        Return a small JSON value that identifies the content before a position, as far as it was read.
+
+        :param position: Every row before it was read.
+        :param begun: The origins after it of which rows were read.
+        :param earlier: The value of the checkpoint that this try resumed from; None where it began at the first row.
+        """
+        ...
+
+    def content_change(self, digest: Any) -> str | None:
+        """
+        Compare the content with what an earlier try read, although ``identity`` is the same.
+
+        :param digest: What :meth:`content_digest` returned.
+        :return: What changed, as the log names it; None where nothing did.
+        :raises StorageError: The source does not respond.
         """
         ...
 

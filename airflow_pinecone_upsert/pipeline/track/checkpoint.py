@@ -18,10 +18,11 @@ import orjson
 from airflow_pinecone_upsert.exceptions import TransientError
 from airflow_pinecone_upsert.pipeline.counts import Counts
 from airflow_pinecone_upsert.pipeline.position import Position, RowRange
+from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 
 log = logging.getLogger(__name__)
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 """Raised when the stored form changes: a checkpoint of another format is not used."""
 
 _PROGRESS: Final = "progress"
@@ -94,14 +95,21 @@ class Checkpoint:
 
     :param store: Used by the caller's thread only.
     :param identity: What must be equal for a position to mean the same, by the names that the log uses.
+    :param source: Compares its content with what an earlier try read.
     """
 
-    def __init__(self, store: StateStore, identity: Mapping[str, Any]) -> None:
+    def __init__(self, store: StateStore, identity: Mapping[str, Any], source: RecordSource) -> None:
         self._store = store
         self._identity = {what: _digest(value) for what, value in identity.items()}
+        self._source = source
+        self._content: Any = None  # the digest in the checkpoint that this try resumes from
 
     def load(self) -> CheckpointState | None:
-        """Return what an earlier try of the same run left; None where there is nothing, or nothing usable."""
+        """
+        Return what an earlier try of the same run left; None where there is nothing, or nothing usable.
+
+        :raises StorageError: Files that were read cannot be compared with what they are now. The checkpoint stays.
+        """
         try:
             stored = self._store.get(_KEY)
         except Exception as exc:  # noqa: BLE001 - starting at the first row is safe
@@ -127,11 +135,17 @@ class Checkpoint:
         changed = [what for what, digest in self._identity.items() if identity.get(what) != digest]
         if changed:
             raise _UnusableError(f"Changed since then: {', '.join(changed)}")
-        return CheckpointState.from_json(stored)
+        state = CheckpointState.from_json(stored)
+        if state.counts.upserted and (change := self._source.content_change(stored["content"])):
+            raise _UnusableError(f"Changed since then: {change}")
+        self._content = stored["content"] if state.counts.upserted else None
+        return state
 
     def save(self, state: CheckpointState) -> None:
         """Store how far the run has come."""
-        stored = {"format": _FORMAT, "identity": self._identity, **state.as_json()}
+        begun = {rows.origin for rows in state.settled_after}
+        content = self._source.content_digest(state.position, begun, self._content)
+        stored = {"format": _FORMAT, "identity": self._identity, "content": content, **state.as_json()}
         self._set(_KEY, orjson.dumps(stored).decode())  # as text, which the UI shows in a few lines instead of fifty
 
     def show(self, progress: Mapping[str, Any]) -> None:
@@ -144,6 +158,7 @@ class Checkpoint:
 
         :raises TransientError: The store does not delete it.
         """
+        self._content = None
         try:
             self._store.delete(_KEY)
         except Exception as exc:  # a store's errors have no common class

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import fsspec
 
@@ -35,6 +36,12 @@ class FirstRecords:
 
     identity = None
     not_resumable = "only the first records are read"
+
+    def content_digest(self, position: Position, begun: Collection[str], earlier: Any) -> None:
+        """Return None: a later try does not resume."""
+
+    def content_change(self, digest: Any) -> None:
+        """Return None: a later try does not resume."""
 
     def share_before(self, position: Position) -> None:
         """Return None: the share of the first records in the files is not known."""

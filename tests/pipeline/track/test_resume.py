@@ -15,6 +15,7 @@ from airflow_pinecone_upsert.api.http import ClientSettings
 from airflow_pinecone_upsert.client import IndexClient
 from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.pipeline.options import UpsertOptions
+from airflow_pinecone_upsert.pipeline.read.content import ContentDigests
 from airflow_pinecone_upsert.pipeline.read.files import FileRef
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 from tests.pipeline.held import Held
@@ -93,7 +94,7 @@ def test_a_checkpoint_of_another_format_is_not_used(index, run, numbered, fail_a
     report = run(index, path, state=store)
     assert (report.upserted_count, report.resumed_count) == (40, 0)
     assert (
-        "The checkpoint of an earlier try is not used. It has format 99, this version reads format 1. "
+        "The checkpoint of an earlier try is not used. It has format 99, this version reads format 2. "
         "Starting at the first row."
     ) in caplog.messages
 
@@ -222,3 +223,122 @@ def test_there_is_no_count_once_earlier_tries_have_sent_some(index, run, numbere
     fail_after(20, path, store, batch_size=10)
     assert run(index, path, state=store).distinct_count is None
     assert run(index, path, state=store).distinct_count == 40
+
+
+class NoFault(Fault):
+    """A request that is served."""
+
+    async def play(self, app, scope, receive, send):
+        await app(scope, receive, send)
+
+
+@pytest.fixture
+def fail_at(index, run):
+    """Let a try fail at a request, after those before it were confirmed one by one."""
+
+    def fail_at(row, source, store):
+        index.faults.next(NoFault(), times=row // 10, path=UPSERT)
+        index.faults.next(Fault.status(401, "Invalid API Key"), path=UPSERT)
+        with pytest.raises(exceptions.AuthenticationError):
+            run(index, source, state=store, batch_size=10, max_concurrency=1)
+
+    return fail_at
+
+
+class OpenedFiles(LocalFileSystem):
+    """Records the names of the files that are opened."""
+
+    cachable = False
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def open(self, path, *args, **options):
+        self.names.append(path.rpartition("/")[2])
+        return super().open(path, *args, **options)
+
+
+@pytest.fixture
+def two_files(write):
+    """
+    Write two files of 20 records each.
+
+    Their storage reports the same version for ever: as a source, they look the same when one is replaced.
+    """
+    for name, first in (("a", 0), ("b", 20)):
+        rows = range(first, first + 20)
+        path = write(
+            {"id": [f"r{row}" for row in rows], "values": [[1.0, float(row)] for row in rows]}, f"{name}.parquet"
+        )
+
+    def two_files(*, has_content_version=False):
+        fs = OpenedFiles()
+        paths = [str(path.with_name(f"{name}.parquet")) for name in "ab"]
+        files = [FileRef(fs, path, path, 1, "same", has_content_version=has_content_version) for path in paths]
+        return fs, ParquetSource(files, UpsertOptions())
+
+    return two_files
+
+
+@pytest.mark.parametrize(
+    ("name", "confirmed", "changed"),
+    [
+        ("a", 10, "the content of {folder}/a.parquet"),
+        ("a", 30, "the content of a file that was finished"),
+        ("b", 30, "the content of {folder}/b.parquet"),
+    ],
+)
+def test_content_that_changed_under_the_same_version_is_not_resumed(
+    *, index, run, two_files, fail_at, tmp_path, caplog, name, confirmed, changed
+):
+    store = InMemoryStateStore()
+    fail_at(confirmed, two_files()[1], store)
+    rewrite(tmp_path / f"{name}.parquet")
+    report = run(index, two_files()[1], state=store)
+    assert (report.upserted_count, report.resumed_count) == (40, 0)
+    assert f"Changed since then: {changed.format(folder=tmp_path)}. Starting at the first row." in caplog.text
+
+
+def test_a_file_that_is_no_longer_parquet_is_not_resumed(*, index, run, two_files, fail_at, tmp_path, caplog):
+    store = InMemoryStateStore()
+    fail_at(10, two_files()[1], store)
+    (tmp_path / "a.parquet").write_text("id,values")
+    with pytest.raises(exceptions.SourceError, match="cannot be read as Parquet"):
+        run(index, two_files()[1], state=store)
+    assert f"Changed since then: the content of {tmp_path}/a.parquet" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("has_content_version", "opened"), [(True, ["b.parquet"] * 2), (False, ["b.parquet", "a.parquet", "b.parquet"])]
+)
+def test_a_finished_file_is_opened_again_only_if_its_version_is_a_time(
+    *, index, run, two_files, fail_at, has_content_version, opened
+):
+    store = InMemoryStateStore()
+    _, source = two_files(has_content_version=has_content_version)
+    fail_at(30, source, store)
+    fs, source = two_files(has_content_version=has_content_version)
+    assert run(index, source, state=store).resumed_count == 30
+    assert fs.names == opened
+
+
+def test_digests_survive_a_second_resume(index, run, two_files, fail_at, tmp_path):
+    """The second try opens only the second file, and leaves the digest of the first one to the third try."""
+    store = InMemoryStateStore()
+    fail_at(30, two_files()[1], store)
+    first = json.loads(store["resume"])["content"]
+    index.faults.next(Fault.status(401, "Invalid API Key"), path=UPSERT)
+    with pytest.raises(exceptions.AuthenticationError):
+        run(index, two_files()[1], state=store, batch_size=10, max_concurrency=1)
+    assert json.loads(store["resume"])["content"] == first
+    rewrite(tmp_path / "a.parquet")
+    assert run(index, two_files()[1], state=store).resumed_count == 0
+
+
+def test_the_digests_of_ten_thousand_files_fit_into_a_few_bytes():
+    files = [FileRef(LocalFileSystem(), f"{n}.parquet", f"{n}.parquet", 1, "same") for n in range(10_000)]
+    digests = ContentDigests(files)
+    for number, file in enumerate(files):
+        digests.add(file, f"{number:016}")
+    assert len(json.dumps(digests.as_json(9_990, range(9_990, 10_000), None))) < 400
