@@ -60,6 +60,7 @@ class ParquetSource:
         self._unused = UnusedColumns()
         self._row_counts: dict[str, int] = {}  # of the files opened so far, by URL
         self._schemas: dict[str, pa.Schema] = {}  # likewise
+        self._distinct_schemas: dict[pa.Schema, pa.Schema] = {}  # a schema of 200 columns takes 70 KB
         self._digests = ContentDigests(files)
 
     @property
@@ -138,7 +139,7 @@ class ParquetSource:
             leaves = leaves_of(parquet, selection.column_names)
         self._digests.add(file, hashing.digest)
         self._row_counts[file.url] = footer.num_rows
-        self._schemas[file.url] = schema
+        self._schemas[file.url] = self._distinct_schemas.setdefault(schema, schema)
         with _open(file, handle, footer, len(leaves)) as parquet:
             check_footer(parquet, leaves, file.url)
             first_rows = rows_by_footer(footer, leaves, selection.vector_columns)

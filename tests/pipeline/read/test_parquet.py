@@ -207,6 +207,18 @@ def test_only_the_columns_of_records_are_read(write):
     assert chunk.records.schema.names == ["id", "values"]
 
 
+def test_files_of_the_same_schema_share_it(write, tmp_path):
+    """A schema of 200 columns takes 70 KB, and there may be thousands of files."""
+    for name in ("1", "2"):
+        write(table(name), f"all/{name}.parquet")
+    write(table("3").append_column("other", pa.array([1])), "all/3.parquet")
+    source = ParquetSource(find_parquet_files(LocalFileSystem(), str(tmp_path / "all")), Columns())
+    chunks(source)
+    one, two, three = source.schemas.values()
+    assert one is two
+    assert three.names == ["id", "values", "other"]
+
+
 def test_rows_are_counted_per_file(index, run, write, tmp_path):
     write(table(*map(str, range(10))), "all/1.parquet")
     write(table("a", "b", ""), "all/2.parquet", row_group_size=1)
