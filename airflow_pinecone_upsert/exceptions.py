@@ -205,10 +205,11 @@ class VerificationError(PineconeUpsertError):
 
     :param message: Which records differ, and in which fields.
     :param ids: Their ids.
+    :param response: See :class:`PineconeUpsertError`.
     """
 
-    def __init__(self, message: str, ids: Sequence[str] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, ids: Sequence[str] = (), *, response: ErrorResponse | None = None) -> None:
+        super().__init__(message, response=response)
         self.ids = tuple(ids)
 
 

@@ -40,7 +40,7 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_TIMEOUT_S,
 )
 from airflow_pinecone_upsert.api.masking import MASK_CONTEXT, KeyMask
-from airflow_pinecone_upsert.api.models import PositionedResponse
+from airflow_pinecone_upsert.api.models import PositionedResponse, lsn_from_headers
 from airflow_pinecone_upsert.api.responses import error_from_response
 from airflow_pinecone_upsert.exceptions import (
     PineconeUpsertError,
@@ -136,12 +136,14 @@ class _Received:
     :param status: The HTTP status.
     :param is_early: Whether it is the confirmation of a request that was not sent yet. Then the body is not read.
     :param encoding: How the body is compressed; then it is not read, because a few bytes may become gigabytes.
+    :param lsn: The position that the headers report, see :func:`lsn_from_headers`.
     :param body: As it was sent.
     """
 
     status: int
     is_early: bool
     encoding: str
+    lsn: int | None
     body: bytearray = field(default_factory=bytearray, repr=False)
 
 
@@ -269,7 +271,7 @@ class HttpClient:
         response.stream = httpx.ByteStream(b"")
         if response.is_success:
             self._check(endpoint, received)
-            return self._parse(endpoint, received, response.headers)
+            return self._parse(endpoint, received)
         headers = {name: self._mask(value) for name, value in response.headers.items()}
         raise error_from_response(
             received.status, headers, received.body, host=self.url, now=time.time(), mask=self._mask
@@ -298,7 +300,7 @@ class HttpClient:
                 "read. Ask for less at once, or check the index host, and any proxy in between."
             )
 
-    def _parse(self, endpoint: Endpoint[ResponseT], received: _Received, headers: Mapping[str, str]) -> ResponseT:
+    def _parse(self, endpoint: Endpoint[ResponseT], received: _Received) -> ResponseT:
         try:
             parsed = endpoint.response.model_validate_json(received.body, context={MASK_CONTEXT: self._mask})
         except ValidationError as exc:
@@ -308,7 +310,7 @@ class HttpClient:
                 f"response: {shown!r}. Is this host a Pinecone index?"
             ) from _without_frames(exc)
         if isinstance(parsed, PositionedResponse):
-            parsed.read_position(headers)
+            parsed.note_position(received.lsn)
         return parsed
 
     def _unreachable(self, exc: Exception) -> PineconeUpsertError:
@@ -355,6 +357,7 @@ def _receive(response: httpx.Response, max_bytes: int) -> _Received:
         # A server may answer early with an error, but it cannot confirm what it has not received.
         is_early=is_early and response.is_success,
         encoding="" if encoding == "identity" else encoding,
+        lsn=lsn_from_headers(response.headers),
     )
     if not received.is_early and not received.encoding:
         bound = max_bytes if response.is_success else MAX_ERROR_RESPONSE_BYTES

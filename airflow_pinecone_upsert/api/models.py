@@ -226,11 +226,15 @@ class PositionedResponse(_CamelCaseModel):
         """The LSN of a write, or of the last write that a query sees; None where the server does not report it."""
         return self._lsn
 
-    def read_position(self, headers: Mapping[str, str]) -> None:
-        """Take the LSN from the headers of the response."""
-        found = next((headers[name] for name in _LSN_HEADERS if name in headers), "")
-        is_number = found.isascii() and found.isdigit() and len(found) <= _MAX_LSN_DIGITS
-        self._lsn = int(found) if is_number else None
+    def note_position(self, lsn: int | None) -> None:
+        """Note the LSN, which is in the headers of the response."""
+        self._lsn = lsn
+
+
+def lsn_from_headers(headers: Mapping[str, str]) -> int | None:
+    """Return the LSN that the headers of a response report; None where they report none."""
+    found = next((headers[name] for name in _LSN_HEADERS if name in headers), "")
+    return int(found) if found.isascii() and found.isdigit() and len(found) <= _MAX_LSN_DIGITS else None
 
 
 class UpsertResponse(PositionedResponse):
