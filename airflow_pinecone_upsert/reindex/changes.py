@@ -43,8 +43,9 @@ class Changes:
         self.unchanged += int(np.count_nonzero(is_unchanged))
         self.unchanged_bytes += int(records.sizes[is_unchanged].sum())
         is_selected = ~is_unchanged
-        self._selected = records.only(is_selected)
-        self._is_known = ~found.is_new[is_selected]
+        if is_selected.any():
+            self._selected = records.only(is_selected)
+            self._is_known = ~found.is_new[is_selected]
         return chunk if is_selected.all() else chunk.only(is_selected)
 
     def with_entries(self, selected: Chunk, records: EncodedRecords) -> EncodedRecords:
