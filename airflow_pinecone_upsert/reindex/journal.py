@@ -15,7 +15,6 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
@@ -87,7 +86,7 @@ class Journal:
         self._latest = latest
         self._now = now
         self._flushed_s = now()
-        self._unsettled: Counter[str] = Counter()  # by id, the requests that are announced and not settled
+        self._unsettled: dict[str, int] = {}  # by id, the number of requests that are announced and not settled
         self._deleted_bytes: dict[str, int] = {}  # of ids whose deletion is announced
         self.counts = ReindexCounts()
         self.max_lsn: int | None = None
@@ -99,9 +98,10 @@ class Journal:
         :param count: Requests that are noted at a time: each time costs a file.
         """
         while group := list(islice(requests, count)):
-            for request in group:
-                self._unsettled.update(request.ids)
-            self._manifest.mark_unknown([record_id for request in group for record_id in request.ids])
+            ids = [record_id for request in group for record_id in request.ids]
+            for record_id in ids:
+                self._unsettled[record_id] = self._unsettled.get(record_id, 0) + 1
+            self._manifest.mark_unknown(ids)
             self._manifest.flush()
             while group:
                 yield group.pop(0)
@@ -176,8 +176,8 @@ class Journal:
         """Note that a request is settled; return for each id whether no further one is announced."""
         is_last = []
         for record_id in ids:
-            self._unsettled[record_id] -= 1
-            is_last.append(not self._unsettled[record_id])
-            if is_last[-1]:
-                del self._unsettled[record_id]
+            others = self._unsettled.pop(record_id) - 1
+            if others:
+                self._unsettled[record_id] = others
+            is_last.append(not others)
         return is_last

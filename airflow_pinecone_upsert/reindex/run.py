@@ -199,13 +199,18 @@ class _Run:
 
     def load(self) -> None:
         """Load the manifest."""
-        self.table = IdTable(self._manifest.entries())
+        self.table = IdTable(self._entries())
         self.changes = Changes(self.table, is_full=self._options.full)
         log.info("The manifest has %s records.", f"{self.table.loaded_count:,}")
 
     def latest(self) -> Iterator[pa.RecordBatch]:
         """Yield the last entry of each id of the manifest."""
-        return self.table.latest(lambda: chain(self._manifest.entries(), self._strays))
+        return self.table.latest(self._entries)
+
+    def _entries(self) -> Iterator[pa.RecordBatch]:
+        for batch in chain(self._manifest.entries(), self._strays):
+            self._on_turn()  # 10 million of them take longer than a lease lasts without being renewed
+            yield batch
 
     def counts(self, totals: Counts) -> ReindexCounts:
         """Add the counts of an upsert to those of this run."""
@@ -221,6 +226,7 @@ class _Run:
         does not have it either, it has vanished.
         """
         for listed in list_namespace(self._index, self._options.namespace, self._cancellation):
+            self._on_turn()
             entries = unknown_entries(listed)
             stray = entries.filter(pa.array(self.table.note_listed(entries.column("id"))))
             self._note_unknown(stray)
@@ -342,6 +348,11 @@ class _Run:
 
     def verify(self, sleep: Callable[[float], None]) -> None:
         """Compare a sample of what was sent, of what was not and of what was deleted."""
+
+        def wait(seconds: float) -> None:
+            self._on_turn()
+            sleep(seconds)
+
         expected: dict[str, bytes | None] = {**self._unsent.items, **self._sent.items}
         expected.update(dict.fromkeys(self._deleted.items))
         try:
@@ -352,7 +363,7 @@ class _Run:
                 lsn=self.journal.max_lsn,
                 timeout_s=self._options.verify_timeout_s,
                 now=self.stages.transport.now,
-                sleep=sleep,
+                sleep=wait,
                 cancellation=self._cancellation,
             )
         except VerificationError as exc:

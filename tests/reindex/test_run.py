@@ -47,7 +47,9 @@ class Runner:
         target = Target(self.index.url, NAMESPACE, {}, DIGEST_NAME, DIGEST_VERSION)
         return Manifest.open(self.folder, target, run_id)
 
-    def __call__(self, records: Any, *, cancellation: Any = None, **options: Any) -> ReindexReport:
+    def __call__(
+        self, records: Any, *, cancellation: Any = None, on_turn: Any = lambda: None, **options: Any
+    ) -> ReindexReport:
         checked = ReindexOptions(namespace=NAMESPACE, **{"verify_timeout_s": 0.0, **options})
         client = IndexClient(self.index.url, ClientSettings(api_key=self.index.api_key), sleep=lambda _: None)
         with client:
@@ -59,6 +61,7 @@ class Runner:
                 manifest_path=self.folder.url,
                 observers=[self],
                 cancellation=cancellation,
+                on_turn=on_turn,
                 random=lambda: 0.0,
                 sleep=lambda _: None,
             )
@@ -393,3 +396,32 @@ def test_every_id_is_listed_in_parallel(index, elsewhere, max_ids):
     upsert_elsewhere(elsewhere, [{"id": one, "values": [1.0, 2.0]} for one in ids])
     found = [one for part in list_namespace(elsewhere, NAMESPACE, CancellationToken(), max_ids=max_ids) for one in part]
     assert set(found) == set(ids)
+
+
+# A lease ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("calls", [1, 2, 5])
+def test_a_run_that_loses_its_lease_ends_and_deletes_nothing(run, calls):
+    run(rows(30))
+    left = iter(range(calls))
+
+    def renew() -> None:
+        if next(left, None) is None:
+            raise exceptions.ManifestInUseError("another run")
+
+    with pytest.raises(exceptions.ManifestInUseError):
+        run(rows(25, version=2.0), on_turn=renew)
+    assert len(run.stored) == 30
+    run(rows(25))
+    assert run.stored == values_of(rows(25))
+    assert run.known == set(run.stored)
+
+
+def test_a_cancelled_run_deletes_nothing(run):
+    run(rows(30))
+    cancellation = CancellationToken("reindexing")
+    cancellation.cancel()
+    with pytest.raises(exceptions.IncompleteUpsertError, match="The reindexing was cancelled"):
+        run(rows(25), cancellation=cancellation)
+    assert len(run.stored) == 30
