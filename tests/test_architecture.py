@@ -214,3 +214,27 @@ assert len(encode(chunk, IndexShape(1), max_bytes=1_000).records.ids) == 1
 assert "pandas" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reindexing_does_not_import_pandas(tmp_path):
+    """As above: a comparison, a compaction and a deletion go through Arrow, too."""
+    table = pa.table({"id": ["a", "b"], "values": [[0.5], None], "metadata": [{"year": 2024}, {"year": None}]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    code = f"""
+import sys
+import pyarrow.parquet as pq
+from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
+from airflow_pinecone_upsert.reindex.changes import Changes
+from airflow_pinecone_upsert.reindex.deletion import vanished_entries
+from airflow_pinecone_upsert.reindex.entries import known_entries
+from airflow_pinecone_upsert.reindex.id_table import IdTable
+
+(records,) = pq.ParquetFile({str(tmp_path / "a.parquet")!r}).read().to_batches()
+entries = lambda: iter([known_entries(["a", "c"], [b"x" * 16] * 2, [10, 10])])
+table = IdTable(entries())
+changes = Changes(table, is_full=False)
+assert len(changes.select(Chunk("f", range(2), records, PARTS)).rows) == 2
+assert [len(batch) for batch in vanished_entries(table, table.latest(entries))] == [1]
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from airflow_pinecone_upsert.api.limits import MAX_IDS_PER_DELETE
 from airflow_pinecone_upsert.exceptions import SetupError, SourceError
+from airflow_pinecone_upsert.pipeline.read.chunk import as_mask
 from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest
 from airflow_pinecone_upsert.reindex.id_table import IdTable
 from airflow_pinecone_upsert.reindex.journal import Journal
@@ -36,7 +37,7 @@ def vanished_entries(table: IdTable, latest: Iterator[pa.RecordBatch]) -> Iterat
     for batch in latest:
         is_vanished = table.vanished(batch.column("id"))
         if is_vanished.any():
-            yield batch.filter(pa.array(is_vanished))
+            yield batch.filter(as_mask(is_vanished))
 
 
 def check_guard(vanished: int, known: int, read: int, max_fraction: float, examples: Sequence[Any]) -> None:

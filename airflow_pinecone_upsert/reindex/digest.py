@@ -198,11 +198,17 @@ def _digest_ids(ids: pa.Array[Any]) -> tuple[_Digests, _Sizes]:
 def _utf8(texts: pa.Array[Any]) -> tuple[list[bytes], _Sizes]:
     """Return strings in UTF-8, and their lengths; empty for null."""
     kind = pa.large_binary() if types.is_large_string(texts.type) else pa.binary()
-    encoded: pa.Array[Any] = texts.view(kind)
-    if encoded.null_count:
-        encoded = encoded.fill_null(pa.scalar(b"", kind))
-    found: list[Any] = encoded.to_pylist()
+    found: list[Any] = texts.view(kind).to_pylist()
+    if texts.null_count:
+        found = [text or b"" for text in found]
     return found, np.fromiter(map(len, found), np.int64, len(found))
+
+
+def _without_nulls(array: pa.Array[Any]) -> pa.Array[Any]:
+    """Return an array of numbers with anything in place of a null. Arrow's fill_null() imports pandas, for 30 MB."""
+    if not array.null_count:
+        return array
+    return pa.Array.from_buffers(array.type, len(array), [None, array.buffers()[1]], offset=array.offset)
 
 
 # Vectors ----------------------------------------------------------------------------------------
@@ -244,9 +250,9 @@ def _digest_lists(column: pa.ListArray[Any], dtype: type[np.generic], seed: int)
     if flat.null_count:
         rows = np.searchsorted(ends, np.flatnonzero(as_numpy(flat.is_null())), side="right")
         is_valid[rows] = False
-        flat = _filled(flat)
+    wide = np.zeros(len(flat)) if types.is_null(flat.type) else as_numpy(_without_nulls(flat))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        numbers = np.ascontiguousarray(as_numpy(flat), dtype=dtype)
+        numbers = np.ascontiguousarray(wide, dtype=dtype)
     digests = _joined(map(xxh3_128_digest, _rows(numbers, lengths, ends), repeat(seed)))
     if column.null_count:
         digests = digests * as_numpy(column.is_valid())[:, np.newaxis]
@@ -255,16 +261,9 @@ def _digest_lists(column: pa.ListArray[Any], dtype: type[np.generic], seed: int)
 
 def _lengths(column: pa.ListArray[Any]) -> _Sizes:
     """Return the length of each list; 0 for null."""
-    lengths = pc.list_value_length(column)
-    if lengths.null_count:
-        lengths = lengths.fill_null(pa.scalar(0, lengths.type))
-    return as_numpy(lengths).astype(np.int64)
-
-
-def _filled(flat: pa.Array[Any]) -> pa.Array[Any]:
-    if types.is_null(flat.type) or types.is_float16(flat.type):
-        flat = flat.cast(pa.float32())
-    return flat.fill_null(pa.scalar(0, flat.type))
+    lengths: pa.Array[Any] = pc.list_value_length(column)
+    found = as_numpy(_without_nulls(lengths)).astype(np.int64)
+    return found * as_numpy(column.is_valid()) if column.null_count else found
 
 
 def _rows(numbers: npt.NDArray[Any], lengths: _Sizes, ends: _Sizes) -> Iterable[Any]:
@@ -375,7 +374,9 @@ def _plain_values(child: pa.Array[Any]) -> tuple[str, Sequence[bytes], Any] | No
         return "b", [b"\1" if value else b"\0" for value in child.to_pylist()], 1
     if not (types.is_integer(kind) or types.is_float32(kind) or types.is_float64(kind)):
         return None
-    numbers = as_numpy(child.fill_null(pa.scalar(0, kind)) if child.null_count else child)
+    numbers = as_numpy(_without_nulls(child))
+    if child.null_count:
+        numbers = np.where(as_numpy(child.is_valid()), numbers, numbers.dtype.type(0))
     fits = (numbers >= -_EXACT_INTEGERS) & (numbers <= _EXACT_INTEGERS)
     if not (fits if types.is_integer(kind) else np.isfinite(numbers)).all():
         return None

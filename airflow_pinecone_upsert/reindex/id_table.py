@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_pinecone_upsert.pipeline.read.chunk import as_numpy
+from airflow_pinecone_upsert.pipeline.read.chunk import as_mask, as_numpy
 from airflow_pinecone_upsert.reindex.digest import IdDigests, RecordDigests, digest_ids
 from airflow_pinecone_upsert.reindex.entries import DIGEST_BYTES
 
@@ -280,7 +280,7 @@ class IdTable:
             last[slots] = numbers  # of the same slot twice, numpy keeps the last
         for numbers, slots, batch in self._numbered(entries()):
             is_last = last[slots] == numbers
-            yield batch.filter(pc.and_(pa.array(is_last), batch.column("digest").is_valid()))
+            yield batch.filter(pc.and_(as_mask(is_last), batch.column("digest").is_valid()))
 
     def _numbered(
         self, entries: Iterable[pa.RecordBatch]

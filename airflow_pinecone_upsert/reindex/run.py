@@ -37,7 +37,7 @@ from airflow_pinecone_upsert.pipeline.encode.encoder import encode
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.observer import Observer
-from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
+from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, as_mask
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
@@ -228,7 +228,7 @@ class _Run:
         for listed in list_namespace(self._index, self._options.namespace, self._cancellation):
             self._on_turn()
             entries = unknown_entries(listed)
-            stray = entries.filter(pa.array(self.table.note_listed(entries.column("id"))))
+            stray = entries.filter(as_mask(self.table.note_listed(entries.column("id"))))
             self._note_unknown(stray)
             self._more += ReindexCounts(stray=len(stray))
         for lost in vanished_entries(self.table, self.latest()):

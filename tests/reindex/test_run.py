@@ -38,9 +38,10 @@ def rows(count: int, *, start: int = 0, version: float = 1.0, **more: Any) -> li
 class Runner:
     """``run(records, **options)``: one night. Waiting takes no time."""
 
-    def __init__(self, index: EmulatedIndex, folder: ManifestFolder) -> None:
+    def __init__(self, index: EmulatedIndex, folder: ManifestFolder, sleep: Any = lambda _: None) -> None:
         self.index = index
         self.folder = folder
+        self.sleep = sleep
         self.report: ReindexReport | None = None
 
     def open_manifest(self, run_id: str | None = None) -> Manifest:
@@ -63,7 +64,7 @@ class Runner:
                 cancellation=cancellation,
                 on_turn=on_turn,
                 random=lambda: 0.0,
-                sleep=lambda _: None,
+                sleep=self.sleep,
             )
 
     def attempted(self, attempt: Any) -> None:
@@ -335,6 +336,42 @@ def test_a_sample_of_each_kind_is_verified(run):
     run(rows(40))
     report = run([*rows(20), *rows(10, start=20, version=2.0)], verify_sample=3)
     assert report.counts.verified == 9
+
+
+class Clock:
+    """The server's; it advances while the client waits."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def lagging(pinecone_index_factory, local) -> Runner:
+    """Run on an index that shows a write after 5 s."""
+    clock = Clock()
+    index = pinecone_index_factory(dimension=2, metric="dotproduct", lag_s=5.0, clock=clock)
+    return Runner(index, local, clock.sleep)
+
+
+def test_verification_waits_until_the_namespace_shows_the_last_write(lagging):
+    assert lagging(rows(30), verify_timeout_s=60).counts.verified == 30
+    assert len(lagging.requests("/query")) == 6  # one at once, and one after each second
+    assert len(lagging.requests("/vectors/fetch")) == 1
+    assert lagging(rows(25), verify_timeout_s=60).counts.verified == 30
+
+
+def test_a_namespace_that_lags_for_too_long_fails_and_is_repaired(lagging):
+    with pytest.raises(exceptions.VerificationError, match="30 of 30 records that were verified"):
+        lagging(rows(30), verify_timeout_s=0)
+    assert lagging.known == set()
+    assert lagging(rows(30), verify_timeout_s=60).counts.changed == 30
+    assert lagging.known == set(lagging.stored)
 
 
 def test_no_sample_is_fetched_if_none_is_asked_for(run):

@@ -77,7 +77,7 @@ class Chunk:
         return Chunk(
             self.origin,
             list(compress(self.rows, mask)),
-            self.records.filter(pa.array(mask)),
+            self.records.filter(as_mask(mask)),
             self.names,
             violations,
             None if self.metadata is None else list(compress(self.metadata, mask)),
@@ -123,3 +123,10 @@ def as_numpy(array: pa.Array[Any]) -> npt.NDArray[Any]:
     if types.is_boolean(array.type):
         return np.from_dlpack(array.cast(pa.uint8())).view(np.bool_)
     return np.from_dlpack(array)
+
+
+def as_mask(mask: npt.NDArray[np.bool_]) -> pa.BooleanArray:
+    """Return booleans as Arrow has them, without pandas, which ``pa.array`` imports for an array of numpy."""
+    bits = np.packbits(mask, bitorder="little").tobytes()
+    array: pa.BooleanArray = pa.Array.from_buffers(pa.bool_(), len(mask), [None, pa.py_buffer(bits)])  # type: ignore[assignment]
+    return array
