@@ -13,14 +13,14 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 import orjson
 from pydantic import ValidationError
 from typing_extensions import Self
 
 from airflow_pinecone_upsert.api import endpoints
-from airflow_pinecone_upsert.api.endpoints import Endpoint, ResponseT
+from airflow_pinecone_upsert.api.endpoints import Endpoint, ResponseT, shown_namespace
 from airflow_pinecone_upsert.api.hosts import check_allowed, index_url, is_loopback
 from airflow_pinecone_upsert.api.http import ClientSettings, HttpClient
 from airflow_pinecone_upsert.api.limits import (
@@ -39,6 +39,7 @@ from airflow_pinecone_upsert.api.models import (
     IndexDescription,
     IndexStats,
     Match,
+    NamespaceAlias,
     NamespaceDescription,
     QueryVectors,
     Record,
@@ -46,6 +47,7 @@ from airflow_pinecone_upsert.api.models import (
 )
 from airflow_pinecone_upsert.api.responses import HOLDS_DOCUMENTS
 from airflow_pinecone_upsert.exceptions import (
+    NotFoundError,
     PineconeUpsertError,
     SetupError,
     UnexpectedResponseError,
@@ -98,7 +100,11 @@ def _call(
     attempts: int,
     sleep: Callable[[float], None],
 ) -> ResponseT:
-    """Send a request until it succeeds or its failure is final."""
+    """
+    Send a request until it succeeds or its failure is final.
+
+    A repeated ``DELETE`` that finds nothing succeeds: an earlier attempt, whose response was lost, has deleted it.
+    """
     events: list[Event[_Call[ResponseT]]] = []
 
     def perform(one: _Call[ResponseT]) -> ResponseT:
@@ -117,6 +123,9 @@ def _call(
     if isinstance(last, Attempt):
         response: ResponseT = last.response
         return response
+    is_repeated = sum(isinstance(event, Attempt) for event in events) > 1
+    if call.endpoint.method == "DELETE" and is_repeated and isinstance(last.error, NotFoundError):
+        return call.endpoint.response()
     raise last.error
 
 
@@ -385,11 +394,89 @@ class IndexClient:
         :raises NotFoundError: There is no such namespace.
         :raises SetupError: No URL can name it.
         """
-        if namespace in (".", ".."):
+        if namespace in _NO_PATH_SEGMENTS:
             raise SetupError(
                 f"The namespace {namespace!r} cannot be deleted: a URL cannot contain it. Delete its records."
             )
         self._call(endpoints.delete_namespace(namespace))
+
+    def describe_namespace(self, namespace: str) -> NamespaceDescription:
+        """
+        Count the records of a namespace. The count lags behind writes by seconds.
+
+        :param namespace: ``""`` is the default one.
+        :raises NotFoundError: There is no such namespace.
+        :raises SetupError: It is an alias, or no URL can name it.
+        """
+        if namespace in _NO_PATH_SEGMENTS:
+            raise SetupError(f"The namespace {namespace!r} cannot be described: a URL cannot contain it.")
+        return self._call(endpoints.describe_namespace(namespace))
+
+    def create_alias(self, name: str, target_namespace: str) -> NamespaceAlias:
+        r"""
+        Create a namespace alias, which serves reads once this returns. An alias that already has this target is success.
+
+        :param name: 1 to 512 printable ASCII characters, without space and ``/ ? # % & = \ ; +``.
+        :param target_namespace: The namespace that it points to; ``""`` is the default one.
+        :raises NotFoundError: There is no such namespace.
+        :raises SetupError: The alias has another target, or a namespace has its name.
+        """
+        body = orjson.dumps({"name": name, "target_namespace": shown_namespace(target_namespace)})
+        try:
+            return self._call(endpoints.CREATE_ALIAS, body=body)
+        except SetupError as exc:
+            if exc.response is None or exc.response.reason != "ALIAS_ALREADY_EXISTS":
+                raise
+            found = self.describe_alias(name)
+            if shown_namespace(found.target_namespace) != shown_namespace(target_namespace):
+                raise
+            return found
+
+    def repoint_alias(self, name: str, target_namespace: str) -> NamespaceAlias:
+        """
+        Change the target of a namespace alias, at once: reads that start after this returns see the new target.
+
+        :param name: The alias.
+        :param target_namespace: The namespace that it points to; ``""`` is the default one.
+        :raises NotFoundError: There is no such alias, or no such namespace.
+        """
+        body = orjson.dumps({"target_namespace": shown_namespace(target_namespace)})
+        return self._call(endpoints.repoint_alias(_alias_name(name)), body=body)
+
+    def describe_alias(self, name: str) -> NamespaceAlias:
+        """
+        Return a namespace alias and its target.
+
+        :param name: The alias.
+        :raises NotFoundError: There is no such alias.
+        """
+        return self._call(endpoints.describe_alias(_alias_name(name)))
+
+    def list_aliases(self, *, prefix: str = "", target_namespace: str | None = None) -> Iterator[NamespaceAlias]:
+        """
+        Yield the namespace aliases page by page, ordered by name.
+
+        :param prefix: Only aliases whose names begin with it.
+        :param target_namespace: Only aliases of this namespace; ``""`` is the default one.
+        """
+        target = None if target_namespace is None else shown_namespace(target_namespace)
+        token: str | None = None
+        while True:
+            params = _given(prefix=prefix, target_namespace=target, limit=MAX_IDS_PER_LIST_PAGE, paginationToken=token)
+            page = self._call(endpoints.LIST_ALIASES, params=params)
+            yield from page.namespace_aliases
+            token = page.pagination.next if page.pagination else None
+            if not token:
+                return
+
+    def delete_alias(self, name: str) -> None:
+        """
+        Delete a namespace alias. Its target stays.
+
+        :param name: The alias.
+        :raises NotFoundError: There is no such alias.
+        """
+        self._call(endpoints.delete_alias(_alias_name(name)))
 
     def _perform(self, request: DeleteRequest) -> DeleteResponse:
         return self._http.send(request.endpoint, content=request.body)
@@ -398,6 +485,21 @@ class IndexClient:
         self, endpoint: Endpoint[ResponseT], *, params: Mapping[str, Any] | None = None, body: bytes = b""
     ) -> ResponseT:
         return _call(self._http, _Call(endpoint, params or {}, body), attempts=self._attempts, sleep=self._sleep)
+
+
+_NO_PATH_SEGMENTS: Final = (".", "..")
+"""Names that a URL cannot contain: they mean a folder there."""
+
+
+def _alias_name(name: str) -> str:
+    """
+    Return the name of an alias.
+
+    :raises SetupError: No URL can name it, or it would mean all aliases.
+    """
+    if not name or name in _NO_PATH_SEGMENTS:
+        raise SetupError(f"{name!r} is not the name of a namespace alias.")
+    return name
 
 
 def _pages(ids: Iterable[str], size: int) -> Iterator[Sequence[str]]:

@@ -54,6 +54,7 @@ class ErrorResponse:
     :param code: The gRPC code of a JSON error body, if there was one.
     :param request_id: ``x-pinecone-request-id``. Pinecone's support asks for it.
     :param retry_after_s: ``Retry-After`` in seconds from the moment of the response, never negative.
+    :param reason: The first machine-readable reason of a JSON error body, such as ``WRITE_TO_ALIAS``, if there was one.
     """
 
     status: int
@@ -61,6 +62,7 @@ class ErrorResponse:
     code: int | None = None
     request_id: str | None = None
     retry_after_s: float | None = None
+    reason: str | None = None
 
 
 class PineconeUpsertError(Exception):

@@ -196,13 +196,13 @@ class HttpClient:
             raise SetupError("The API key holds white space or characters outside ASCII. Copy it again.")
         self._mask = KeyMask(secret.get_secret_value())
         _KEY_FILTER.hide(secret, self._mask)
+        self._api_version = settings.api_version
         loopback = url.startswith("http://")
         try:
             self._client = httpx.Client(
                 base_url=url,
                 headers={
                     "Api-Key": secret.get_secret_value(),
-                    "X-Pinecone-API-Version": settings.api_version,
                     "User-Agent": USER_AGENT,
                     "Accept-Encoding": "identity",
                 },
@@ -251,10 +251,10 @@ class HttpClient:
         :return: The response, which has a 2xx status and the endpoint's type.
         :raises PineconeUpsertError: There is no such response.
         """
-        headers = {}
+        headers = {"X-Pinecone-API-Version": max(self._api_version, endpoint.min_api_version)}
         if content is not None:
             # The length is known, so that pieces need not be sent chunked.
-            headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+            headers |= {"Content-Type": "application/json", "Content-Length": str(len(content))}
         try:
             # Closes the response, and its connection unless the response was read to its end.
             with self._client.stream(

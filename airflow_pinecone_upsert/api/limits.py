@@ -20,6 +20,9 @@ documents (https://docs.pinecone.io/reference/api/2026-07/control-plane/describe
 show it.
 """
 
+ALIAS_API_VERSION: Final = "2026-07"
+"""The first version with namespace aliases (https://docs.pinecone.io/guides/manage-data/namespace-aliases/overview)."""
+
 CONTROL_PLANE_URL: Final = "https://api.pinecone.io"
 
 # One request ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ does not break an older client.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, TypeGuard
 from uuid import UUID
@@ -244,7 +245,7 @@ class UpsertResponse(PositionedResponse):
 
 
 class DeleteResponse(PositionedResponse):
-    """``POST /vectors/delete`` and ``DELETE /namespaces/{namespace}``: an empty object."""
+    """``POST /vectors/delete``, ``DELETE /namespaces/{…}`` and ``DELETE /namespace-aliases/{…}``: an empty object."""
 
 
 class NamespaceStats(_CamelCaseModel):
@@ -295,8 +296,13 @@ class Match(_CamelCaseModel):
 
 
 class QueryResponse(PositionedResponse):
-    """``POST /query``."""
+    """
+    ``POST /query``.
 
+    :param namespace: The namespace that served the query, which is the target where the query named an alias.
+    """
+
+    namespace: str = ""
     matches: list[Match] = Field(default_factory=list)
 
 
@@ -322,7 +328,7 @@ class ListResponse(_CamelCaseModel):
 
 
 class NamespaceDescription(_SnakeCaseModel):
-    """One namespace of ``GET /namespaces``, whose JSON is snake_case."""
+    """One namespace of ``GET /namespaces``, whose JSON is snake_case. Its count is text since API version 2026-07."""
 
     name: str = ""
     record_count: int = 0
@@ -332,6 +338,29 @@ class NamespacesResponse(_SnakeCaseModel):
     """``GET /namespaces``."""
 
     namespaces: list[NamespaceDescription] = Field(default_factory=list)
+    pagination: _Pagination | None = None
+
+
+class NamespaceAlias(_SnakeCaseModel):
+    """
+    A movable name for a namespace, whose JSON is snake_case.
+
+    :param name: Its name.
+    :param target_namespace: The namespace that serves the reads; ``__default__`` is the default one.
+    :param created_at: When it was created.
+    :param updated_at: When it was last repointed.
+    """
+
+    name: str
+    target_namespace: str
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+class AliasesResponse(_SnakeCaseModel):
+    """``GET /namespace-aliases``."""
+
+    namespace_aliases: list[NamespaceAlias] = Field(default_factory=list)
     pagination: _Pagination | None = None
 
 

@@ -1,7 +1,8 @@
 """
 Error responses of the server, classified by what to do next.
 
-Invariants: no other module reads the text of a server's message to distinguish errors; every status has an error.
+Invariants: no other module reads the text of a server's message to distinguish errors; every status has an error; a
+machine-readable reason that is known here counts more than the status.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Container, Mapping
 from datetime import timezone
 from typing import Any, Final
 
-from airflow_pinecone_upsert.api.limits import MAX_REQUEST_BYTES
+from airflow_pinecone_upsert.api.limits import ALIAS_API_VERSION, MAX_REQUEST_BYTES
 from airflow_pinecone_upsert.exceptions import (
     AuthenticationError,
     BadRequestError,
@@ -51,16 +52,18 @@ def error_from_response(  # noqa: PLR0913 - the parts of a response, and what de
     :param mask: Masks the API key in the message, which is parsed then, and has no escapes that hide it.
     :return: The error to raise.
     """
-    code, message = _read_body(body)
+    code, message, reason = _read_body(body)
     message = mask(message)[:_MAX_SHOWN]
+    reason = reason if reason in _REASONS else None  # others are not shown: a server may echo anything
     response = ErrorResponse(
         status=status,
         message=message,
         code=code,
         request_id=headers.get("x-pinecone-request-id"),
         retry_after_s=parse_retry_after(headers.get("retry-after"), now=now),
+        reason=reason,
     )
-    error_class, remedy = _classify(status, message.lower())
+    error_class, remedy = _REASONS[reason] if reason else _classify(status, message.lower())
     request_id = f"request id {response.request_id}, " if response.request_id else ""
     what = f"{host} answered {status} ({request_id}“{message}”)." if message else f"{host} answered {status}."
     return error_class(f"{what} {remedy}".rstrip(), response=response)
@@ -88,8 +91,12 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
     return max(0.0, seconds) if seconds < float("inf") else None
 
 
-def _read_body(body: bytes | bytearray) -> tuple[int | None, str]:
-    """Return code and message of ``{"code", "message"}``, ``{"error": {"code", "message"}}`` or plain text."""
+def _read_body(body: bytes | bytearray) -> tuple[int | None, str, str | None]:
+    """
+    Return code, message and reason of ``{"code", "message", "details"}``, ``{"error": {"code", "message"}}`` or plain text.
+
+    The reason is that of the first detail that has one.
+    """
     try:
         parsed: Any = json.loads(body)
     except (ValueError, RecursionError):
@@ -98,8 +105,15 @@ def _read_body(body: bytes | bytearray) -> tuple[int | None, str]:
         inner = parsed["error"] if isinstance(parsed.get("error"), dict) else parsed
         code, message = inner.get("code"), inner.get("message")
         if isinstance(message, str):
-            return code if isinstance(code, int) else None, message
-    return None, body.decode("utf-8", "replace").strip()
+            return code if isinstance(code, int) else None, message, _reason(inner.get("details"))
+    return None, body.decode("utf-8", "replace").strip(), None
+
+
+def _reason(details: Any) -> str | None:
+    found = (
+        (detail.get("reason") for detail in details if isinstance(detail, dict)) if isinstance(details, list) else ()
+    )
+    return next((reason for reason in found if isinstance(reason, str)), None)
 
 
 _ANY: Final = range(1_000)
@@ -115,6 +129,25 @@ _UNUSUAL: Final = "Pinecone does not document this status: check the index host,
 _UNAVAILABLE: Final = "The service, or a proxy in front of it, is temporarily unavailable; try again later."
 _SIZE: Final = f"Lower max_request_bytes (the documented limit is {MAX_REQUEST_BYTES:,} bytes)."
 
+
+_WRITE_TO_NAMESPACE: Final = "A namespace alias only serves reads. Write to a namespace, and point the alias to it (PineconeSwapNamespaceOperator)."
+_OTHER_ALIAS_NAME: Final = "Choose another name for the alias."
+
+_REASONS: Final[Mapping[str, tuple[type[PineconeUpsertError], str]]] = {
+    # Of https://docs.pinecone.io/guides/manage-data/namespace-aliases/overview: class, remedy.
+    "ALIAS_ALREADY_EXISTS": (SetupError, "Repoint the alias instead of creating it."),
+    "NAME_IN_USE_BY_NAMESPACE": (SetupError, _OTHER_ALIAS_NAME),
+    "NAME_IN_USE_BY_ALIAS": (SetupError, _WRITE_TO_NAMESPACE),
+    "WRITE_TO_ALIAS": (SetupError, _WRITE_TO_NAMESPACE),
+    "TARGET_NAMESPACE_NOT_FOUND": (NotFoundError, "Write the target namespace first, or fix its name."),
+    "TARGET_NAMESPACE_NOT_ACTIVE": (ServerError, "The namespace is not ready yet; try again later."),
+    "TARGET_IS_ALIAS": (SetupError, "Name a namespace as the target: an alias cannot point to an alias."),
+    "ALIASES_PER_INDEX_EXCEEDED": (QuotaExceededError, "Delete aliases that are no longer used."),
+    "API_VERSION_TOO_OLD": (SetupError, f"Set api_version in the connection's extra, {ALIAS_API_VERSION} or later."),
+    "NAMESPACE_OPERATION_ON_ALIAS": (SetupError, "Name the target namespace of the alias instead of the alias."),
+    "NAMESPACE_TARGETED_BY_ALIAS": (SetupError, "Repoint or delete the aliases that point to the namespace first."),
+}
+"""What the machine-readable reasons of namespace aliases mean."""
 
 _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsertError], str], ...]] = (
     # Status, texts of which the message contains one (empty: any message), class, remedy. The first row that matches counts.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
     from airflow_pinecone_upsert.api.http import ClientSettings
-    from airflow_pinecone_upsert.api.models import IndexStats, Match, NamespaceDescription, Record
+    from airflow_pinecone_upsert.api.models import IndexStats, Match, NamespaceAlias, NamespaceDescription, Record
     from airflow_pinecone_upsert.client import IndexClient
     from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
     from airflow_pinecone_upsert.pipeline.observer import Observer
@@ -396,6 +396,44 @@ class PineconeHook(BaseHook):
     def delete_namespace(self, namespace: str) -> None:
         """Delete a namespace with all its records. The parameter has no default, on purpose."""
         self.get_conn().delete_namespace(namespace)
+
+    def describe_namespace(self, namespace: str | None = None) -> NamespaceDescription:
+        """
+        Count the records of a namespace. The count lags behind writes by seconds.
+
+        :param namespace: None for the connection's.
+        """
+        return self.get_conn().describe_namespace(self._or_default(namespace))
+
+    def create_alias(self, name: str, target_namespace: str) -> NamespaceAlias:
+        r"""
+        Create a namespace alias, a movable name that reads may use like a namespace. One with this target is success.
+
+        :param name: 1 to 512 printable ASCII characters, without space and ``/ ? # % & = \ ; +``.
+        :param target_namespace: The namespace that it points to.
+        """
+        return self.get_conn().create_alias(name, target_namespace)
+
+    def repoint_alias(self, name: str, target_namespace: str) -> NamespaceAlias:
+        """Change the target of a namespace alias, at once: reads that start after this returns see the new target."""
+        return self.get_conn().repoint_alias(name, target_namespace)
+
+    def describe_alias(self, name: str) -> NamespaceAlias:
+        """Return a namespace alias and its target."""
+        return self.get_conn().describe_alias(name)
+
+    def list_aliases(self, *, prefix: str = "", target_namespace: str | None = None) -> Iterator[NamespaceAlias]:
+        """
+        Yield the namespace aliases, ordered by name.
+
+        :param prefix: Only aliases whose names begin with it.
+        :param target_namespace: Only aliases of this namespace.
+        """
+        return self.get_conn().list_aliases(prefix=prefix, target_namespace=target_namespace)
+
+    def delete_alias(self, name: str) -> None:
+        """Delete a namespace alias. Its target stays."""
+        self.get_conn().delete_alias(name)
 
     def test_connection(self) -> tuple[bool, str]:
         """

@@ -175,6 +175,14 @@ def _(env):
     env.run()
 
 
+@row("The namespace is an alias")
+def _(env):
+    hook = PineconeHook()
+    hook.upsert(GOOD, namespace="articles-1")
+    hook.create_alias("articles", "articles-1")
+    env.run(namespace="articles")
+
+
 @row("A quota of the plan is used up")
 def _(env):
     env.fault(Fault.status(429, "You've reached your write unit limit for the current month (2000000)."))

@@ -391,6 +391,10 @@ def test_every_method(hook):
     hook.delete(filter={"n": 1}, namespace="x")
     assert sorted(hook.list_ids(namespace="x")) == ["doc-2", "doc-3", "doc-4"]
     assert [namespace.name for namespace in hook.list_namespaces()] == ["x"]
+    assert hook.describe_namespace("x").record_count == 3
+    hook.create_alias("live", "x")
+    assert hook.repoint_alias("live", "x") == hook.describe_alias("live") == next(hook.list_aliases(prefix="l"))
+    hook.delete_alias("live")
     hook.delete_namespace("x")
     assert list(hook.list_namespaces()) == []
     with pytest.raises(NotFoundError):
@@ -438,7 +442,7 @@ def test_an_upsert_with_a_wrong_parameter_names_it(hook):
 
 
 def test_the_signatures_of_the_hook_name_every_parameter_of_the_client():
-    for name in ("fetch", "list_ids", "query", "delete"):
+    for name in ("fetch", "list_ids", "query", "delete", "list_aliases", "create_alias", "describe_namespace"):
         of_hook, of_client = (inspect.signature(getattr(kind, name)).parameters for kind in (PineconeHook, IndexClient))
         assert set(of_hook) == set(of_client) - {"cancellation"}
         defaults = {key: one.default for key, one in of_client.items() if key not in ("cancellation", "namespace")}

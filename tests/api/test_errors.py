@@ -94,6 +94,40 @@ RECORDED = [
 ]
 
 
+REASONS = {
+    "ALIAS_ALREADY_EXISTS": exceptions.SetupError,
+    "NAME_IN_USE_BY_NAMESPACE": exceptions.SetupError,
+    "NAME_IN_USE_BY_ALIAS": exceptions.SetupError,
+    "WRITE_TO_ALIAS": exceptions.SetupError,
+    "TARGET_NAMESPACE_NOT_FOUND": exceptions.NotFoundError,
+    "TARGET_NAMESPACE_NOT_ACTIVE": exceptions.ServerError,
+    "TARGET_IS_ALIAS": exceptions.SetupError,
+    "ALIASES_PER_INDEX_EXCEEDED": exceptions.QuotaExceededError,
+    "API_VERSION_TOO_OLD": exceptions.SetupError,
+    "NAMESPACE_OPERATION_ON_ALIAS": exceptions.SetupError,
+    "NAMESPACE_TARGETED_BY_ALIAS": exceptions.SetupError,
+}
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 412])
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_reason_counts_more_than_status_and_message(status, reason):
+    details = [{"@type": "other"}, {"reason": reason, "metadata": {}}]
+    error = error_of(status, orjson.dumps({"code": 9, "message": "storage quota", "details": details}))
+    assert type(error) is REASONS[reason]
+    assert error.response.reason == reason
+    assert re.search(r"”\)\. [A-Z].+\.$", str(error))
+
+
+@pytest.mark.parametrize(
+    "details", [None, {}, "WRITE_TO_ALIAS", ["WRITE_TO_ALIAS"], [{"reason": 1}], [{"reason": "NEW"}]]
+)
+def test_an_unknown_reason_leaves_the_class_to_the_status(details):
+    error = error_of(400, orjson.dumps({"code": 3, "message": "no", "details": details}))
+    assert type(error) is exceptions.BadRequestError
+    assert error.response.reason is None
+
+
 @pytest.mark.parametrize(("status", "body", "error_class"), RECORDED)
 def test_an_error_has_its_class_the_servers_message_and_a_remedy(status, body, error_class):
     error = error_of(status, body, x_pinecone_request_id="42")
