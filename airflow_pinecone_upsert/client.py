@@ -231,7 +231,7 @@ class IndexClient:
         """Send one request, once, as :meth:`upsert` does."""
         return self.upsert(request) if isinstance(request, UpsertRequest) else self._perform(request)
 
-    def max_indexed_lsn(self, record_id: str, *, namespace: str = "") -> int | None:
+    def max_indexed_lsn(self, record_id: str = "-", *, namespace: str = "") -> int | None:
         """
         Return the log sequence number of the last write that a query sees; None where the server does not report it.
 

@@ -21,6 +21,7 @@ The errors of this package, classified by what to do next.
     │   ├── TransportError             no response at all
     │   ├── ShortCountError            a response that confirms fewer records than were sent
     │   ├── StorageError               the storage of the source or of the manifest does not respond
+    │   ├── NotSearchableError         what was written is not searchable in time
     │   └── ManifestInUseError         another run writes to the same manifest
     ├── UnexpectedResponseError    a response that contradicts the request or is not Pinecone's
     ├── VerificationError          the namespace does not hold what the server confirmed
@@ -191,6 +192,10 @@ class ShortCountError(TransientError):
 
 class StorageError(TransientError):
     """The storage of the source or of the manifest did not respond, or not with what was requested."""
+
+
+class NotSearchableError(TransientError):
+    """What was written is confirmed, but not searchable in time."""
 
 
 class ManifestInUseError(TransientError):

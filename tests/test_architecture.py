@@ -27,7 +27,7 @@ LAYERS = [
     ["pipeline.read"],
     ["pipeline.encode"],
     ["pipeline.send"],
-    ["pipeline.observer", "pipeline.track"],
+    ["pipeline.freshness", "pipeline.observer", "pipeline.track"],
     ["pipeline.stages"],
     ["pipeline.run", "client"],
     ["reindex"],

@@ -238,6 +238,12 @@ def lsn_from_headers(headers: Mapping[str, str]) -> int | None:
     return int(found) if found.isascii() and found.isdigit() and len(found) <= _MAX_LSN_DIGITS else None
 
 
+def later_lsn(known: int | None, response: object) -> int | None:
+    """Return the later of a known LSN and that of a response; None where there is neither."""
+    found = response.lsn if isinstance(response, PositionedResponse) else None
+    return known if found is None else max(found, known or 0)
+
+
 class UpsertResponse(PositionedResponse):
     """``POST /vectors/upsert``. The JSON form of protobuf may omit a zero."""
 

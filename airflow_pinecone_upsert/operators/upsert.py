@@ -45,12 +45,14 @@ class PineconeUpsertBaseOperator(PineconeBaseOperator):
         number.
     :param rejects_path: Where rejected records are written as Parquet, each with its reason: a folder, or a name that
         ends in ``.parquet``; local or in object storage. No file is overwritten. (templated)
+    :param wait_until_searchable: Succeed only once queries see what was written.
+    :param searchable_timeout_s: How long that may take, in seconds. Then the task fails, and a retry waits on.
     :param durable: A retry resumes after the last confirmed row, and so does a failed task that is cleared. Needs
         Airflow 3.3 and Parquet files; otherwise every try starts at the first row.
     """
 
     template_fields: Sequence[str] = (*PineconeBaseOperator.template_fields, "rejects_path")
-    output_keys_pushed: ClassVar[Sequence[str]] = ("upsertedCount",)
+    output_keys_pushed: ClassVar[Sequence[str]] = ("upsertedCount", "lsn")
 
     def __init__(  # noqa: PLR0913 - the user's options
         self,
@@ -68,6 +70,8 @@ class PineconeUpsertBaseOperator(PineconeBaseOperator):
         max_bytes_per_second: float | None = defaults.MAX_BYTES_PER_SECOND,
         max_rejects: int | None = defaults.MAX_REJECTS,
         rejects_path: str | ObjectStoragePath | None = None,
+        wait_until_searchable: bool = defaults.WAIT_UNTIL_SEARCHABLE,
+        searchable_timeout_s: float = defaults.SEARCHABLE_TIMEOUT_S,
         durable: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -85,6 +89,8 @@ class PineconeUpsertBaseOperator(PineconeBaseOperator):
         self.max_bytes_per_second = max_bytes_per_second
         self.max_rejects = max_rejects
         self.rejects_path = rejects_path
+        self.wait_until_searchable = wait_until_searchable
+        self.searchable_timeout_s = searchable_timeout_s
         self.durable = durable
 
     @abstractmethod
@@ -134,7 +140,8 @@ class PineconeUpsertOperator(PineconeUpsertBaseOperator):
     with ``upsertedCount`` (the sum of what the server confirmed, over all tries), ``resumedCount`` (those of earlier
     tries), ``distinctCount`` (distinct ids among them, where one try sent all of them and at most a million; else None),
     ``rejectedCount``, ``rejectsPaths``, ``requestCount``, ``requestBytes``, ``retryCount``, ``throttledCount``,
-    ``durationSeconds``, ``namespace`` and ``indexHost``; ``upsertedCount`` is also pushed under its own key.
+    ``durationSeconds``, ``namespace``, ``indexHost`` and ``lsn`` (the log sequence number of the last write; None where
+    the server sends none); ``upsertedCount`` and ``lsn`` are also pushed under their own keys.
 
     :param parquet_paths: A file, a folder or a glob; text or ``ObjectStoragePath``; local or of any scheme that
         Airflow's object storage knows; or a list of these. Read in bounded memory. (templated)

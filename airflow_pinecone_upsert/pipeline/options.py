@@ -73,6 +73,8 @@ class UpsertParameters(TypedDict, total=False):
     max_requests_per_second: float | None
     max_bytes_per_second: float | None
     max_rejects: int | None
+    wait_until_searchable: bool
+    searchable_timeout_s: float
 
 
 class UpsertOptions(Columns):
@@ -86,6 +88,8 @@ class UpsertOptions(Columns):
     :param max_requests_per_second: Upper bound of the request rate; None removes it.
     :param max_bytes_per_second: Upper bound of the rate of body bytes; None removes it.
     :param max_rejects: Records that may be rejected, over all tries; None for any number.
+    :param wait_until_searchable: End only once queries see what was written.
+    :param searchable_timeout_s: How long that may take, in seconds.
     """
 
     namespace: str = ""
@@ -95,6 +99,8 @@ class UpsertOptions(Columns):
     max_requests_per_second: float | None = Field(default=defaults.MAX_REQUESTS_PER_SECOND, gt=0)
     max_bytes_per_second: float | None = Field(default=defaults.MAX_BYTES_PER_SECOND, gt=0)
     max_rejects: int | None = Field(default=defaults.MAX_REJECTS, ge=0)
+    wait_until_searchable: bool = defaults.WAIT_UNTIL_SEARCHABLE
+    searchable_timeout_s: float = Field(default=defaults.SEARCHABLE_TIMEOUT_S, gt=0, le=86_400)
 
     @field_validator("namespace")
     @classmethod

@@ -19,6 +19,7 @@ class UpsertReport:
     :param distinct_count: Distinct ids among the upserted records, if one try sent all of them, and at most a million.
     :param namespace: Where the records are; ``""`` is the default namespace.
     :param index_host: The URL of the index.
+    :param lsn: The log sequence number of the last write, as far as the tries know it; None where the server reports none.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -27,6 +28,7 @@ class UpsertReport:
     distinct_count: int | None = None
     namespace: str = ""
     index_host: str = ""
+    lsn: int | None = None
 
     @property
     def upserted_count(self) -> int:
@@ -47,6 +49,7 @@ class UpsertReport:
             "distinctCount": self.distinct_count,
             "namespace": self.namespace,
             "indexHost": self.index_host,
+            "lsn": self.lsn,
         }
 
     def __str__(self) -> str:

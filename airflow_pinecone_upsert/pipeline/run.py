@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.models import IndexStats
@@ -42,6 +43,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     cancellation: CancellationToken | None = None,
     observers: Sequence[Observer] = (),
     random: Random = random.random,
+    sleep: Callable[[float], None] = time.sleep,
     transport: Transport[UpsertRequest] | None = None,
 ) -> UpsertReport:
     """
@@ -55,6 +57,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     :param cancellation: Ends the run early.
     :param observers: Called for each attempt, and at the end.
     :param random: A source of floats in [0, 1), for the backoff.
+    :param sleep: Waits until the records are searchable, in seconds.
     :param transport: Carries the requests, and has the clock; None for threads and real time.
     :return: What the server confirmed, and what was rejected.
     :raises InputError: The source or a record of it is invalid; nothing of its chunk was sent.
@@ -73,7 +76,15 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     def report() -> UpsertReport:
         tracker, paths = books.tracker, books.rejects.paths
         totals = tracker.totals(transport.now())
-        return UpsertReport(totals, tracker.resumed_count, paths, tracker.distinct_count, options.namespace, index.host)
+        return UpsertReport(
+            totals,
+            resumed_count=tracker.resumed_count,
+            rejects_paths=paths,
+            distinct_count=tracker.distinct_count,
+            namespace=options.namespace,
+            index_host=index.host,
+            lsn=tracker.lsn,
+        )
 
     try:
         stats = index_stats(index, cancellation)
@@ -86,6 +97,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
         encoded = stages.encoded(index_shape(stats), books, SettledRows.of(earlier).pending)
         stages.send(stages.batcher(chunk.records for _, chunk in encoded), books, is_proven=earlier is not None)
         books.writer.write(transport.now())
+        stages.wait_until_searchable(index, report(), sleep)  # before the checkpoint is cleared: a retry only waits
     except BaseException:
         stages.fail(books, report)
         raise

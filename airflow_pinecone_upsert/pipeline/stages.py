@@ -30,6 +30,7 @@ from airflow_pinecone_upsert.exceptions import (
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.encode.encoder import EncodedChunk, encode
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
+from airflow_pinecone_upsert.pipeline.freshness import Freshness, Goal, Polling, wait_until_searchable
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.observer import Observer
 from airflow_pinecone_upsert.pipeline.options import UpsertOptions
@@ -66,6 +67,10 @@ class Index(Protocol):
 
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts."""
+        ...
+
+    def max_indexed_lsn(self, record_id: str = ..., *, namespace: str = "") -> int | None:
+        """Return the position of the last write that a query sees; None where the server does not report it."""
         ...
 
     def upsert(self, request: UpsertRequest) -> UpsertResponse:
@@ -196,6 +201,22 @@ class Stages:
             sender.send_all(enter)
         totals = books.tracker.totals(self.transport.now())
         _raise_failures(books.tracker, totals.upserted, totals.rejected, is_proven=is_proven)
+
+    def wait_until_searchable(self, index: Index, done: UpsertReport, sleep: Callable[[float], None]) -> None:
+        """
+        Wait until queries see what was written, where the options say so.
+
+        :param done: What was written. Of nothing, nothing is waited for.
+        :param sleep: Waits, in seconds.
+        :raises NotSearchableError: It takes too long.
+        """
+        if not self.options.wait_until_searchable or (done.lsn is None and not done.upserted_count):
+            return
+        at_least = done.distinct_count or min(1, done.upserted_count)
+        goal = Goal(self.options.namespace, done.lsn, fallback_records=at_least)
+        now = self.transport.now
+        polling = Polling(self.options.searchable_timeout_s, now, sleep, self.cancellation)
+        wait_until_searchable(Freshness(index, goal, now), polling)
 
     def fail(self, books: Books, report: Callable[[], UpsertReport]) -> None:
         """Write what would be lost, after an error that is to be raised again."""

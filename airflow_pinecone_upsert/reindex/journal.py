@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol, TypeVar
 import pyarrow as pa
 
 from airflow_pinecone_upsert.api.cost import write_units
+from airflow_pinecone_upsert.api.models import later_lsn
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError
 from airflow_pinecone_upsert.pipeline.counts import ReindexCounts
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Rejection
@@ -110,7 +111,7 @@ class Journal:
         """Enter what became of an upsert."""
         match event:
             case Attempt() if event.error is None:
-                self._note_lsn(event.response)
+                self.max_lsn = later_lsn(self.max_lsn, event.response)
                 self._confirm(event.request)
             case Rejection():
                 self._settle(event.request.ids)
@@ -121,7 +122,7 @@ class Journal:
             case Attempt():
                 self.counts += ReindexCounts(delete_requests=1)
                 if event.error is None:
-                    self._note_lsn(event.response)
+                    self.max_lsn = later_lsn(self.max_lsn, event.response)
                     self._confirm_deletion(event.request.ids)
             case Rejection():
                 self._settle(event.request.ids)
@@ -149,11 +150,6 @@ class Journal:
             self._manifest.flush()
         except PineconeUpsertError as exc:
             log.error("%s", exc)  # noqa: TRY400
-
-    def _note_lsn(self, response: Any) -> None:
-        lsn = getattr(response, "lsn", None)
-        if lsn is not None:
-            self.max_lsn = max(lsn, self.max_lsn or 0)
 
     def _confirm(self, request: UpsertRequest) -> None:
         ids = request.ids

@@ -118,6 +118,7 @@ def reindex(  # noqa: PLR0913 - what a run may be given
             distinct_count=books.tracker.distinct_count,
             namespace=options.namespace,
             index_host=index.host,
+            lsn=run.journal.max_lsn,
             manifest_path=manifest_path,
             is_dry_run=options.dry_run,
             examples=run.examples,
@@ -135,6 +136,7 @@ def reindex(  # noqa: PLR0913 - what a run may be given
         else:
             run.send_changes(pipeline.index_shape(stats))
             run.delete_vanished()
+            run.stages.wait_until_searchable(index, report(), sleep)
             run.verify(sleep)
             run.books.writer.write(run.stages.transport.now())
             manifest.commit(run.latest(), report().as_output())

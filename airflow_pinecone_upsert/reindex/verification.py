@@ -20,22 +20,18 @@ from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.models import Record
 from airflow_pinecone_upsert.exceptions import VerificationError
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+from airflow_pinecone_upsert.pipeline.freshness import Polling, PositionedIndex, is_indexed
 
 log = logging.getLogger(__name__)
 
-_POLL_S: Final = 1.0
 _MAX_SHOWN: Final = 10
 
 
-class Index(Protocol):
+class Index(PositionedIndex, Protocol):
     """What verification needs of an index."""
 
     def fetch(self, ids: Sequence[str], *, namespace: str = "") -> dict[str, Record]:
         """Return the records with these ids, by id. Unknown ids are absent."""
-        ...
-
-    def max_indexed_lsn(self, record_id: str, *, namespace: str = "") -> int | None:
-        """Return the position of the last write that a query sees; None where the server does not say."""
         ...
 
 
@@ -137,28 +133,25 @@ def verify(  # noqa: PLR0913 - its seams
     :return: How many were compared.
     :raises VerificationError: Some still differ.
     """
-    deadline_s = now() + timeout_s
+    if not expected:
+        return 0
+    polling = Polling(timeout_s, now, sleep, cancellation)
+    if lsn is not None:
+        polling.until(lambda: is_indexed(index, namespace, lsn) is not False)
+    mismatches: list[Mismatch] = []
     waiting = dict(expected)
 
-    def is_over() -> bool:
-        if now() >= deadline_s:
-            return True
-        cancellation.raise_if_cancelled()
-        sleep(min(_POLL_S, max(0.0, deadline_s - now())))
-        return False
-
-    while waiting and lsn is not None:
-        indexed = index.max_indexed_lsn(next(iter(waiting)), namespace=namespace)
-        if indexed is None or indexed >= lsn or is_over():
-            break
-    while waiting:
+    def agrees() -> bool:
+        nonlocal mismatches, waiting
         found = index.fetch(list(waiting), namespace=namespace)
         mismatches = [
             Mismatch(one, fields) for one, body in waiting.items() if (fields := differing_fields(body, found.get(one)))
         ]
         waiting = {one.id: waiting[one.id] for one in mismatches}
-        if waiting and is_over():
-            raise _error(mismatches, len(expected), namespace, timeout_s)
+        return not waiting
+
+    if not polling.until(agrees):
+        raise _error(mismatches, len(expected), namespace, timeout_s)
     return len(expected)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import threading
 from collections.abc import Callable
@@ -358,6 +359,13 @@ def _(env):
 def _(env):
     env.fault(Fault.short_count(1), times=10)
     env.run()
+
+
+@row("The records are not searchable in time, with `wait_until_searchable`")
+def _(env):
+    env.index = env.request.getfixturevalue("pinecone_index_factory")(8, lag_s=math.inf)
+    env.connect()
+    env.run(wait_until_searchable=True, searchable_timeout_s=0.01)
 
 
 # The run ----------------------------------------------------------------------------------------

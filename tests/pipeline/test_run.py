@@ -51,6 +51,7 @@ def test_every_record_arrives_and_the_report_is_what_the_server_saw(index, run, 
         "throttledCount": 0,
         "namespace": "ns",
         "indexHost": index.url,
+        "lsn": index.store.lsn,
     }
 
 

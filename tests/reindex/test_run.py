@@ -379,6 +379,15 @@ def test_no_sample_is_fetched_if_none_is_asked_for(run):
     assert run.requests("/vectors/fetch") == []
 
 
+def test_a_run_ends_once_what_it_wrote_is_searchable(pinecone_index_factory, local):
+    index = pinecone_index_factory(dimension=2, metric="dotproduct", lag_s=0.2)
+    run = Runner(index, local)
+    assert run(rows(20), wait_until_searchable=True, verify_sample=0).lsn == index.store.visible_lsn
+    report = run(rows(18), wait_until_searchable=True, verify_sample=0)
+    assert (report.counts.deleted, report.as_output()["lsn"]) == (2, index.store.visible_lsn)
+    assert run(rows(18), wait_until_searchable=True).lsn is None
+
+
 # Audit ------------------------------------------------------------------------------------------
 
 

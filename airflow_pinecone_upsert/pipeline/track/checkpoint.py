@@ -55,12 +55,14 @@ class CheckpointState:
     :param settled_after: Rows after it that need not be sent again: confirmed or rejected.
     :param counts: The counters; of records, those that need not be sent again.
     :param rejects_paths: The files of rejected records.
+    :param lsn: The log sequence number of the last write; None where the server reports none.
     """
 
     position: Position
     settled_after: tuple[RowRange, ...]
     counts: Counts
     rejects_paths: tuple[str, ...]
+    lsn: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the stored form."""
@@ -69,6 +71,7 @@ class CheckpointState:
             "settledAfter": [list(rows) for rows in self.settled_after],
             "counts": self.counts.as_json(),
             "rejectsPaths": list(self.rejects_paths),
+            "lsn": self.lsn,
         }
 
     @classmethod
@@ -81,11 +84,13 @@ class CheckpointState:
         :raises ValueError: Likewise.
         """
         origin, row = value["position"]
+        lsn = value.get("lsn")  # absent in a checkpoint of an earlier version
         return cls(
             Position(str(origin), int(row)),
             tuple(RowRange(str(name), int(start), int(stop)) for name, start, stop in value["settledAfter"]),
             Counts.from_json(value["counts"]),
             tuple(map(str, value["rejectsPaths"])),
+            None if lsn is None else int(lsn),
         )
 
 

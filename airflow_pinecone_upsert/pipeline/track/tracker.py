@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from airflow_pinecone_upsert.api.models import later_lsn
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError
 from airflow_pinecone_upsert.pipeline.counts import Counts
 from airflow_pinecone_upsert.pipeline.encode.encoder import EncodedChunk
@@ -30,6 +31,7 @@ class RunTracker:
     :param rejects: Where rejected records go.
     :param earlier: What earlier tries of the same run left.
     :param started_s: Monotonic seconds.
+    :ivar lsn: The log sequence number of the last write, over all tries; None where the server reports none.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class RunTracker:
         self._started_s = started_s
         self._last_rejection: Rejection[UpsertRequest] | None = None
         self._distinct = DistinctIds()
+        self.lsn = earlier.lsn if earlier else None
         self.failures: list[Failure[UpsertRequest]] = []
 
     @property
@@ -91,6 +94,7 @@ class RunTracker:
         match event:
             case Attempt():
                 self._counts += event.counts
+                self.lsn = later_lsn(self.lsn, event.response)
                 if event.error is None:
                     self._distinct.add(event.request.ids)
                     self._settle(event.request)
@@ -128,7 +132,8 @@ class RunTracker:
         position = self._watermark.position
         if position is None:
             return None
-        return CheckpointState(position, tuple(self._watermark.settled_after), self.counts(now), self._rejects.paths)
+        settled_after = tuple(self._watermark.settled_after)
+        return CheckpointState(position, settled_after, self.counts(now), self._rejects.paths, self.lsn)
 
     def _settle(self, request: UpsertRequest) -> None:
         for rows in request.row_ranges:
