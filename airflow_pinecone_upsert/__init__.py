@@ -39,10 +39,13 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from airflow_pinecone_upsert.hooks.pinecone import PineconeHook
+    from airflow_pinecone_upsert.operators.reindex import PineconeReindexOperator
     from airflow_pinecone_upsert.operators.upsert import PineconeUpsertOperator
-    from airflow_pinecone_upsert.pipeline.counts import Counts
+    from airflow_pinecone_upsert.pipeline.counts import Counts, ReindexCounts
     from airflow_pinecone_upsert.pipeline.options import UpsertOptions
     from airflow_pinecone_upsert.pipeline.report import UpsertReport
+    from airflow_pinecone_upsert.reindex.options import ReindexOptions
+    from airflow_pinecone_upsert.reindex.report import ReindexReport
 
 __version__ = "0.1.0"
 
@@ -58,11 +61,15 @@ __all__ = [
     "NotFoundError",
     "NotSearchableError",
     "PineconeHook",
+    "PineconeReindexOperator",
     "PineconeUpsertError",
     "PineconeUpsertOperator",
     "QuotaExceededError",
     "RateLimitError",
     "RecordError",
+    "ReindexCounts",
+    "ReindexOptions",
+    "ReindexReport",
     "RequestTooLargeError",
     "ServerError",
     "SetupError",
@@ -83,7 +90,11 @@ __all__ = [
 _MODULES: Final = {
     "Counts": "pipeline.counts",
     "PineconeHook": "hooks.pinecone",
+    "PineconeReindexOperator": "operators.reindex",
     "PineconeUpsertOperator": "operators.upsert",
+    "ReindexCounts": "pipeline.counts",
+    "ReindexOptions": "reindex.options",
+    "ReindexReport": "reindex.report",
     "UpsertOptions": "pipeline.options",
     "UpsertReport": "pipeline.report",
     "pinecone_asset": "assets",

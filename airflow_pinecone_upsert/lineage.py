@@ -47,7 +47,8 @@ def emit_event(operator: BaseOperator, context: Context, output: dict[str, Any])
     Add one event for the namespace that was upserted, with the task's output as its extra.
 
     The event belongs to the outlet that the user declared for this namespace, or else to the task's alias. In a
-    partitioned run, Airflow adds the partition key to it.
+    partitioned run, Airflow adds the partition key to it. A dry run changed nothing, so it has no event of its own; Airflow
+    emits that of a declared outlet, whose extra then says ``dryRun``.
 
     :param context: Outside a run it is empty, and nothing happens.
     """
@@ -67,7 +68,7 @@ def _add_event(outlets: Iterable[Any], context: Context, output: dict[str, Any],
     declared = [outlet for outlet in outlets if getattr(outlet, "uri", None) == asset.uri]
     for outlet in declared:
         events[outlet].extra.update(output)
-    if not declared:
+    if not declared and not output.get("dryRun"):
         events[alias].add(asset, extra=output)
 
 
@@ -124,7 +125,8 @@ def openlineage(trace: Trace | None) -> OperatorLineage[Any, Any]:
     if trace is None or trace.report is None:
         return OperatorLineage()
     try:
-        return OperatorLineage(inputs=list(_inputs(trace.source)), outputs=[_output(trace.report)])
+        outputs = [] if trace.report.is_dry_run else [_output(trace.report)]
+        return OperatorLineage(inputs=list(_inputs(trace.source)), outputs=outputs)
     except Exception:
         log.warning("This upsert could not be reported to OpenLineage.", exc_info=True)
         return OperatorLineage()

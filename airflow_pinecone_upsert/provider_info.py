@@ -1,10 +1,11 @@
-"""The provider's metadata: connection type, hook, operators, task decorator, asset URIs and links."""
+"""The provider's metadata: connection type, hook, operators, task decorators, asset URIs, links and configuration."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from airflow_pinecone_upsert import __version__
+from airflow_pinecone_upsert.api.cost import USD_PER_MILLION_WRITE_UNITS
 from airflow_pinecone_upsert.hooks import connection_form
 
 
@@ -23,7 +24,13 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": [
-            {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.operators.upsert"]},
+            {
+                "integration-name": "Pinecone",
+                "python-modules": [
+                    "airflow_pinecone_upsert.operators.upsert",
+                    "airflow_pinecone_upsert.operators.reindex",
+                ],
+            },
         ],
         "hooks": [
             {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.hooks.pinecone"]},
@@ -49,6 +56,24 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "name": "pinecone_upsert",
                 "class-name": "airflow_pinecone_upsert.decorators.upsert.pinecone_upsert_task",
-            }
+            },
+            {
+                "name": "pinecone_reindex",
+                "class-name": "airflow_pinecone_upsert.decorators.reindex.pinecone_reindex_task",
+            },
         ],
+        "config": {
+            "pinecone_upsert": {
+                "description": "Options of airflow-pinecone-upsert.",
+                "options": {
+                    "usd_per_million_write_units": {
+                        "description": "The price of a million write units, for the costs that a dry run of reindexing reports.",
+                        "version_added": "0.1.0",
+                        "type": "float",
+                        "example": "4.5",
+                        "default": str(USD_PER_MILLION_WRITE_UNITS),
+                    }
+                },
+            }
+        },
     }

@@ -90,13 +90,36 @@ def check_rejects_path(rejects_path: Any, parquet_paths: Any) -> None:
     folder = rejects_folder(rejects_path)
     is_file = folder.path.endswith(".parquet") and not folder.fs.isdir(folder.path)
     rejects = folder.path if is_file else f"{folder.path.rstrip('/')}/rejects.parquet"
+    if path := _path_that_includes(folder.fs, rejects, parquet_paths):
+        raise SetupError(
+            f"rejects_path {str(rejects_path)!r} is inside of parquet_paths ({path}): the next run would read the "
+            "rejected records again. Name a folder elsewhere."
+        )
+
+
+def check_manifest_path(manifest_path: Any, parquet_paths: Any) -> None:
+    """
+    Check that the next run would not read the manifest as records.
+
+    :param manifest_path: As for :func:`manifest_folder`.
+    :param parquet_paths: As for :func:`parquet_files`.
+    :raises SetupError: One of the paths includes files of the manifest.
+    """
+    folder = manifest_folder(manifest_path)
+    if path := _path_that_includes(folder.fs, f"{folder.path.rstrip('/')}/base.parquet", parquet_paths):
+        raise SetupError(
+            f"manifest_path {str(manifest_path)!r} is inside of parquet_paths ({path}): the next run would read the "
+            "manifest as records. Name a folder elsewhere."
+        )
+
+
+def _path_that_includes(fs: Any, file: str, parquet_paths: Any) -> ObjectStoragePath | None:
+    """Return the first path that would include a file of a file system."""
     for path in _each(parquet_paths, "parquet_paths"):
-        fs, source = _open_storage(path)
-        if type(fs) is type(folder.fs) and _includes(source, rejects):
-            raise SetupError(
-                f"rejects_path {str(rejects_path)!r} is inside of parquet_paths ({path}): the next run would read the "
-                "rejected records again. Name a folder elsewhere."
-            )
+        source_fs, source = _open_storage(path)
+        if type(source_fs) is type(fs) and _includes(source, file):
+            return path
+    return None
 
 
 def _includes(path: str, file: str) -> bool:

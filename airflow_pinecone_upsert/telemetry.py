@@ -1,4 +1,4 @@
-"""Telemetry: Airflow's metrics for each attempt, and a span around the upsert."""
+"""Telemetry: Airflow's metrics for each attempt, and a span around the run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from typing_extensions import Self
+
+from airflow_pinecone_upsert.pipeline.counts import Counts
 
 if TYPE_CHECKING:
     from airflow_pinecone_upsert.pipeline.report import UpsertReport
@@ -19,9 +21,10 @@ class UpsertTelemetry:
 
     :param index_url: The index's URL.
     :param namespace: The namespace that is written.
+    :param operation: ``upsert`` or ``reindex``, for the span.
     """
 
-    def __init__(self, index_url: str, namespace: str) -> None:
+    def __init__(self, index_url: str, namespace: str, *, operation: str = "upsert") -> None:
         from airflow.providers.common.compat.sdk import Stats
         from opentelemetry import trace
 
@@ -30,10 +33,11 @@ class UpsertTelemetry:
         # Names from OpenTelemetry's semantic conventions for database calls, as far as they apply.
         self._attributes = {
             "db.system.name": "pinecone",
-            "db.operation.name": "upsert",
+            "db.operation.name": operation,
             "db.namespace": namespace,
             "server.address": index_url,
         }
+        self._span_name = f"pinecone_{operation}"
         self._span: trace.Span = trace.INVALID_SPAN
         self._stack = ExitStack()
 
@@ -43,7 +47,7 @@ class UpsertTelemetry:
 
         tracer = trace.get_tracer("airflow_pinecone_upsert")
         self._span = self._stack.enter_context(
-            tracer.start_as_current_span("pinecone_upsert", attributes=self._attributes)
+            tracer.start_as_current_span(self._span_name, attributes=self._attributes)
         )
         return self
 
@@ -63,7 +67,10 @@ class UpsertTelemetry:
         self._stats.timing("pinecone_upsert.latency", 1_000 * attempt.latency_s, tags=self._tags)
 
     def ended(self, report: UpsertReport) -> None:
-        """Set the numbers of the output as attributes of the span."""
+        """Set the numbers of the output as attributes of the span, and emit the counts that no attempt has emitted."""
+        for name, count in report.counts.metrics():
+            if name not in Counts.metric_names() and not report.is_dry_run:
+                self._stats.incr(f"pinecone_upsert.{name}", count, tags=self._tags)
         numbers = {name: value for name, value in report.as_output().items() if isinstance(value, (int, float))}
         self._span.set_attributes({f"pinecone_upsert.{name}": value for name, value in numbers.items()})
 

@@ -142,7 +142,7 @@ def test_the_blocker_blocks():
         python(BLOCK.format(blocked={"airflow"}) + "import airflow")
 
 
-DAG_FILE_NAMES = ["PineconeHook", "PineconeUpsertOperator", "pinecone_asset", "SetupError"]
+DAG_FILE_NAMES = ["PineconeHook", "PineconeReindexOperator", "PineconeUpsertOperator", "pinecone_asset", "SetupError"]
 """What a DAG file imports; options and reports are for code that runs inside of a task."""
 
 
@@ -186,7 +186,11 @@ def test_every_error_class_is_public():
     others = {
         "Counts",
         "PineconeHook",
+        "PineconeReindexOperator",
         "PineconeUpsertOperator",
+        "ReindexCounts",
+        "ReindexOptions",
+        "ReindexReport",
         "UpsertOptions",
         "UpsertReport",
         "__version__",

@@ -6,7 +6,12 @@ https://docs.pinecone.io/guides/manage-cost/understanding-cost
 
 from __future__ import annotations
 
+from typing import Final
+
 from airflow_pinecone_upsert.api.limits import BYTES_PER_WRITE_UNIT, MIN_WRITE_UNITS_PER_REQUEST
+
+USD_PER_MILLION_WRITE_UNITS: Final = 4.0
+"""Of the plan Standard, in November 2026: https://www.pinecone.io/pricing/"""
 
 
 def write_units(*record_bytes: int) -> int:

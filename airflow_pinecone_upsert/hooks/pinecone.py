@@ -1,10 +1,11 @@
-"""The hook: creates the client of an index from an Airflow connection, and runs upserts with it."""
+"""The hook: creates the client of an index from an Airflow connection, and runs upserts and reindexing with it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseHook
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.pipeline.read.source import RecordSource
     from airflow_pinecone_upsert.pipeline.report import UpsertReport
     from airflow_pinecone_upsert.pipeline.track.checkpoint import StateStore
+    from airflow_pinecone_upsert.reindex.options import ReindexOptions, ReindexParameters
+    from airflow_pinecone_upsert.reindex.report import ReindexReport
 
 _TEST_TIMEOUT_S: Final = 10.0
 """For *Test* in the UI, because the user waits for it."""
@@ -233,22 +236,34 @@ class PineconeHook(BaseHook):
         :return: What the server confirmed.
         :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.pipeline.run.upsert`.
         """
+        options = self.upsert_options(namespace, **parameters)
+        source = self._source("upsert()", records, parquet_paths, rejects_path, options)
+        return self.upsert_source(source, options, rejects_path=rejects_path)
+
+    def _source(
+        self,
+        caller: str,
+        records: Any,
+        parquet_paths: Any,
+        rejects_path: str | ObjectStoragePath | None,
+        options: UpsertOptions,
+    ) -> RecordSource:
+        """Return the records that a method of the hook was given, and report them to Airflow's hook lineage."""
         from airflow_pinecone_upsert.exceptions import SetupError
         from airflow_pinecone_upsert.lineage import report_to_hook_lineage
         from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
         from airflow_pinecone_upsert.storage import check_rejects_path, parquet_source
 
         if (records is None) == (parquet_paths is None):
-            raise SetupError("upsert() takes exactly one of records and parquet_paths.")
-        options = self.upsert_options(namespace, **parameters)
+            raise SetupError(f"{caller} takes exactly one of records and parquet_paths.")
         source: RecordSource
         if parquet_paths is None:
-            source = InMemorySource(records, options, origin="upsert()")
+            source = InMemorySource(records, options, origin=caller)
         else:
             check_rejects_path(rejects_path, parquet_paths)
             source = parquet_source(parquet_paths, options)
         report_to_hook_lineage(self, source, self.get_conn().host, options.namespace)
-        return self.upsert_source(source, options, rejects_path=rejects_path)
+        return source
 
     def upsert_options(self, namespace: str | None = None, **parameters: Unpack[UpsertParameters]) -> UpsertOptions:
         """
@@ -303,6 +318,105 @@ class PineconeHook(BaseHook):
                 cancellation=cancellation,
                 observers=[telemetry, *observers],
             )
+
+    def reindex(
+        self,
+        records: Any = None,
+        *,
+        manifest_path: str | ObjectStoragePath,
+        parquet_paths: Any = None,
+        namespace: str | None = None,
+        rejects_path: str | ObjectStoragePath | None = None,
+        **parameters: Unpack[ReindexParameters],
+    ) -> ReindexReport:
+        """
+        Make a namespace equal to its source from inside a task, as the operator does: send what changed, delete what vanished.
+
+        :param records: As for :meth:`upsert`: all records that the namespace is to hold.
+        :param manifest_path: The folder of the manifest, as in the operator.
+        :param parquet_paths: Instead of ``records``, as for :meth:`upsert`.
+        :param namespace: None for the connection's.
+        :param rejects_path: Where rejected records are written, as in the operator.
+        :param parameters: As in the operator: ``max_delete_fraction``, ``audit``, ``batch_size``, ``id_column`` …
+        :return: What the server confirmed; for a dry run, what would be done.
+        :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.reindex.run.reindex`.
+        """
+        from airflow_pinecone_upsert.storage import check_manifest_path
+
+        options = self.reindex_options(namespace, **parameters)
+        if parquet_paths is not None:
+            check_manifest_path(manifest_path, parquet_paths)
+        source = self._source("reindex()", records, parquet_paths, rejects_path, options)
+        return self.reindex_source(source, options, manifest_path=manifest_path, rejects_path=rejects_path)
+
+    def reindex_options(self, namespace: str | None = None, **parameters: Unpack[ReindexParameters]) -> ReindexOptions:
+        """
+        Validate the options of a reindexing run.
+
+        :param namespace: None for the connection's.
+        :param parameters: The others.
+        :raises SetupError: An option is invalid. The message names every invalid one, with its value.
+        """
+        from airflow_pinecone_upsert.reindex.options import ReindexOptions
+
+        _check_that_digests_can_be_computed()
+        return ReindexOptions.checked(self._or_default(namespace), **parameters)
+
+    def reindex_source(  # noqa: PLR0913 - the parts of a run
+        self,
+        source: RecordSource,
+        options: ReindexOptions,
+        *,
+        manifest_path: str | ObjectStoragePath,
+        rejects_path: str | ObjectStoragePath | None = None,
+        state: StateStore | None = None,
+        cancellation: CancellationToken | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> ReindexReport:
+        """
+        Make a namespace equal to a source, with metrics and a span. The operators and :meth:`reindex` share it.
+
+        :param source: The records.
+        :param options: See :meth:`reindex_options`.
+        :param manifest_path: As for :meth:`reindex`.
+        :param rejects_path: As for :meth:`reindex`.
+        :param state: Where the progress is shown; None for nowhere.
+        :param cancellation: Ends the run early.
+        :param observers: Called for each attempt, and at the end.
+        :return: What was done; for a dry run, what would be done.
+        :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.reindex.run.reindex`.
+        """
+        from airflow_pinecone_upsert.hooks.reindexing import log_forecast, open_manifest, target_of
+        from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
+        from airflow_pinecone_upsert.reindex.run import reindex
+        from airflow_pinecone_upsert.storage import manifest_folder, rejects_folder
+        from airflow_pinecone_upsert.supervisor import cancellation_token
+        from airflow_pinecone_upsert.telemetry import UpsertTelemetry
+
+        cancellation = cancellation or cancellation_token("reindexing")
+        folder = manifest_folder(manifest_path)
+        rejects = rejects_folder(rejects_path) if rejects_path else None
+        client = call_in_background(self.get_conn, cancellation)
+        target = target_of(client.host, options)
+        with (
+            UpsertTelemetry(client.host, options.namespace, operation="reindex") as telemetry,
+            open_manifest(folder, target, is_dry_run=options.dry_run) as (manifest, keep_lease),
+        ):
+            report = reindex(
+                source,
+                client,
+                options,
+                manifest,
+                manifest_path=folder.url,
+                rejects_folder=rejects,
+                state=state,
+                cancellation=cancellation,
+                observers=[telemetry, *observers],
+                on_turn=keep_lease,
+            )
+        if options.dry_run:
+            log_forecast(report, options)
+        return report
 
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts. Counts lag behind writes by seconds."""
@@ -473,6 +587,16 @@ class PineconeHook(BaseHook):
 
     def _or_default(self, namespace: str | None) -> str:
         return self.default_namespace if namespace is None else namespace
+
+
+def _check_that_digests_can_be_computed() -> None:
+    from airflow_pinecone_upsert.exceptions import SetupError
+
+    if find_spec("xxhash") is None:
+        raise SetupError(
+            "Reindexing needs the package xxhash, which is not installed here. Install it where the task runs: "
+            "pip install 'airflow-pinecone-upsert[reindex]'"
+        )
 
 
 def _with_port(host: str, port: int | None) -> str:

@@ -43,6 +43,9 @@ class PineconeBaseOperator(BaseOperator, ABC):
     operator_extra_links = (PineconeConsoleLink(),)
     ui_color = "#d7e3fc"
 
+    operation: ClassVar[str] = "upsert"
+    """What is cancelled when Airflow ends the task, for the message."""
+
     output_keys_pushed: ClassVar[Sequence[str]] = ()
     """The keys of the output that are also pushed as XComs of their own."""
 
@@ -92,7 +95,7 @@ class PineconeBaseOperator(BaseOperator, ABC):
             One that a retry cannot fix has no traceback of this package; DEBUG logs it. Before Airflow 3.3, it is also
             an ``AirflowFailException``.
         """
-        self._cancellation = cancellation_token()  # first, because a signal may come at any moment
+        self._cancellation = cancellation_token(self.operation)  # first, because a signal may come at any moment
         # What is mapped is resolved before __init__, so that it looks like a part of the DAG's code.
         self._is_mapped = getattr(context.get("ti"), "map_index", -1) >= 0
         try:

@@ -65,6 +65,11 @@ class Counts:
         counts = {one.name: value[one.metadata["output_key"]] for one in fields(cls)}
         return cls(**{name: count + 0 for name, count in counts.items()})
 
+    @classmethod
+    def metric_names(cls) -> frozenset[str]:
+        """Return the names of the counters that have a metric."""
+        return frozenset(name for one in fields(cls) if (name := one.metadata["metric"]))
+
     def metrics(self) -> Iterator[tuple[str, int]]:
         """Yield the name and the value of each counter that has a metric and is not 0."""
         for one in fields(self):

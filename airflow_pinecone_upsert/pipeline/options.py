@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -110,7 +110,7 @@ class UpsertOptions(Columns):
         return name
 
     @classmethod
-    def checked(cls, namespace: str = "", **parameters: Unpack[UpsertParameters]) -> UpsertOptions:
+    def checked(cls, namespace: str = "", **parameters: Unpack[UpsertParameters]) -> Self:
         """
         Validate what a user chose.
 
@@ -118,8 +118,12 @@ class UpsertOptions(Columns):
         :param parameters: The other fields of this class.
         :raises SetupError: Names every field that is wrong, with its value.
         """
+        return cls._checked({"namespace": namespace, **parameters})
+
+    @classmethod
+    def _checked(cls, parameters: Mapping[str, object]) -> Self:
         try:
-            return cls(namespace=namespace, **parameters)
+            return cls.model_validate(parameters)
         except ValidationError as exc:
             wrong = "; ".join(
                 f"{'.'.join(map(str, error['loc'])) or 'options'}: {error['msg']} (found {error['input']!r:.80})"

@@ -20,6 +20,7 @@ class UpsertReport:
     :param namespace: Where the records are; ``""`` is the default namespace.
     :param index_host: The URL of the index.
     :param lsn: The log sequence number of the last write, as far as the tries know it; None where the server reports none.
+    :param is_dry_run: Nothing was sent or written, as only a reindexing run can.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -29,6 +30,7 @@ class UpsertReport:
     namespace: str = ""
     index_host: str = ""
     lsn: int | None = None
+    is_dry_run: bool = False
 
     @property
     def upserted_count(self) -> int:

@@ -44,7 +44,7 @@ from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.sender import Sender
 from airflow_pinecone_upsert.pipeline.send.transport import Transport
-from airflow_pinecone_upsert.pipeline.track.checkpoint import Checkpoint, CheckpointState
+from airflow_pinecone_upsert.pipeline.track.checkpoint import CheckpointState, TaskState
 from airflow_pinecone_upsert.pipeline.track.rejects import Rejects, RejectsFolder
 from airflow_pinecone_upsert.pipeline.track.tracker import RunTracker
 from airflow_pinecone_upsert.pipeline.track.writer import CheckpointWriter
@@ -91,7 +91,7 @@ class Books(NamedTuple):
         source: RecordSource,
         options: UpsertOptions,
         folder: RejectsFolder | None,
-        checkpoint: Checkpoint | None,
+        task_state: TaskState | None,
         earlier: CheckpointState | None,
         started_s: float,
     ) -> Books:
@@ -99,7 +99,7 @@ class Books(NamedTuple):
         counts, paths = (earlier.counts.rejected, earlier.rejects_paths) if earlier else (0, ())
         rejects = Rejects(options.max_rejects, folder, counts, paths)
         tracker = RunTracker(source, rejects, earlier, started_s)
-        return cls(rejects, tracker, CheckpointWriter(tracker, rejects, checkpoint, started_s))
+        return cls(rejects, tracker, CheckpointWriter(tracker, rejects, task_state, started_s))
 
 
 @dataclass(frozen=True)

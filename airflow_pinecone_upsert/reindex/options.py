@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from pydantic import Field
+from typing_extensions import Self, Unpack
 
 from airflow_pinecone_upsert.pipeline import defaults
-from airflow_pinecone_upsert.pipeline.options import UpsertOptions
+from airflow_pinecone_upsert.pipeline.options import UpsertOptions, UpsertParameters
+
+
+class ReindexParameters(UpsertParameters, total=False):
+    """The options that a caller may pass by name, but for the namespace. See :class:`ReindexOptions`."""
+
+    delete_missing: bool
+    max_delete_fraction: float
+    full: bool
+    audit: bool
+    dry_run: bool
+    verify_sample: int
+    verify_timeout_s: float
 
 
 class ReindexOptions(UpsertOptions):
@@ -29,3 +42,14 @@ class ReindexOptions(UpsertOptions):
     dry_run: bool = False
     verify_sample: int = Field(default=defaults.VERIFY_SAMPLE, ge=0, le=10_000)
     verify_timeout_s: float = Field(default=defaults.VERIFY_TIMEOUT_S, ge=0, le=3_600)
+
+    @classmethod
+    def checked(cls, namespace: str = "", **parameters: Unpack[ReindexParameters]) -> Self:
+        """
+        Validate what a user chose.
+
+        :param namespace: ``""`` is the default namespace.
+        :param parameters: The other fields of this class.
+        :raises SetupError: Names every field that is wrong, with its value.
+        """
+        return cls._checked({"namespace": namespace, **parameters})

@@ -17,13 +17,11 @@ class ReindexReport(UpsertReport):
 
     :param counts: The counters.
     :param manifest_path: The folder of the manifest.
-    :param is_dry_run: Nothing was sent or written.
     :param examples: At most ten ids of each kind (``new``, ``changed``, ``deleted``), of a dry run.
     """
 
     counts: ReindexCounts = field(default_factory=ReindexCounts)
     manifest_path: str = ""
-    is_dry_run: bool = False
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def as_output(self) -> dict[str, Any]:

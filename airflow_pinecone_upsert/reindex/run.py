@@ -45,6 +45,7 @@ from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, Upsert
 from airflow_pinecone_upsert.pipeline.send.sender import Sender
 from airflow_pinecone_upsert.pipeline.send.transport import ThreadTransport, Transport
 from airflow_pinecone_upsert.pipeline.stages import Books, Stages
+from airflow_pinecone_upsert.pipeline.track.checkpoint import StateStore, TaskState
 from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
 from airflow_pinecone_upsert.reindex import audit, verification
 from airflow_pinecone_upsert.reindex.audit import list_namespace
@@ -77,6 +78,7 @@ def reindex(  # noqa: PLR0913 - what a run may be given
     *,
     manifest_path: str = "",
     rejects_folder: RejectsFolder | None = None,
+    state: StateStore | None = None,
     cancellation: CancellationToken | None = None,
     observers: Sequence[Observer] = (),
     random: Random = random.random,
@@ -93,11 +95,13 @@ def reindex(  # noqa: PLR0913 - what a run may be given
     :param manifest: What the namespace holds. Opened by the caller, for reading only in a dry run.
     :param manifest_path: Where it is, for the report.
     :param rejects_folder: Where rejected records are written; None for nowhere.
+    :param state: Where the progress is shown; None for nowhere.
     :param cancellation: Ends the run early.
     :param observers: Called for each attempt at an upsert, and at the end.
     :param random: A source of floats in [0, 1), for the backoff and the sample.
     :param sleep: Waits for a namespace that lags, in seconds.
-    :param on_turn: Called several times a second, for example to renew a lease; what it raises ends the run.
+    :param on_turn: Called several times a second, but for the time that reading one chunk, one page of ids or one request
+        takes, for example to renew a lease; what it raises ends the run.
     :param transport: Returns what carries the requests, and has the clock; None for threads and real time.
     :return: What was done; for a dry run, what would be done.
     :raises InputError: The source or a record of it is invalid.
@@ -108,7 +112,7 @@ def reindex(  # noqa: PLR0913 - what a run may be given
     """
     cancellation = cancellation or CancellationToken("reindexing")
     open_transport = transport or (lambda: ThreadTransport(index.send, options.max_concurrency))
-    run = _Run(source, index, options, manifest, open_transport, cancellation, observers, random, on_turn)
+    run = _Run(source, index, options, manifest, open_transport, cancellation, observers, random, sleep, on_turn)
 
     def report() -> ReindexReport:
         books, stages = run.books, run.stages
@@ -124,7 +128,10 @@ def reindex(  # noqa: PLR0913 - what a run may be given
             examples=run.examples,
         )
 
-    run.open(None if options.dry_run else rejects_folder)
+    if options.dry_run:
+        run.open(None, None)
+    else:
+        run.open(rejects_folder, state)
     try:
         stats = pipeline.index_stats(index, cancellation)
         log.info("Reindexing %s into namespace %r of %s.", source, options.namespace, index.host)
@@ -136,8 +143,8 @@ def reindex(  # noqa: PLR0913 - what a run may be given
         else:
             run.send_changes(pipeline.index_shape(stats))
             run.delete_vanished()
-            run.stages.wait_until_searchable(index, report(), sleep)
-            run.verify(sleep)
+            run.stages.wait_until_searchable(index, report(), run.wait)
+            run.verify()
             run.books.writer.write(run.stages.transport.now())
             manifest.commit(run.latest(), report().as_output())
     except BaseException:
@@ -172,6 +179,7 @@ class _Run:
         cancellation: CancellationToken,
         observers: Sequence[Observer],
         random: Random,
+        sleep: Callable[[float], None],
         on_turn: Callable[[], None],
     ) -> None:
         self._source = source
@@ -182,6 +190,7 @@ class _Run:
         self._cancellation = cancellation
         self._observers = observers
         self._random = random
+        self._sleep = sleep
         self._on_turn = on_turn
         size = options.verify_sample
         self._sent, self._unsent, self._deleted = (Sample(size, random) for _ in range(3))
@@ -189,12 +198,13 @@ class _Run:
         self._strays: list[pa.RecordBatch] = []  # of a dry run, which does not write them to the manifest
         self.examples: dict[str, tuple[str, ...]] = {}
 
-    def open(self, rejects_folder: RejectsFolder | None) -> None:
+    def open(self, rejects_folder: RejectsFolder | None, state: StateStore | None) -> None:
         """Open the books; nothing is read or sent yet."""
         transport = self._open_transport()
         options = self._options
         self.stages = Stages(self._source, options, transport, self._cancellation, self._observers, self._random)
-        self.books = Books.open(self._source, options, rejects_folder, None, None, transport.now())
+        task_state = TaskState(state) if state else None  # the manifest is the checkpoint
+        self.books = Books.open(self._source, options, rejects_folder, task_state, None, transport.now())
         self.journal = Journal(self._manifest, self.latest, transport.now)
         self.table = IdTable()
         self.changes = Changes(self.table, is_full=options.full)
@@ -264,12 +274,19 @@ class _Run:
 
     def _selected(self, shape: IndexShape) -> Iterator[EncodedRecords]:
         def select(chunk: Chunk) -> Chunk:
+            self._chunk_was_read()
             selected = self.changes.select(chunk)
             self._sample_unsent(chunk, shape)
             return selected
 
         for selected, encoded in self.stages.encoded(shape, self.books, select):
             yield self.changes.with_entries(selected, encoded.records)
+
+    def _chunk_was_read(self) -> None:
+        """Do what the sender does at each turn: while records are unchanged, it waits for the next request."""
+        self._cancellation.raise_if_cancelled()
+        self.books.writer.write_if_due(self.stages.transport.now())
+        self._on_turn()
 
     def _sample_unsent(self, chunk: Chunk, shape: IndexShape) -> None:
         rows = self.changes.is_unchanged.nonzero()[0]
@@ -346,15 +363,15 @@ class _Run:
         for error in errors:
             raise error
 
+    def wait(self, seconds: float) -> None:
+        """Wait for a namespace that lags."""
+        self._sleep(seconds)
+        self._on_turn()
+
     # Proof ----------------------------------------------------------------------------------------
 
-    def verify(self, sleep: Callable[[float], None]) -> None:
+    def verify(self) -> None:
         """Compare a sample of what was sent, of what was not and of what was deleted."""
-
-        def wait(seconds: float) -> None:
-            self._on_turn()
-            sleep(seconds)
-
         expected: dict[str, bytes | None] = {**self._unsent.items, **self._sent.items}
         expected.update(dict.fromkeys(self._deleted.items))
         try:
@@ -365,7 +382,7 @@ class _Run:
                 lsn=self.journal.max_lsn,
                 timeout_s=self._options.verify_timeout_s,
                 now=self.stages.transport.now,
-                sleep=wait,
+                sleep=self.wait,
                 cancellation=self._cancellation,
             )
         except VerificationError as exc:

@@ -4,7 +4,7 @@ DAG_HEAD = """
 from pathlib import Path
 
 from airflow.sdk import DAG, ObjectStoragePath, task
-from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
+from airflow_pinecone_upsert import PineconeHook, PineconeReindexOperator, PineconeUpsertOperator
 
 with DAG(Path(__file__).stem, schedule=None) as dag:
 """

@@ -17,6 +17,11 @@ TASKS = {
     "operator": """
 PineconeUpsertOperator(task_id="upsert", parquet_paths="{path}", batch_size=10, max_requests_per_second=10)
 """,
+    "reindex operator": """
+PineconeReindexOperator(
+    task_id="reindex", parquet_paths="{path}", manifest_path="{path}-manifest", batch_size=10, max_requests_per_second=10
+)
+""",
     "hook": """
 @task
 def upsert():
@@ -50,7 +55,7 @@ def test_a_task_stops_once_its_supervisor_is_gone(*, doomed_worker: Worker, pine
     dag = write_dag(
         TASKS[kind].format(path=path),
         {"conn_type": "pinecone_upsert", "host": pinecone_index.url, "password": pinecone_index.api_key},
-        preamble="from airflow.sdk import task",
+        preamble="from airflow.sdk import task\nfrom airflow_pinecone_upsert import PineconeReindexOperator\n",
     )
     run = TaskProcesses(doomed_worker, dag)
     run.start()

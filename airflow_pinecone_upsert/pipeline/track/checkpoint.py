@@ -94,7 +94,31 @@ class CheckpointState:
         )
 
 
-class Checkpoint:
+class TaskState:
+    """
+    What a run shows in a store, which never fails it. It saves nothing: a run whose checkpoint is elsewhere uses this class.
+
+    :param store: Used by the caller's thread only.
+    """
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+
+    def save(self, state: CheckpointState) -> None:
+        """Do nothing."""
+
+    def show(self, progress: Mapping[str, Any]) -> None:
+        """Store the progress, for the user who looks at the task's state."""
+        self._set(_PROGRESS, dict(progress))
+
+    def _set(self, key: str, value: object) -> None:
+        try:
+            self._store.set(key, value)
+        except Exception as exc:  # noqa: BLE001 - it costs the next try some work, and this one nothing
+            log.warning("The %s could not be saved: %s", "checkpoint" if key == _KEY else key, exc)
+
+
+class Checkpoint(TaskState):
     """
     The checkpoint of one run in a store. Only :meth:`discard` fails the run: without a checkpoint a retry sends more again.
 
@@ -104,7 +128,7 @@ class Checkpoint:
     """
 
     def __init__(self, store: StateStore, identity: Mapping[str, Any], source: RecordSource) -> None:
-        self._store = store
+        super().__init__(store)
         self._identity = {what: _digest(value) for what, value in identity.items()}
         self._source = source
         self._content: Any = None  # the digest in the checkpoint that this try resumes from
@@ -153,10 +177,6 @@ class Checkpoint:
         stored = {"format": _FORMAT, "identity": self._identity, "content": content, **state.as_json()}
         self._set(_KEY, orjson.dumps(stored).decode())  # as text, which the UI shows in a few lines instead of fifty
 
-    def show(self, progress: Mapping[str, Any]) -> None:
-        """Store the progress, for the user who looks at the task's state."""
-        self._set(_PROGRESS, dict(progress))
-
     def discard(self) -> None:
         """
         Delete the checkpoint before anything is sent: later tries must not resume from it.
@@ -177,12 +197,6 @@ class Checkpoint:
             self._store.delete(_KEY)
         except Exception as exc:  # noqa: BLE001 - all records are there
             log.warning("The checkpoint could not be deleted; delete it before you clear this task: %s", exc)
-
-    def _set(self, key: str, value: object) -> None:
-        try:
-            self._store.set(key, value)
-        except Exception as exc:  # noqa: BLE001 - it costs the next try some work, and this one nothing
-            log.warning("The %s could not be saved: %s", "checkpoint" if key == _KEY else key, exc)
 
 
 class _UnusableError(ValueError):

@@ -6,7 +6,7 @@ import logging
 from typing import Final
 
 from airflow_pinecone_upsert.exceptions import SetupError
-from airflow_pinecone_upsert.pipeline.track.checkpoint import Checkpoint
+from airflow_pinecone_upsert.pipeline.track.checkpoint import TaskState
 from airflow_pinecone_upsert.pipeline.track.progress import Progress, ProgressMeter, ProgressSample
 from airflow_pinecone_upsert.pipeline.track.rejects import Rejects
 from airflow_pinecone_upsert.pipeline.track.tracker import RunTracker
@@ -25,14 +25,14 @@ class CheckpointWriter:
 
     :param tracker: Knows how far the run has come.
     :param rejects: The rejected records.
-    :param checkpoint: Where to store it; None for nowhere.
+    :param task_state: Where to store the checkpoint, and to show the progress; None for nowhere.
     :param started_s: Monotonic seconds.
     """
 
-    def __init__(self, tracker: RunTracker, rejects: Rejects, checkpoint: Checkpoint | None, started_s: float) -> None:
+    def __init__(self, tracker: RunTracker, rejects: Rejects, task_state: TaskState | None, started_s: float) -> None:
         self._tracker = tracker
         self._rejects = rejects
-        self._checkpoint = checkpoint
+        self._task_state = task_state
         self._meter = ProgressMeter(ProgressSample(started_s, tracker.counts(started_s), tracker.share))
         self._written_s = started_s
 
@@ -56,9 +56,9 @@ class CheckpointWriter:
         progress = self._meter.measure(ProgressSample(now, tracker.counts(now), tracker.share))
         self._rejects.write()
         state = tracker.state(now)
-        if self._checkpoint is not None and state is not None:
-            self._checkpoint.save(state)
-            self._checkpoint.show(progress.as_state())
+        if self._task_state is not None and state is not None:
+            self._task_state.save(state)
+            self._task_state.show(progress.as_state())
         return progress
 
     def write_after_failure(self, now: float) -> None:
