@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from airflow_pinecone_upsert.hooks.pinecone import PineconeHook
+    from airflow_pinecone_upsert.operators.delete import PineconeDeleteOperator
     from airflow_pinecone_upsert.operators.reindex import PineconeReindexOperator
     from airflow_pinecone_upsert.operators.upsert import PineconeUpsertOperator
     from airflow_pinecone_upsert.pipeline.counts import Counts, ReindexCounts
@@ -60,6 +61,7 @@ __all__ = [
     "ManifestInUseError",
     "NotFoundError",
     "NotSearchableError",
+    "PineconeDeleteOperator",
     "PineconeHook",
     "PineconeReindexOperator",
     "PineconeUpsertError",
@@ -89,6 +91,7 @@ __all__ = [
 
 _MODULES: Final = {
     "Counts": "pipeline.counts",
+    "PineconeDeleteOperator": "operators.delete",
     "PineconeHook": "hooks.pinecone",
     "PineconeReindexOperator": "operators.reindex",
     "PineconeUpsertOperator": "operators.upsert",

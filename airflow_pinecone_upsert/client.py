@@ -26,8 +26,6 @@ from airflow_pinecone_upsert.api.http import ClientSettings, HttpClient
 from airflow_pinecone_upsert.api.limits import (
     CONTROL_PLANE_URL,
     MAX_CALL_ATTEMPTS,
-    MAX_DELETE_REQUESTS_PER_SECOND,
-    MAX_DELETED_IDS_PER_SECOND,
     MAX_IDS_PER_DELETE,
     MAX_IDS_PER_FETCH,
     MAX_IDS_PER_LIST_PAGE,
@@ -48,16 +46,16 @@ from airflow_pinecone_upsert.api.models import (
 from airflow_pinecone_upsert.api.responses import HOLDS_DOCUMENTS
 from airflow_pinecone_upsert.exceptions import (
     NotFoundError,
-    PineconeUpsertError,
     SetupError,
     UnexpectedResponseError,
     UnsupportedIndexError,
 )
 from airflow_pinecone_upsert.pipeline import defaults
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
-from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure, Rejection
+from airflow_pinecone_upsert.pipeline.send.deletions import send_deletions
+from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
-from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, UpsertRequest
+from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, Deletion, UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.sender import Sender
 from airflow_pinecone_upsert.pipeline.send.transport import InlineTransport, ThreadTransport
 
@@ -227,7 +225,7 @@ class IndexClient:
         """
         return self._http.send(request.endpoint, content=request.body)
 
-    def send(self, request: UpsertRequest | DeleteRequest) -> UpsertResponse | DeleteResponse:
+    def send(self, request: UpsertRequest | Deletion) -> UpsertResponse | DeleteResponse:
         """Send one request, once, as :meth:`upsert` does."""
         return self.upsert(request) if isinstance(request, UpsertRequest) else self._perform(request)
 
@@ -352,29 +350,27 @@ class IndexClient:
 
     def _delete_ids(self, ids: Iterable[str], namespace: str, cancellation: CancellationToken) -> None:
         requests = (DeleteRequest(page, namespace) for page in _pages(ids, MAX_IDS_PER_DELETE))
-        rejections: list[PineconeUpsertError] = []
-        failures: list[PineconeUpsertError] = []
-
-        def collect(event: Event[DeleteRequest]) -> None:
-            match event:
-                case Rejection():
-                    rejections.append(event.error)
-                case Failure():
-                    failures.append(event.error)
-
-        transport = ThreadTransport(self._perform, defaults.MAX_CONCURRENCY)
-        sender = Sender(
+        transport: ThreadTransport[DeleteRequest] = ThreadTransport(self._perform, defaults.MAX_CONCURRENCY)
+        send_deletions(
             requests,
             transport,
-            rate_limiter=RateLimiter(MAX_DELETE_REQUESTS_PER_SECOND, MAX_DELETED_IDS_PER_SECOND, random.random),
             max_unsettled=defaults.MAX_CONCURRENCY,
             random=random.random,
             cancellation=cancellation,
         )
-        with transport:
-            sender.send_all(collect)
-        for error in (*failures, *rejections):  # what ended the deletion, else the first id that was rejected
-            raise error
+
+    def count_matching(self, filter: Mapping[str, Any], *, namespace: str = "") -> int | None:  # noqa: A002 - the API's word
+        """
+        Count the records that a filter matches, as Pinecone does for an update that changes nothing.
+
+        :param filter: A filter on metadata.
+        :param namespace: ``""`` is the default one.
+        :return: Their number; None where the server does not say it.
+        :raises BadRequestError: The server does not count them, or rejects the filter.
+        """
+        # Without metadata to set: a server that does not know dryRun must not change anything either.
+        body = _given(filter=filter, dryRun=True, namespace=namespace)
+        return self._call(endpoints.UPDATE_BY_FILTER, body=orjson.dumps(body)).matched_records
 
     def list_namespaces(self) -> Iterator[NamespaceDescription]:
         """Yield the namespaces, page by page."""
@@ -478,7 +474,7 @@ class IndexClient:
         """
         self._call(endpoints.delete_alias(_alias_name(name)))
 
-    def _perform(self, request: DeleteRequest) -> DeleteResponse:
+    def _perform(self, request: Deletion) -> DeleteResponse:
         return self._http.send(request.endpoint, content=request.body)
 
     def _call(

@@ -57,8 +57,9 @@ def emit_event(operator: BaseOperator, context: Context, output: dict[str, Any])
     try:
         _add_event(operator.outlets, context, output, outlet_alias(operator))
     except Exception:
+        what = getattr(operator, "operation", "upsert")
         log.warning(
-            "The asset event of this upsert could not be emitted; the upsert itself is complete.", exc_info=True
+            "The asset event of this %s could not be emitted; the %s itself is complete.", what, what, exc_info=True
         )
 
 

@@ -27,8 +27,9 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Pinecone",
                 "python-modules": [
-                    "airflow_pinecone_upsert.operators.upsert",
+                    "airflow_pinecone_upsert.operators.delete",
                     "airflow_pinecone_upsert.operators.reindex",
+                    "airflow_pinecone_upsert.operators.upsert",
                 ],
             },
         ],

@@ -12,6 +12,7 @@ from fsspec.utils import glob_translate
 
 from airflow_pinecone_upsert.exceptions import SetupError, SourceError
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+from airflow_pinecone_upsert.pipeline.delete.selection import IdsInFiles
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.read.files import WILDCARDS, FileRef, find_parquet_files
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
@@ -23,19 +24,22 @@ from airflow_pinecone_upsert.reindex.folder import ManifestFolder
 _EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
-def parquet_files(paths: Any, cancellation: CancellationToken | None = None) -> list[FileRef]:
+def parquet_files(
+    paths: Any, cancellation: CancellationToken | None = None, *, parameter: str = "parquet_paths"
+) -> list[FileRef]:
     """
     Find the files that ``parquet_paths`` names.
 
     :param paths: A file, a folder or a glob, as text or ``ObjectStoragePath``; or a list of these, which may be nested.
     :param cancellation: Ends the wait for a storage that does not respond.
+    :param parameter: Which parameter names them, for messages.
     :return: Each file once, in the order of ``paths``; those of a folder or a glob are sorted.
     :raises SourceError: A value is not a path, or a path names no file.
     :raises SetupError: No installed package supports the scheme of a path.
     :raises StorageError: The storage does not respond.
     :raises IncompleteUpsertError: The upsert was cancelled.
     """
-    opened = [_open_storage(path) for path in _each(paths, "parquet_paths")]
+    opened = [_open_storage(path) for path in _each(paths, parameter)]
 
     def find() -> list[FileRef]:
         files = {file.url: file for fs, path in opened for file in find_parquet_files(fs, path)}
@@ -51,6 +55,16 @@ def parquet_source(paths: Any, columns: Columns, cancellation: CancellationToken
     :param columns: The names of the columns in these files.
     """
     return ParquetSource(parquet_files(paths, cancellation), columns, cancellation)
+
+
+def ids_in_files(paths: Any, id_column: str, cancellation: CancellationToken | None = None) -> IdsInFiles:
+    """
+    Return the ids in the files that ``id_path`` names. See :func:`parquet_files`.
+
+    :param id_column: The column that contains them; no other one is read.
+    """
+    files = parquet_files(paths, cancellation, parameter="id_path")
+    return IdsInFiles(ParquetSource(files, Columns(id_column=id_column), cancellation, ids_only=True))
 
 
 def rejects_folder(path: Any) -> RejectsFolder:

@@ -29,7 +29,7 @@ LAYERS = [
     ["pipeline.send"],
     ["pipeline.freshness", "pipeline.observer", "pipeline.track"],
     ["pipeline.stages"],
-    ["pipeline.run", "client"],
+    ["pipeline.delete", "pipeline.run", "client"],
     ["reindex"],
     ["assets", "links", "storage", "supervisor", "telemetry"],
     ["lineage"],
@@ -142,7 +142,14 @@ def test_the_blocker_blocks():
         python(BLOCK.format(blocked={"airflow"}) + "import airflow")
 
 
-DAG_FILE_NAMES = ["PineconeHook", "PineconeReindexOperator", "PineconeUpsertOperator", "pinecone_asset", "SetupError"]
+DAG_FILE_NAMES = [
+    "PineconeDeleteOperator",
+    "PineconeHook",
+    "PineconeReindexOperator",
+    "PineconeUpsertOperator",
+    "pinecone_asset",
+    "SetupError",
+]
 """What a DAG file imports; options and reports are for code that runs inside of a task."""
 
 
@@ -185,6 +192,7 @@ def test_every_error_class_is_public():
     }
     others = {
         "Counts",
+        "PineconeDeleteOperator",
         "PineconeHook",
         "PineconeReindexOperator",
         "PineconeUpsertOperator",

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from airflow_pinecone_upsert.api.limits import (
     ALIAS_API_VERSION,
+    FILTER_COUNT_API_VERSION,
     MAX_DATA_RESPONSE_BYTES,
     MAX_RESPONSE_BYTES,
 )
@@ -29,6 +30,7 @@ from airflow_pinecone_upsert.api.models import (
     NamespaceDescription,
     NamespacesResponse,
     QueryResponse,
+    UpdateResponse,
     UpsertResponse,
 )
 
@@ -78,6 +80,7 @@ FETCH: Final = Endpoint("GET", "/vectors/fetch", FetchResponse, MAX_DATA_RESPONS
 LIST: Final = Endpoint("GET", "/vectors/list", ListResponse)
 QUERY: Final = Endpoint("POST", "/query", QueryResponse, MAX_DATA_RESPONSE_BYTES)
 STATS: Final = Endpoint("POST", "/describe_index_stats", IndexStats, MAX_DATA_RESPONSE_BYTES)
+UPDATE_BY_FILTER: Final = Endpoint("POST", "/vectors/update", UpdateResponse, min_api_version=FILTER_COUNT_API_VERSION)
 NAMESPACES: Final = Endpoint("GET", "/namespaces", NamespacesResponse)
 
 _ALIASES: Final = "/namespace-aliases"

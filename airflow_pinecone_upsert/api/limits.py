@@ -20,6 +20,9 @@ documents (https://docs.pinecone.io/reference/api/2026-07/control-plane/describe
 show it.
 """
 
+FILTER_COUNT_API_VERSION: Final = "2025-10"
+"""The first version that counts the records that a filter matches (``dryRun`` of an update)."""
+
 ALIAS_API_VERSION: Final = "2026-07"
 """The first version with namespace aliases (https://docs.pinecone.io/guides/manage-data/namespace-aliases/overview)."""
 

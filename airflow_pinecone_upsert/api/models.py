@@ -254,6 +254,16 @@ class DeleteResponse(PositionedResponse):
     """``POST /vectors/delete``, ``DELETE /namespaces/{…}`` and ``DELETE /namespace-aliases/{…}``: an empty object."""
 
 
+class UpdateResponse(PositionedResponse):
+    """
+    ``POST /vectors/update`` with a filter.
+
+    :param matched_records: How many records the filter matches; None where the server does not count them.
+    """
+
+    matched_records: int | None = Field(default=None, ge=0)
+
+
 class NamespaceStats(_CamelCaseModel):
     """One namespace in :class:`IndexStats`."""
 

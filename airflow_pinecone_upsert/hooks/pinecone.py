@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.api.models import IndexStats, Match, NamespaceAlias, NamespaceDescription, Record
     from airflow_pinecone_upsert.client import IndexClient
     from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+    from airflow_pinecone_upsert.pipeline.delete.report import DeletionReport
+    from airflow_pinecone_upsert.pipeline.delete.selection import Selection
     from airflow_pinecone_upsert.pipeline.observer import Observer
     from airflow_pinecone_upsert.pipeline.options import UpsertOptions, UpsertParameters
     from airflow_pinecone_upsert.pipeline.read.source import RecordSource
@@ -502,6 +504,36 @@ class PineconeHook(BaseHook):
             namespace=self._or_default(namespace),
             cancellation=cancellation_token("deletion"),
         )
+
+    def delete_selected(
+        self,
+        selected: Selection,
+        *,
+        namespace: str | None = None,
+        max_deletes: int | None = None,
+        dry_run: bool = False,
+        cancellation: CancellationToken | None = None,
+    ) -> DeletionReport:
+        """
+        Delete records of one namespace, counted and guarded. The operator uses it; :meth:`delete` is the simple form.
+
+        :param selected: Which ones.
+        :param namespace: None for the connection's.
+        :param max_deletes: With more ids or records than this, nothing is deleted; None for any number.
+        :param dry_run: Count, and delete nothing.
+        :param cancellation: Ends the run early.
+        :return: What the server confirmed. A namespace that does not exist is success.
+        :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.pipeline.delete.run.delete`.
+        """
+        from airflow_pinecone_upsert.pipeline.delete.run import delete
+        from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
+        from airflow_pinecone_upsert.supervisor import cancellation_token
+
+        cancellation = cancellation or cancellation_token("deletion")
+        # First, because it reads the connection, which only the main thread may request from Airflow.
+        namespace = self.upsert_options(namespace).namespace
+        client = call_in_background(self.get_conn, cancellation)
+        return delete(selected, client, namespace, max_deletes=max_deletes, dry_run=dry_run, cancellation=cancellation)
 
     def list_namespaces(self) -> Iterator[NamespaceDescription]:
         """Yield the namespaces of the index."""

@@ -69,6 +69,7 @@ class PineconeBaseOperator(BaseOperator, ABC):
         self.index_name = index_name
         self._cancellation: CancellationToken | None = None
         self._lineage: lineage.Trace | None = None
+        self._output: dict[str, Any] = {}
 
     @cached_property
     def hook(self) -> PineconeHook:
@@ -84,7 +85,7 @@ class PineconeBaseOperator(BaseOperator, ABC):
     def index_url(self) -> str | None:
         """The index's URL, once the task knows it; the console link needs it."""
         report = self._lineage.report if self._lineage else None
-        return report.index_host if report else None
+        return report.index_host if report else self._output.get("indexHost")
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
@@ -100,7 +101,7 @@ class PineconeBaseOperator(BaseOperator, ABC):
         self._is_mapped = getattr(context.get("ti"), "map_index", -1) >= 0
         try:
             with self.hook:
-                output = self.run(context, self._cancellation)
+                output = self._output = self.run(context, self._cancellation)
         except PineconeUpsertError as error:
             # Airflow prints the message next to the traceback, in one line that a log view cuts off.
             log.error("%s", "\n".join(error.lines))  # noqa: TRY400

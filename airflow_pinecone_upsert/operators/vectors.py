@@ -48,7 +48,8 @@ class Vectors:
         value = _resolved(self.value, context, _MAX_DEPTH)
         is_list_of_xcoms = isinstance(self.value, (list, tuple)) and any(map(_is_reference, self.value))
         is_mapped = type(value).__name__ == "LazyXComSequence"  # the class is not public
-        return Vectors(value, "XComs of vectors" if is_mapped or is_list_of_xcoms else "vectors")
+        unit = self._unit
+        return Vectors(value, f"XComs of {unit}" if is_mapped or is_list_of_xcoms else unit)
 
 
 def _is_reference(value: Any) -> bool:

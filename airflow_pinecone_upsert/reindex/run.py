@@ -28,8 +28,7 @@ import pyarrow as pa
 
 from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.cost import rewrite_units, write_units
-from airflow_pinecone_upsert.api.limits import MAX_DELETE_REQUESTS_PER_SECOND, MAX_DELETED_IDS_PER_SECOND
-from airflow_pinecone_upsert.exceptions import PineconeUpsertError, VerificationError
+from airflow_pinecone_upsert.exceptions import VerificationError
 from airflow_pinecone_upsert.pipeline import stages as pipeline
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.counts import Counts, ReindexCounts
@@ -39,10 +38,9 @@ from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.observer import Observer
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, as_mask
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
-from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure
-from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
+from airflow_pinecone_upsert.pipeline.send.deletions import send_deletions
+from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
 from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, UpsertRequest
-from airflow_pinecone_upsert.pipeline.send.sender import Sender
 from airflow_pinecone_upsert.pipeline.send.transport import ThreadTransport, Transport
 from airflow_pinecone_upsert.pipeline.stages import Books, Stages
 from airflow_pinecone_upsert.pipeline.track.checkpoint import StateStore, TaskState
@@ -337,31 +335,23 @@ class _Run:
         check_guard(vanished, self.table.loaded_count, self.changes.read, fraction, examples)
 
     def _send_deletions(self, requests: Iterator[DeleteRequest]) -> None:
-        errors: list[PineconeUpsertError] = []
-
         def enter(event: Event[DeleteRequest]) -> None:
             self.journal.enter_deletion(event)
-            if not isinstance(event, Attempt):
-                errors.insert(0 if isinstance(event, Failure) else len(errors), event.error)
-            elif event.error is None:
+            if isinstance(event, Attempt) and event.error is None:
                 for row in self._deleted.offer(len(event.request.ids)):
                     self._deleted.take(event.request.ids[row], b"")
 
         transport: Transport[DeleteRequest] = self._open_transport()
         window = self._options.max_concurrency
-        sender = Sender(
+        send_deletions(
             self.journal.announced(requests, window),
             transport,
-            rate_limiter=RateLimiter(MAX_DELETE_REQUESTS_PER_SECOND, MAX_DELETED_IDS_PER_SECOND, self._random),
             max_unsettled=window,
             random=self._random,
             cancellation=self._cancellation,
+            enter=enter,
             on_turn=self._turn,
         )
-        with transport:
-            sender.send_all(enter)
-        for error in errors:
-            raise error
 
     def wait(self, seconds: float) -> None:
         """Wait for a namespace that lags."""

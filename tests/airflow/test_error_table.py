@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator, exceptions
+from airflow_pinecone_upsert import PineconeDeleteOperator, PineconeHook, PineconeUpsertOperator, exceptions
 from airflow_pinecone_upsert.api import backoff
 from airflow_pinecone_upsert.emulator import EmulatedIndex, Fault
 from tests.state_store import InMemoryStateStore
@@ -472,6 +472,25 @@ def _(env):
 @row("There are no records")
 def _(env):
     return env.run(vectors=[])
+
+
+# Deletions --------------------------------------------------------------------------------------
+
+
+def fail_to_delete(**parameters):
+    PineconeHook().upsert([("a", [1.0] * 8, {"n": 1}), ("b", [1.0] * 8, {"n": 1})])
+    PineconeDeleteOperator(task_id="delete", max_deletes=1, **parameters).execute({})
+
+
+@row("More would be deleted than `max_deletes` allows")
+def _(env):
+    fail_to_delete(ids=["a", "b"])
+
+
+@row("… or the server does not count what a filter matches")
+def _(env):
+    env.fault(Fault.body(200, b"{}", "application/json"), "/vectors/update")
+    fail_to_delete(filter={"n": 1})
 
 
 # The check --------------------------------------------------------------------------------------

@@ -92,6 +92,18 @@ def test_upsert_mapped_files(run_dag, pinecone_index, embeddings):
     assert set(pinecone_index.vectors("articles")) == embeddings
 
 
+def test_delete_withdrawn(run_dag, pinecone_index, embeddings, tmp_path, monkeypatch):
+    assert run_dag(EXAMPLES / "upsert_parquet.py").state == "success"
+    withdrawn = ["0-0", "1-9", "2-5", "unknown"]
+    (tmp_path / "withdrawn").mkdir()
+    pq.write_table(pa.table({"id": withdrawn}), tmp_path / "withdrawn" / "ids.parquet")
+    monkeypatch.setenv("AIRFLOW_VAR_WITHDRAWN", str(tmp_path / "withdrawn"))
+    run = run_dag(EXAMPLES / "delete_withdrawn.py")
+    assert run.state == "success"
+    assert run.output("delete", "deletedCount") == 4
+    assert set(pinecone_index.vectors("articles")) == embeddings - set(withdrawn)
+
+
 def test_reindex_nightly_keeps_two_namespaces(run_dag, pinecone_index, embeddings):
     from airflow_pinecone_upsert import PineconeHook
 

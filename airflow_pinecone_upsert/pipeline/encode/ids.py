@@ -17,7 +17,7 @@ from airflow_pinecone_upsert.api.models import to_id
 from airflow_pinecone_upsert.pipeline.read.chunk import as_numpy
 from airflow_pinecone_upsert.pipeline.violation import Violation, preview
 
-_VALID_ID: Final = f"An id has 1 to {MAX_ID_LENGTH} ASCII characters, none of them NUL. Change it at its source."
+VALID_ID: Final = f"An id has 1 to {MAX_ID_LENGTH} ASCII characters, none of them NUL. Change it at its source."
 
 
 class CheckedIds(NamedTuple):
@@ -76,7 +76,7 @@ def _violation(text: str | None, field: str) -> Violation:
         reason = f"the id has {len(text)} characters"
     else:
         reason = "the id contains a NUL" if text.isascii() else "the id is not ASCII"
-    return Violation(field, reason, _VALID_ID, preview(text))
+    return Violation(field, reason, VALID_ID, preview(text))
 
 
 def _convert_one_by_one(column: pa.Array[Any], field: str) -> tuple[list[str | None], dict[int, Violation]]:
@@ -88,7 +88,7 @@ def _convert_one_by_one(column: pa.Array[Any], field: str) -> tuple[list[str | N
             texts.append(to_id(value))
         except ValueError as exc:
             texts.append(None)
-            violations[offset] = Violation(field, str(exc), _VALID_ID, preview(value))
+            violations[offset] = Violation(field, str(exc), VALID_ID, preview(value))
     return texts, violations
 
 

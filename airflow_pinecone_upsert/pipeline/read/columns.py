@@ -58,11 +58,19 @@ class ColumnSelection:
     :param shape: The kind of vectors that the index holds; decides which columns are required.
     :param origin: The file's path or URL, for messages.
     :param others: Columns of the table that are not in ``schema``, for messages.
+    :param ids_only: Leave out every other part of a record.
     :raises SourceError: A column is missing, or occurs more than once, or its type does not fit.
     """
 
-    def __init__(
-        self, schema: pa.Schema, columns: Columns, shape: IndexShape, origin: str, others: Sequence[str] = ()
+    def __init__(  # noqa: PLR0913 - what the table is, and what is wanted of it
+        self,
+        schema: pa.Schema,
+        columns: Columns,
+        shape: IndexShape,
+        origin: str,
+        others: Sequence[str] = (),
+        *,
+        ids_only: bool = False,
     ) -> None:
         self._schema = schema
         self._origin = origin
@@ -77,6 +85,8 @@ class ColumnSelection:
         }
         if columns.metadata_columns is None:
             wanted["metadata"] = ("metadata_column", False)
+        if ids_only:
+            wanted = {"id": wanted["id"]}
         self._columns: dict[str, str] = {}
         for part, (parameter, required) in wanted.items():
             name: str = getattr(columns, parameter)

@@ -49,13 +49,20 @@ class ParquetSource:
     :param files: In the order in which they are read. If two of them have a record of the same id, the later one wins.
     :param columns: The names of the columns to read.
     :param cancellation: Ends the wait for a storage that does not answer.
+    :param ids_only: Read no column but the one of ids.
     """
 
     def __init__(
-        self, files: Sequence[FileRef], columns: Columns, cancellation: CancellationToken | None = None
+        self,
+        files: Sequence[FileRef],
+        columns: Columns,
+        cancellation: CancellationToken | None = None,
+        *,
+        ids_only: bool = False,
     ) -> None:
         self._files = files
         self._columns = columns
+        self._ids_only = ids_only
         self._cancellation = cancellation or CancellationToken()
         self._unused = UnusedColumns()
         self._row_counts: dict[str, int] = {}  # of the files opened so far, by URL
@@ -104,6 +111,19 @@ class ParquetSource:
         is_local = all(file.is_local for file in self._files)
         return chunks if is_local else prefetch(chunks, _CHUNKS_AHEAD, self._cancellation)
 
+    def count_rows(self) -> int:
+        """
+        Count the rows of all files by their footers.
+
+        :raises SourceError: A file cannot be read as Parquet.
+        :raises StorageError: The storage does not respond.
+        """
+        return sum(map(self._rows_of, self._files))
+
+    def _rows_of(self, file: FileRef) -> int:
+        with _read_errors(file), file.open() as handle, _open(file, handle) as parquet:
+            return int(parquet.metadata.num_rows)
+
     def _chunks(self, shape: IndexShape, start: Position | None) -> Iterator[Chunk]:
         number, row = self._find(start)
         for file in self._files[number:]:
@@ -134,8 +154,9 @@ class ParquetSource:
         hashing = HashingHandle(handle)
         with _open(file, hashing) as parquet:
             schema, footer = parquet.schema_arrow, parquet.metadata
-            selection = ColumnSelection(schema, self._columns, shape, file.url)
-            self._unused.log(selection)
+            selection = ColumnSelection(schema, self._columns, shape, file.url, ids_only=self._ids_only)
+            if not self._ids_only:
+                self._unused.log(selection)
             leaves = leaves_of(parquet, selection.column_names)
         self._digests.add(file, hashing.digest)
         self._row_counts[file.url] = footer.num_rows

@@ -1,16 +1,16 @@
 """
-The requests that the sender sends: what it knows of each of them, and the two kinds there are.
+The requests that the sender sends: what it knows of each of them, and the kinds there are.
 
 A further kind of request is a further class here that fulfils :class:`Request`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import orjson
 from typing_extensions import Self
@@ -237,3 +237,47 @@ class DeleteRequest:
     def confirmed(self, response: DeleteResponse) -> int:  # noqa: ARG002 - an empty object
         """Return the number of ids: a response to a delete confirms all of them, unknown ones included."""
         return len(self)
+
+
+@dataclass(frozen=True, eq=False)
+class BulkDeleteRequest:
+    """
+    A deletion of the records that a filter matches, or of all records. It succeeds or fails as a whole.
+
+    :param namespace: ``""`` is the default one.
+    :param filter: A filter on metadata; None for all records.
+    """
+
+    namespace: str = ""
+    filter: Mapping[str, Any] | None = None
+
+    endpoint = DELETE
+    ids: ClassVar[Collection[str]] = ()
+    rate_units = 0
+
+    def __len__(self) -> int:
+        """Count it as one item."""
+        return 1
+
+    @cached_property
+    def body(self) -> bytes:
+        """The request's body."""
+        namespace = {"namespace": self.namespace} if self.namespace else {}
+        selected = {"deleteAll": True} if self.filter is None else {"filter": self.filter}
+        return orjson.dumps({**selected, **namespace})
+
+    @property
+    def location(self) -> str:
+        """Name what is deleted, for a message."""
+        return "delete all records" if self.filter is None else "delete by filter"
+
+    def halves(self) -> tuple[Self, Self]:
+        """Never called: it is one item."""
+        raise NotImplementedError
+
+    def confirmed(self, response: DeleteResponse) -> int:  # noqa: ARG002 - an empty object
+        """Return that the item is confirmed."""
+        return 1
+
+
+Deletion = DeleteRequest | BulkDeleteRequest

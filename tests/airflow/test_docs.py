@@ -1,0 +1,58 @@
+"""The how-to pages in ``docs/``: every snippet is a DAG file that runs, and every link and key exists."""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_pinecone_upsert import PineconeHook
+from airflow_pinecone_upsert.pipeline.delete.report import DeletionReport
+
+from .readme import ROOT, dags_of
+
+PAGES = {"delete.md": {"withdrawn_articles", "expired_articles"}}
+"""The pages, with the DAGs of their snippets, each of which has a test below."""
+
+
+@pytest.fixture
+def articles(pinecone_index, monkeypatch):
+    """Upsert four articles."""
+    monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
+    PineconeHook().upsert(
+        [(article, [1.0] * 8, {"year": year}) for article, year in zip("abcd", (1990, 2020, 1995, 2021), strict=True)],
+        namespace="articles",
+    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_snippet_has_a_test(page):
+    assert set(dags_of(page)) == PAGES[page]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_point_to_files(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "docs" / page).read_text())
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+
+
+def test_a_deletion_by_files(run_dag, pinecone_index, articles, tmp_path):
+    pq.write_table(pa.table({"article_id": ["a", "b"]}), tmp_path / "ids.parquet")
+    code = dags_of("delete.md")["withdrawn_articles"].replace("s3://my-bucket/withdrawn", str(tmp_path))
+    assert run_dag(code).state == "success"
+    assert set(pinecone_index.vectors("articles")) == {"c", "d"}
+
+
+def test_deletions_by_id_and_by_filter(run_dag, pinecone_index, articles):
+    run = run_dag(dags_of("delete.md")["expired_articles"])
+    assert run.state == "success"
+    assert [run.output(task)["deletedCount"] for task in ("by_id", "by_filter")] == [2, 1]
+    assert set(pinecone_index.vectors("articles")) == {"d"}
+
+
+@pytest.mark.parametrize(("page", "report"), [("delete.md", DeletionReport())])
+def test_the_keys_of_the_output_are_named(page, report):
+    text = (ROOT / "docs" / page).read_text().partition("The output is a dict: ")[2].partition(". ")[0]
+    assert re.findall(r"`(\w+)`", text) == list(report.as_output())
