@@ -242,6 +242,16 @@ def _(env):
     env.run(parquet_paths=str(path))
 
 
+@row("A page of a file is larger than 128 MB")
+def _(env):
+    count = 3_300
+    metadata = ['{"text": "' + "x" * 40_000 + '"}'] * count
+    columns = {"id": pa.array(range(count)), "values": [np.ones(8, np.float32)] * count, "metadata": metadata}
+    options = {"compression": "zstd", "use_dictionary": False, "data_page_size": 2**31 - 1}
+    pq.write_table(pa.table(columns), env.folder / "a.parquet", **options)
+    env.run(parquet_paths=str(env.folder))
+
+
 @row("A column is missing")
 def _(env):
     env.run(parquet_paths=env.write(), id_column="sku")

@@ -3,7 +3,8 @@ The source that reads Parquet files.
 
 Invariants:
 
-- Memory is bounded, regardless of the size of a file or of a row group: files are read page by page.
+- Memory is bounded, regardless of the size of a file or of a row group: files are read page by page, and one whose pages
+  are too large is rejected.
 - Records always come in the same order: file by file, row by row. So an upsert can resume at a position.
 - Every row is read, or an error names the file: a file that ends early is an error, and not a short file.
 """
@@ -28,6 +29,7 @@ from airflow_pinecone_upsert.pipeline.read.content import ContentDigests, Hashin
 from airflow_pinecone_upsert.pipeline.read.corruption import check_footer, locate_corruption
 from airflow_pinecone_upsert.pipeline.read.files import FileRef
 from airflow_pinecone_upsert.pipeline.read.footer import leaves_of, rows_of_groups
+from airflow_pinecone_upsert.pipeline.read.page_checks import check_page_sizes
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background, prefetch
 from airflow_pinecone_upsert.pipeline.read.weight import BatchSizer, rows_by_footer
 
@@ -163,6 +165,7 @@ class ParquetSource:
         self._schemas[file.url] = self._distinct_schemas.setdefault(schema, schema)
         with _open(file, handle, footer, len(leaves)) as parquet:
             check_footer(parquet, leaves, file.url)
+            check_page_sizes(handle, footer, leaves, file)
             first_rows = rows_by_footer(footer, leaves, selection.vector_columns)
             sizer = BatchSizer(selection.vector_columns, rows_per_chunk(shape), first_rows)
             yield from _chunks_of_file(file, parquet, selection, sizer, start_row)

@@ -21,6 +21,9 @@ import pyarrow.parquet as pq
 
 ROWS = 300
 DIMENSION = 8
+CHECKSUM_FILES = 8
+"""The valid files below this number have checksums."""
+
 TIMEOUT_S = 120
 """For one file, after which the process is killed. A file usually takes 20 ms."""
 
@@ -30,7 +33,7 @@ _EXTREMES = (0xFF, 0x7F, 0x80, 0x00)
 
 
 def valid_file(number: int) -> bytes:
-    """Return one of 16 valid files; those below 8 have checksums."""
+    """Return one of 16 valid files."""
     generator = np.random.default_rng(number)
     vectors = pa.array(generator.normal(size=ROWS * DIMENSION).astype(np.float32))
     table = pa.table(
@@ -47,7 +50,7 @@ def valid_file(number: int) -> bytes:
         row_group_size=_ROW_GROUPS[number % 4],
         compression=_COMPRESSIONS[number // 2 % 4],
         use_dictionary=bool(number & 1),
-        write_page_checksum=number < 8,
+        write_page_checksum=number < CHECKSUM_FILES,
         data_page_version=("1.0", "2.0")[number // 4 % 2],
     )
     return buffer.getvalue()

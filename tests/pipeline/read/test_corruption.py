@@ -24,9 +24,6 @@ SLOW_GROUP = 500
 MAX_MB = 2_300
 """The header of a page may claim 2 GB, which Arrow allocates for a moment. Usually 150 MB are used."""
 
-CHECKSUM_FILES = 8
-"""The valid files below this number have checksums."""
-
 DATA_CORRUPTIONS = {"data bits flipped", "bytes lost", "data swapped"}
 
 
@@ -60,7 +57,7 @@ def check_one(result, path):
     if "arrow" in result:
         arrow = result["arrow"]
         assert (result["count"], result["digest"]) == (arrow["count"], arrow["digest"]), result
-    if is_data_corrupt and result["number"] < CHECKSUM_FILES:
+    if is_data_corrupt and result["number"] < corrupt_files.CHECKSUM_FILES:
         assert result["digest"] == valid_digest(result["number"]), result
 
 

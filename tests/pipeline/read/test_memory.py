@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
+from airflow_pinecone_upsert.pipeline.read.page_checks import MAX_PAGE_BYTES
 from airflow_pinecone_upsert.pipeline.read.weight import MAX_CHUNK_BYTES, OBJECT_BYTES, BatchSizer, row_bytes
 
 from . import peak_memory
@@ -60,6 +61,22 @@ def test_hundreds_of_metadata_columns_take_little_memory(index, write):
     count, names = 10_000, [f"c{number}" for number in range(300)]
     path = write({**base(count), **{name: np.arange(count) for name in names}}, compression="zstd")
     result = peak(index, path, *names)
+    assert (result["upserted"], result["error"]) == (count, "")
+    assert result["mb"] <= MAX_VALID_MB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", ["values", "metadata"])
+def test_the_largest_page_takes_little_memory(pinecone_index_factory, write, column):
+    components = 2_000 if column == "values" else 2
+    row_bytes = 8_040 if column == "values" else 40_004
+    count = MAX_PAGE_BYTES // row_bytes
+    vectors = pa.array(np.random.default_rng(0).random(components * count, np.float32) + np.float32(1))
+    records = {"id": pa.array(range(count)), "values": pa.FixedSizeListArray.from_arrays(vectors, components)}
+    if column == "metadata":
+        records["metadata"] = [json.dumps({"n": row, "text": "x" * 39_960}) for row in range(count)]
+    path = write(records, use_dictionary=False, data_page_size=2**31 - 1, write_batch_size=2**31)
+    result = peak(pinecone_index_factory(dimension=components), path)
     assert (result["upserted"], result["error"]) == (count, "")
     assert result["mb"] <= MAX_VALID_MB
 
