@@ -1,8 +1,8 @@
 """
 A Pinecone emulator: an index on this machine, for tests, demos and offline work.
 
-It implements the data plane of API version 2025-04, and much of what newer versions added, over real HTTP, with the limits
-and error bodies of the real service::
+It implements the data plane of API version 2025-04, and much of what newer versions added, over real HTTP and gRPC, with
+the limits and error bodies of the real service::
 
     python -m airflow_pinecone_upsert.emulator --port 5080 --dimension 256
 

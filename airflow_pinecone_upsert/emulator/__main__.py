@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             api_key=options.api_key,
             host=options.host,
             port=options.port,
+            grpc_port=options.grpc_port,
             data=options.data,
             max_request_bytes=options.max_request_bytes,
             lag_s=options.lag,
@@ -68,10 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         index.start()
     except OSError as exc:
-        reason = os.strerror(exc.errno) if exc.errno else str(exc)
+        if not exc.errno:  # its message says it
+            return _fail(str(exc))
+        reason = os.strerror(exc.errno)
         return _fail(f"Cannot listen on {options.host}:{options.port}: {reason}. Choose another --port.")
     try:
-        print(f"{index.name}: {index.store.spec}, listening on {index.url}", flush=True)  # noqa: T201 - the output of a command
+        grpc = f" and on port {index.grpc_port} for gRPC" if index.grpc_port else ""
+        print(f"{index.name}: {index.store.spec}, listening on {index.url}{grpc}", flush=True)  # noqa: T201 - the output of a command
         stop.wait()
     finally:
         index.close()
@@ -85,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--port", type=int, default=5080, help="port to listen on; 0 for any free port (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--grpc-port",
+        type=int,
+        metavar="PORT",
+        help="port to listen on for gRPC; 0 for any free port (default: no gRPC)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
@@ -106,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         default=limits.MAX_DECODED_REQUEST_BYTES,
-        help="size of the largest JSON body to accept (default: %(default)s)",
+        help="size of the largest body to accept, JSON or protobuf (default: %(default)s)",
     )
     parser.add_argument(
         "--lag",

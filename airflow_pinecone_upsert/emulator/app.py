@@ -28,7 +28,7 @@ from starlette.types import Message as ASGIMessage
 
 from airflow_pinecone_upsert.emulator import limits
 from airflow_pinecone_upsert.emulator.aliases import AliasOperations
-from airflow_pinecone_upsert.emulator.bodies import bound_bodies
+from airflow_pinecone_upsert.emulator.bodies import bound_bodies, read_body, sent_bytes
 from airflow_pinecone_upsert.emulator.control_plane import ControlPlane
 from airflow_pinecone_upsert.emulator.faults import Faults
 from airflow_pinecone_upsert.emulator.imports import ImportOperations
@@ -63,7 +63,7 @@ def create_app(  # noqa: PLR0913
     :param name: The name of the index, for ``GET /indexes/{name}``.
     :param document_schema: The fields of an index of documents, which rejects vectors.
     :param api_key: The API key that clients must send; ``None`` accepts any key that is not empty.
-    :param max_request_bytes: The size of the largest JSON body to accept. The real limit applies to the decoded size.
+    :param max_request_bytes: The size of the largest body to accept, JSON or protobuf. The real limit applies to the decoded size.
     :param import_duration_s: How many seconds a bulk import takes.
     :param clock: Returns the time in seconds that imports are measured by.
     :param faults: Makes requests fail on demand.
@@ -125,16 +125,12 @@ class _Endpoints:
 
     async def _read(self, request: Request) -> bytes:
         """Read the whole body, even if it is too large: most clients lose a response that arrives while they send."""
-        size = 0
-        parts: list[bytes] = []
-        async for part in request.stream():
-            size += len(part)
-            if size <= self._max_request_bytes:
-                parts.append(part)
+        body = await read_body(request.receive)
+        size = sent_bytes(request.scope, body)
         if size > self._max_request_bytes:
             megabytes = round(size / 1_000_000)
             raise ApiError(f"Request size {megabytes}MB exceeds the maximum supported size of 2MB")
-        return b"".join(parts)
+        return body
 
 
 def _routes(

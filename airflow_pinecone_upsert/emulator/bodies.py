@@ -82,3 +82,15 @@ def replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
+
+
+def sent_bytes(scope: Scope, body: bytes) -> int:
+    """
+    Return the size of a body as the client sent it.
+
+    :param scope: As in ASGI; of a gRPC request it has the size of the message, of which the body is the JSON form.
+    :param body: The body.
+    :return: Bytes.
+    """
+    size: int = scope.get("extensions", {}).get("grpc", {}).get("message_bytes", len(body))
+    return size

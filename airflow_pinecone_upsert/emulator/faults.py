@@ -32,9 +32,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_pinecone_upsert.emulator.bodies import read_body, replay
-
-_GRPC_CODES: Final = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 413: 11, 429: 8, 500: 13, 503: 14, 504: 4}
-_GRPC_UNKNOWN: Final = 2
+from airflow_pinecone_upsert.emulator.responses import grpc_code
 
 _UPSERT: Final = "/vectors/upsert"
 _STALL_S: Final = 60.0
@@ -83,7 +81,7 @@ class Fault(ABC):
         :param headers: Additional headers, such as ``Retry-After``.
         :return: The fault.
         """
-        error = {"code": _GRPC_CODES.get(status, _GRPC_UNKNOWN), "message": message, "details": []}
+        error = {"code": grpc_code(status), "message": message, "details": []}
         return Fault.body(status, orjson.dumps(error), "application/json", headers=headers)
 
     @staticmethod

@@ -55,6 +55,7 @@ class IndexOptions(TypedDict, total=False):
     api_key: str | None
     host: str
     port: int
+    grpc_port: int | None
     data: Path | None
     max_request_bytes: int
     lag_s: float

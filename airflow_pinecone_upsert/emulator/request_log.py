@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from airflow_pinecone_upsert.emulator.bodies import read_body, replay
+from airflow_pinecone_upsert.emulator.bodies import read_body, replay, sent_bytes
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class RequestRecord:
     """
     One request.
 
-    :param method: ``POST``, ``GET`` and so on.
+    :param method: ``POST``, ``GET`` and so on; of a gRPC request, that of the same operation over REST.
     :param path: The path without the query string.
-    :param body_bytes: The size of the body.
+    :param body_bytes: The size of the body; over gRPC, of the message.
     :param record_count: The number of records of an upsert, or of ids of any other request.
     :param ids: The ids in the request, in order.
     :param namespace: The namespace as it was sent; ``""`` when absent.
@@ -125,7 +125,7 @@ def _entry(scope: Scope, body: bytes, started_at: float, status: int | None) -> 
     return RequestRecord(
         method=scope["method"],
         path=scope["path"],
-        body_bytes=len(body),
+        body_bytes=sent_bytes(scope, body),
         record_count=len(ids),
         ids=ids,
         namespace=str(message.get("namespace") or parameters.get("namespace", "")),

@@ -22,6 +22,9 @@ from airflow_pinecone_upsert.emulator.rules import ApiError
 
 USAGE: Final = {"readUnits": 1}
 
+_GRPC_CODES: Final = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 413: 11, 429: 8, 500: 13, 503: 14, 504: 4}
+_GRPC_UNKNOWN: Final = 2
+
 
 def json_response(payload: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """
@@ -56,6 +59,11 @@ def query_response(lsn: int, payload: object) -> Response:
     :return: The response.
     """
     return json_response(payload, headers={"x-pinecone-max-indexed-lsn": str(lsn)})
+
+
+def grpc_code(status: int) -> int:
+    """Return the gRPC code of an HTTP status."""
+    return _GRPC_CODES.get(status, _GRPC_UNKNOWN)
 
 
 def error_response(exc: ApiError) -> Response:

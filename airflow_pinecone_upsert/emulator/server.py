@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,6 +31,9 @@ from airflow_pinecone_upsert.emulator.faults import DropConnection, Faults
 from airflow_pinecone_upsert.emulator.records import IndexSpec, StoredRecord
 from airflow_pinecone_upsert.emulator.request_log import RequestLog, RequestRecord, max_in_flight
 from airflow_pinecone_upsert.emulator.store import Store
+
+if TYPE_CHECKING:
+    from airflow_pinecone_upsert.emulator.grpc_server import GrpcServer
 
 _ANY_KEY: Final = "local"
 """The key of an index that accepts any key."""
@@ -61,8 +64,9 @@ class EmulatedIndex:
     :param api_key: The API key that clients must send; ``None`` accepts any key that is not empty.
     :param host: The address to listen on.
     :param port: The port to listen on; 0 for any free port.
+    :param grpc_port: The port to listen on for gRPC; 0 for any free port, ``None`` for no gRPC.
     :param data: The folder to store the records in; ``None`` stores them in memory.
-    :param max_request_bytes: The size of the largest JSON body to accept.
+    :param max_request_bytes: The size of the largest body to accept, JSON or protobuf.
     :param lag_s: Seconds until a write is visible to queries, fetches, lists and statistics, as in the real service,
         which is eventually consistent. ``vectors()`` returns every record at once.
     :param import_duration_s: How many seconds a bulk import takes; the real service needs at least ten minutes.
@@ -85,6 +89,7 @@ class EmulatedIndex:
         api_key: str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
+        grpc_port: int | None = None,
         data: Path | None = None,
         max_request_bytes: int = limits.MAX_DECODED_REQUEST_BYTES,
         lag_s: float = 0.0,
@@ -102,7 +107,7 @@ class EmulatedIndex:
         default_metric = "dotproduct" if vector_type == "sparse" else "cosine"
         spec = IndexSpec(dimension, metric or default_metric, vector_type)
         self.store: Final = Store(spec, data, lag_s=lag_s, clock=clock)
-        app = create_app(
+        self._app = create_app(
             self.store,
             name=name,
             document_schema=document_schema,
@@ -114,7 +119,7 @@ class EmulatedIndex:
             log=self._log if record_requests else None,
         )
         config = uvicorn.Config(
-            _with_dropped_connections(app),
+            _with_dropped_connections(self._app),
             http=_Protocol,
             ws="none",
             lifespan="off",
@@ -126,14 +131,22 @@ class EmulatedIndex:
             server_header=False,
         )
         self._server = _Server(config, grace_s)
+        self._grace_s = grace_s
         self._thread = threading.Thread(target=self._run, name=f"emulated index {name}", daemon=True)
         self._socket: socket.socket | None = None
         self._url = ""
+        self._requested_grpc_port = grpc_port
+        self._grpc: GrpcServer | None = None
 
     @property
     def url(self) -> str:
         """The base URL, such as ``http://127.0.0.1:41233``; empty before ``start()``."""
         return self._url
+
+    @property
+    def grpc_port(self) -> int | None:
+        """The port for gRPC; ``None`` before ``start()``, or without gRPC."""
+        return self._grpc.port if self._grpc else None
 
     @property
     def requests(self) -> list[RequestRecord]:
@@ -163,8 +176,9 @@ class EmulatedIndex:
         :return: An Airflow connection of type ``pinecone_upsert`` to this index, as JSON.
         """
         host, _, port = self.url.rpartition(":")
-        connection = {"conn_type": "pinecone_upsert", "host": host, "port": int(port or 0), "password": self.api_key}
-        return json.dumps(connection)
+        connection: dict[str, Any] = {"conn_type": "pinecone_upsert", "host": host, "port": int(port or 0)}
+        extra = {"extra": {"grpc_port": self.grpc_port}} if self.grpc_port else {}
+        return json.dumps({**connection, "password": self.api_key, **extra})
 
     def start(self) -> EmulatedIndex:
         """
@@ -187,10 +201,24 @@ class EmulatedIndex:
         if not self._server.started:
             self.close()
             raise RuntimeError("The server thread failed to start; its traceback is in the log.")
+        if self._requested_grpc_port is not None:
+            self._start_grpc(host, self._requested_grpc_port)
         return self
+
+    def _start_grpc(self, host: str, port: int) -> None:
+        from airflow_pinecone_upsert.emulator.grpc_server import GrpcServer  # grpcio is needed only here
+
+        try:
+            self._grpc = GrpcServer(self._app, self._server.loop, host, port)
+        except OSError:
+            self.close()
+            raise
+        self._grpc.start()
 
     def close(self) -> None:
         """Stop the server, abort unfinished requests and close the store. Can be called more than once."""
+        if self._grpc is not None:
+            self._grpc.stop(self._grace_s)
         if self._thread.is_alive():
             self._server.stop()
             self._thread.join()
@@ -225,11 +253,16 @@ class _Server(uvicorn.Server):
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running event loop. Read it after ``ready`` is set."""
+        assert self._loop is not None  # noqa: S101 - main_loop() set it before it set ``ready``
+        return self._loop
+
     def stop(self) -> None:
         """Ask the server to stop. Call it from another thread, after ``ready`` is set."""
-        assert self._loop is not None  # noqa: S101 - main_loop() set both before it set ``ready``
-        assert self._stopping is not None  # noqa: S101
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        assert self._stopping is not None  # noqa: S101 - main_loop() set it before it set ``ready``
+        self.loop.call_soon_threadsafe(self._stopping.set)
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()

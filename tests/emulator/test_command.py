@@ -63,12 +63,23 @@ def test_prints_one_line_when_ready_and_stops_cleanly(signal_number):
         assert process.stderr.read() == ""
 
 
+def test_names_the_port_of_grpc():
+    with running("--dimension", "2", "--grpc-port", "0") as (_, line, url):
+        port = re.fullmatch(rf"local: .*, listening on {url} and on port (\d+) for gRPC\n", line)[1]
+        with socket.create_connection(("127.0.0.1", int(port))):
+            pass
+        status, message = run_failing("--dimension", "2", "--port", "0", "--grpc-port", port)
+        assert status == 1
+        assert message.endswith(f"Cannot listen on 127.0.0.1:{port} for gRPC. Choose another --grpc-port.\n")
+
+
 def test_help_describes_every_option():
     done = subprocess.run([*COMMAND, "--help"], cwd=PROJECT, capture_output=True, text=True, check=True)
     options = re.findall(r"^  (?:-h, )?(--[a-z-]+)(?: \S+)?\s+\S", done.stdout, flags=re.MULTILINE)
     assert options == [
         "--help",
         "--port",
+        "--grpc-port",
         "--host",
         "--dimension",
         "--metric",
