@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -156,7 +156,7 @@ class _Files:
     Files that grow: the last one is rewritten as a whole until it is large enough.
 
     :param folder: Where they are.
-    :param earlier_urls: Files of earlier tries. The last one may contain records that this try rejects again.
+    :param earlier_urls: Files of earlier tries. They may contain records that this try rejects again.
     """
 
     def __init__(self, folder: RejectsFolder, earlier_urls: Sequence[str] = ()) -> None:
@@ -170,7 +170,7 @@ class _Files:
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         if self._earlier_rows:
-            rows = [row for row in rows if (row["file"], row["row"]) not in self._earlier_rows]
+            rows = [row for row in rows if row["row"] not in self._earlier_rows.get(row["file"], ())]
         if not rows:
             return
         self._tables.append(pa.Table.from_pylist(list(rows), SCHEMA))
@@ -180,18 +180,23 @@ class _Files:
             self.write()
 
     @cached_property
-    def _earlier_rows(self) -> frozenset[tuple[str, int]]:
-        """Source file and row of the records in the last earlier file: it may have grown after the checkpoint."""
-        if not self._earlier_urls:
-            return frozenset()
-        fs, url = self._folder.fs, self._earlier_urls[-1]
+    def _earlier_rows(self) -> Mapping[str, Collection[int]]:
+        """Rows of the records in the files of earlier tries, by source file: each may have grown after its checkpoint."""
+        found: dict[str, set[int]] = {}
+        for url in self._earlier_urls:
+            for row in self._read_rows(url):
+                found.setdefault(row["file"], set()).add(row["row"])
+        return found
+
+    def _read_rows(self, url: str) -> Sequence[Mapping[str, Any]]:
+        fs = self._folder.fs
         try:
             content = fs.cat_file(fs._strip_protocol(url))  # noqa: SLF001 - fsspec has no public way back from a URL
             rows = pq.read_table(pa.BufferReader(content), columns=["file", "row"], use_threads=False)
         except Exception as exc:  # noqa: BLE001 - what a storage raises has no common class
             log.warning("Rejected records may be written again, because %s cannot be read: %s", url, exc)
-            return frozenset()
-        return frozenset((row["file"], row["row"]) for row in rows.to_pylist())
+            return []
+        return rows.to_pylist()
 
     def write(self) -> None:
         if not self._unwritten:

@@ -479,6 +479,20 @@ def test_a_path_that_cannot_be_written_hides_no_earlier_error(index, upsert_all,
     assert "cannot be written" in caplog.text
 
 
+def test_a_record_in_any_file_of_an_earlier_try_is_not_written_again(folder):
+    """The first file may have grown after the last checkpoint that counts its records, and then another try wrote one."""
+    shape = IndexShape(2)
+    (chunk,) = InMemorySource(zeros(*"abc"), Columns()).chunks(shape)
+    errors = encode(chunk, shape, max_bytes=1_000).errors
+    paths = []
+    for rows in ([0], [1], [0, 1, 2]):
+        rejects = Rejects(None, folder, len(paths), paths)
+        rejects.take_rows(chunk, [errors[row] for row in rows])
+        rejects.write()
+        paths = list(rejects.paths)
+    assert [pq.read_table(path)["row"].to_pylist() for path in paths] == [[0], [1], [2]]
+
+
 # What the server rejects ------------------------------------------------------------------------
 
 
