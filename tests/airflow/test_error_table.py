@@ -242,6 +242,11 @@ def _(env):
     env.run(parquet_paths=str(path))
 
 
+@row("A file has no page checksums to verify")
+def _(env):
+    return env.run(parquet_paths=env.write())
+
+
 @row("A page of a file is larger than 128 MB")
 def _(env):
     count = 3_300

@@ -1,16 +1,17 @@
 """
-Check the size of the pages of a Parquet file before its rows are read.
+Check the pages of a Parquet file before its rows are read: their size, and whether they have checksums.
 
 Arrow reads a page as a whole. A page of 120 MB takes 240 MB of memory, one of 250 MB takes 490 MB, compressed or not.
 
 Invariants:
 
 - What the headers of pages say never replaces an error of Arrow's: a header that is not valid ends the check.
-- A file on another machine costs one request for each column that has a large column chunk.
+- A file on another machine costs one request for each column that has a large column chunk, and a source one more.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -22,6 +23,8 @@ from airflow_pinecone_upsert.exceptions import SourceError
 from airflow_pinecone_upsert.pipeline.read.files import FileRef
 from airflow_pinecone_upsert.pipeline.read.footer import Leaf
 from airflow_pinecone_upsert.pipeline.read.pages import PageHeader, page_headers
+
+log = logging.getLogger(__name__)
 
 MAX_PAGE_BYTES: Final = 128_000_000
 """Uncompressed. Valid records take at most 300 MB with pages of this size; writers make pages of 1 MB by default."""
@@ -64,6 +67,35 @@ def check_page_sizes(handle: Any, footer: pq.FileMetaData, leaves: Sequence[Leaf
                 f"{file.url}, row group {number}, column {leaf.column!r}: a page has {page.uncompressed_bytes:,} bytes, "
                 f"the limit is {MAX_PAGE_BYTES:,}, because Arrow holds a page in memory as a whole. Write the file again "
                 "with smaller pages or row groups; in pyarrow, with data_page_size=1_000_000 and row_group_size=10_000."
+            )
+
+
+class MissingChecksums:
+    """Logs that files have no page checksums, once however many files a source has."""
+
+    def __init__(self) -> None:
+        self._is_done = False
+
+    def log(self, handle: Any, footer: pq.FileMetaData, leaves: Sequence[Leaf], file: FileRef) -> None:
+        """
+        Look at the first page of data of a file, unless an earlier file had no checksum.
+
+        Of files on another machine only the first one with rows is looked at, because each costs a request.
+
+        :raises StorageError: The storage does not answer.
+        """
+        number = next((number for number in range(footer.num_row_groups) if footer.row_group(number).num_rows), None)
+        if self._is_done or number is None:
+            return
+        chunk = footer.row_group(number).column(leaves[0].number)
+        page = next(_pages(handle, chunk, only_first=True), None)
+        self._is_done = not file.is_local
+        if page and not page.has_checksum:
+            self._is_done = True
+            log.info(
+                "%s has no page checksums, so a flipped bit in it cannot be detected. To have them verified, write files "
+                "with them; in pyarrow, with write_page_checksum=True.",
+                file.url,
             )
 
 

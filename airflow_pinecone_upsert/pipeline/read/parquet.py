@@ -29,7 +29,7 @@ from airflow_pinecone_upsert.pipeline.read.content import ContentDigests, Hashin
 from airflow_pinecone_upsert.pipeline.read.corruption import check_footer, locate_corruption
 from airflow_pinecone_upsert.pipeline.read.files import FileRef
 from airflow_pinecone_upsert.pipeline.read.footer import leaves_of, rows_of_groups
-from airflow_pinecone_upsert.pipeline.read.page_checks import check_page_sizes
+from airflow_pinecone_upsert.pipeline.read.page_checks import MissingChecksums, check_page_sizes
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background, prefetch
 from airflow_pinecone_upsert.pipeline.read.weight import BatchSizer, rows_by_footer
 
@@ -67,6 +67,7 @@ class ParquetSource:
         self._ids_only = ids_only
         self._cancellation = cancellation or CancellationToken()
         self._unused = UnusedColumns()
+        self._missing_checksums = MissingChecksums()
         self._row_counts: dict[str, int] = {}  # of the files opened so far, by URL
         self._schemas: dict[str, pa.Schema] = {}  # likewise
         self._distinct_schemas: dict[pa.Schema, pa.Schema] = {}  # a schema of 200 columns takes 70 KB
@@ -166,6 +167,7 @@ class ParquetSource:
         with _open(file, handle, footer, len(leaves)) as parquet:
             check_footer(parquet, leaves, file.url)
             check_page_sizes(handle, footer, leaves, file)
+            self._missing_checksums.log(handle, footer, leaves, file)
             first_rows = rows_by_footer(footer, leaves, selection.vector_columns)
             sizer = BatchSizer(selection.vector_columns, rows_per_chunk(shape), first_rows)
             yield from _chunks_of_file(file, parquet, selection, sizer, start_row)

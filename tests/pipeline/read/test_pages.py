@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import logging
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,8 @@ from airflow_pinecone_upsert.pipeline.read.pages import page_headers
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 
 from . import corrupt_files
+
+RECORD = pa.table({"id": ["a"], "values": [np.ones(2, np.float32)]})
 
 READ_BYTES = 4_096
 """At most, for one header."""
@@ -96,6 +99,47 @@ def test_a_changed_header_is_read_or_not_valid(number, changes):
     for offset, byte in changes:
         content[4 + offset] = byte
     read_any(bytes(content), 4)
+
+
+@pytest.fixture
+def checksum_lines(caplog):
+    """Return the lines of the log at INFO that say that there are no checksums."""
+    caplog.set_level(logging.INFO)
+    return lambda: [message for message in caplog.messages if "has no page checksums" in message]
+
+
+@pytest.mark.parametrize("options", [{}, {"data_page_version": "2.0", "compression": "none"}], ids=str)
+def test_an_upsert_logs_once_that_files_have_no_checksums(*, index, run, write, tmp_path, checksum_lines, options):
+    write(RECORD, "all/1.parquet", write_page_checksum=True, **options)
+    write(RECORD, "all/2.parquet", **options)
+    write(RECORD, "all/3.parquet", **options)
+    assert run(index, tmp_path / "all").upserted_count == 3
+    [line] = checksum_lines()
+    assert line.startswith(
+        f"{tmp_path}/all/2.parquet has no page checksums, so a flipped bit in it cannot be detected."
+    )
+    assert line.endswith("in pyarrow, with write_page_checksum=True.")
+
+
+def test_an_upsert_of_files_with_checksums_does_not_log_about_them(index, run, write, tmp_path, checksum_lines):
+    write(RECORD, "all/1.parquet", write_page_checksum=True)
+    write(RECORD.slice(0, 0), "all/2.parquet")
+    assert run(index, tmp_path / "all").upserted_count == 1
+    assert checksum_lines() == []
+
+
+@pytest.mark.parametrize("has_checksums", [True, False])
+def test_on_another_machine_only_the_first_file_is_looked_at(write, tmp_path, checksum_lines, has_checksums):
+    count = 300  # in fewer, Arrow's own reads are as small as those for a header
+    table = pa.table({"id": [f"record {row}" for row in range(count)], "values": [np.arange(2.0) + 1] * count})
+    write(table.slice(0, 0), "all/1.parquet")
+    options = {"compression": "none", "use_dictionary": False}
+    write(table, "all/2.parquet", write_page_checksum=has_checksums, **options)
+    write(table, "all/3.parquet", **options)
+    fs = RemoteFileSystem(tmp_path)
+    assert len(list(ParquetSource(find_parquet_files(fs, "all"), Columns()).chunks(IndexShape(2)))) == 2
+    assert fs.header_reads == 1
+    assert [line.split()[0] for line in checksum_lines()] == ([] if has_checksums else ["remote://all/2.parquet"])
 
 
 def metadata_in_one_page(page_bytes):
