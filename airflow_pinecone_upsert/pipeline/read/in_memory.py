@@ -27,7 +27,7 @@ from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, XCOM, Chunk, list
 from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection, UnusedColumns
 from airflow_pinecone_upsert.pipeline.read.objects import SPARSE_FIELDS, fields_of, record_fields
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
-from airflow_pinecone_upsert.pipeline.read.weight import BatchSizer
+from airflow_pinecone_upsert.pipeline.read.weight import MAX_CHUNK_BYTES, BatchSizer, python_bytes
 from airflow_pinecone_upsert.pipeline.violation import Violation, key_path, preview
 
 
@@ -97,15 +97,17 @@ class InMemorySource:
         size = rows_per_chunk(shape)
         first_row = 0
         rows: list[Any] = []
+        rows_bytes = 0
         for part in _parts(self._value, self._paths, self._origin):
             is_path = part in self._paths
             is_record = not is_path and not _is_table(part)
             if is_record:
                 rows.append(part)
-            if rows and (len(rows) == size or not is_record):
+                rows_bytes += _bytes_of_record(part)
+            if rows and (len(rows) == size or rows_bytes >= MAX_CHUNK_BYTES or not is_record):
                 yield self._chunk_of_records(rows, first_row)
                 first_row += len(rows)
-                rows = []
+                rows, rows_bytes = [], 0
             if is_path:
                 yield from self._paths.open(part).chunks(shape)
             elif not is_record:
@@ -124,8 +126,9 @@ class InMemorySource:
             selection = ColumnSelection(part.table.schema, self._columns, shape, self._origin, part.unused)
             self._unused.log(selection)
             (batch,) = part.table.select(selection.column_names).combine_chunks().to_batches()
+            metadata_bytes = np.array([python_bytes(one) for one in part.metadata or ()] or [0], np.int64)
             end = 0
-            for piece in BatchSizer(selection.vector_columns, size, size).cut(batch):
+            for piece in BatchSizer(selection.vector_columns, size, size).cut(batch, metadata_bytes):
                 begin, end = end, end + len(piece)
                 records, metadata = selection.records(piece), None
                 if part.metadata is not None:
@@ -262,6 +265,15 @@ _REMEDIES: Final = {
     "sparse_values": "Give {'indices': [...], 'values': [...]}.",
     "metadata": "Give a dict, or leave it out.",
 }
+
+
+def _bytes_of_record(record: Any) -> int:
+    """Estimate the size of a record without its dense vector, which has the same number of components in all of them."""
+    fields = _mapping_or_sequence(record)
+    if isinstance(fields, (list, tuple)):
+        return python_bytes([fields[0], *fields[2:]])
+    parts = [value for name, value in dict(fields).items() if name != "values"]
+    return sum([python_bytes(part if isinstance(part, (str, dict)) else _without_class(part)) for part in parts])
 
 
 def _chunk_of_records(objects: Sequence[Any], origin: str, first_row: int, *, text_values: bool) -> Chunk:

@@ -1,5 +1,5 @@
 """
-How many bytes the rows of a table need, so that a chunk has a bounded size whatever its columns hold.
+How many bytes the rows of a table or Python records need, so that a chunk has a bounded size whatever they hold.
 
 Invariants:
 
@@ -9,7 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +26,9 @@ MAX_CHUNK_BYTES: Final = 8_000_000
 
 OBJECT_BYTES: Final = 32
 """Of a Python object in a dict, without its text: some take three times as much, and a cached integer takes a third."""
+
+_NESTING: Final = 3
+"""Of Python values: texts in a list in a mapping. What is nested deeper is not valid, and not weighed."""
 
 _UNKNOWN_BYTES: Final = 16
 """Of a value of a type that no record may have."""
@@ -55,11 +58,15 @@ class BatchSizer:
         self._by_type: dict[str, int | None] = {}  # by column: the bytes of each row, where they do not vary
         self.rows = min(max_rows, first_rows)
 
-    def cut(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """Return the batch in pieces of at most :data:`MAX_CHUNK_BYTES` each, but of at least one row."""
+    def cut(self, batch: pa.RecordBatch, other_bytes: _Bytes = 0) -> list[pa.RecordBatch]:
+        """
+        Return the batch in pieces of at most :data:`MAX_CHUNK_BYTES` each, but of at least one row.
+
+        :param other_bytes: What each row needs that is not in the batch.
+        """
         if not batch.num_rows:
             return []
-        ends = np.cumsum(np.full(batch.num_rows, 1, np.int64) * self._row_bytes(batch))
+        ends = np.cumsum(np.full(batch.num_rows, 1, np.int64) * (self._row_bytes(batch) + other_bytes))
         fitting = MAX_CHUNK_BYTES * batch.num_rows // int(ends[-1])
         self.rows = max(1, min(self._max_rows, 2 * self.rows, fitting))
         pieces = []
@@ -105,6 +112,32 @@ def _bytes_per_row(group: pq.RowGroupMetaData, leaf: Leaf, vectors: Collection[s
         return objects + width * values_per_row
     # One entry of a dictionary may fill it, and every row may have this entry.
     return objects + chunk.total_uncompressed_size / (1 if chunk.has_dictionary_page else group.num_rows)
+
+
+def python_bytes(value: Any, nesting: int = _NESTING) -> int:
+    """
+    Estimate how many bytes a Python value needs, as it occurs in a record: 1 µs for metadata of five keys.
+
+    :param value: Texts, one byte a character, numbers, lists, mappings and arrays; any other value counts like a number.
+    :param nesting: How many levels of lists and mappings are weighed.
+    """
+    if isinstance(value, (str, bytes)):
+        return OBJECT_BYTES + len(value)
+    if isinstance(value, (int, float)) or not nesting:  # first what is frequent: to recognise a mapping takes longer
+        return OBJECT_BYTES
+    if isinstance(value, np.ndarray):
+        return OBJECT_BYTES + value.nbytes
+    items: Collection[Any] = ()
+    if isinstance(value, (list, tuple)):
+        if value and isinstance(value[0], (int, float)):
+            return OBJECT_BYTES * len(value)
+        items = value
+    elif isinstance(value, Mapping):
+        items = [*value, *value.values()]
+    total = OBJECT_BYTES
+    for item in items:  # most of them are texts: a call for each would take as long as all the rest
+        total += OBJECT_BYTES + len(item) if isinstance(item, str) else python_bytes(item, nesting - 1)
+    return total
 
 
 def _bytes_by_type(kind: pa.DataType, object_bytes: int) -> int | None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_pinecone_upsert.api.models import Record
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
 from airflow_pinecone_upsert.pipeline.read.page_checks import MAX_PAGE_BYTES
-from airflow_pinecone_upsert.pipeline.read.weight import MAX_CHUNK_BYTES, OBJECT_BYTES, BatchSizer, row_bytes
+from airflow_pinecone_upsert.pipeline.read.weight import MAX_CHUNK_BYTES, BatchSizer, python_bytes, row_bytes
 
 from . import peak_memory
 
@@ -34,6 +37,15 @@ def peak(index, path, *columns):
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)
+
+
+@dataclasses.dataclass
+class Row:
+    """A record with sparse values."""
+
+    id: str
+    values: list
+    sparse_values: dict
 
 
 def wide_row(keys):
@@ -63,6 +75,22 @@ def test_hundreds_of_metadata_columns_take_little_memory(index, write):
     result = peak(index, path, *names)
     assert (result["upserted"], result["error"]) == (count, "")
     assert result["mb"] <= MAX_VALID_MB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param({"text": "x" * 40_000}, id="40 KB of text"),
+        pytest.param({"texts": [f"{number:08}" for number in range(3_500)]}, id="3,500 texts"),
+        pytest.param(wide_row(2_900), id="2,900 keys"),
+    ],
+)
+def test_python_records_with_large_metadata_take_little_memory(index, metadata):
+    count = 4_000
+    result = peak(index, "generated", str(count), json.dumps(metadata))
+    assert (result["upserted"], result["error"]) == (count, "")
+    assert result["mb"] <= MAX_VALID_MB / 2
 
 
 @pytest.mark.slow
@@ -161,9 +189,52 @@ def text_bytes(value):
     return sum(map(text_bytes, value.values() if isinstance(value, dict) else value))
 
 
-def test_a_table_in_memory_is_cut_by_bytes():
-    texts = [json.dumps({"text": "x" * 30_000})] * 1_000
-    source = InMemorySource(pa.table({**base(1_000), "metadata": texts}), Columns())
+IDS = [f"r{row}" for row in range(1_000)]
+TEXT = "x" * 30_000
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param(pa.table({**base(1_000), "metadata": [json.dumps({"text": TEXT})] * 1_000}), id="table"),
+        pytest.param(
+            pd.DataFrame({"id": IDS, "values": [[1.0, 2.0]] * 1_000, "metadata": [{"text": TEXT}] * 1_000}), id="frame"
+        ),
+        pytest.param([{"id": name, "values": [1, 2], "metadata": {TEXT: 1}} for name in IDS], id="dicts"),
+        pytest.param([{"id": name, "values": [1, 2], "metadata": f'{{"a": "{TEXT}"}}'} for name in IDS], id="JSON"),
+        pytest.param([(name, [1, 2], {"texts": [TEXT]}) for name in IDS], id="tuples"),
+        pytest.param([Record(id=name, values=[1, 2], metadata={"text": TEXT}) for name in IDS], id="models"),
+        pytest.param(
+            [Row(name, [1, 2], {"indices": [*range(940)], "values": [1.0] * 940}) for name in IDS], id="sparse"
+        ),
+    ],
+)
+def test_records_in_memory_are_cut_by_bytes(records):
+    source = InMemorySource(records, Columns())
     chunks = list(source.chunks(IndexShape(2)))
     assert [row for chunk in chunks for row in chunk.rows] == list(range(1_000))
-    assert max(len(chunk.rows) for chunk in chunks) <= MAX_CHUNK_BYTES // (30_000 + OBJECT_BYTES)
+    assert max(len(chunk.rows) for chunk in chunks) <= MAX_CHUNK_BYTES // len(TEXT) + 1
+
+
+NUMBERS = st.integers() | st.floats() | st.booleans() | st.none()
+
+
+@given(
+    st.recursive(NUMBERS | st.text(max_size=9), lambda one: st.lists(one) | st.dictionaries(st.text(max_size=9), one))
+)
+def test_the_weight_of_a_python_value_is_at_least_that_of_its_texts(value):
+    assert python_bytes(value, nesting=100) >= text_length(value)
+
+
+def text_length(value):
+    if isinstance(value, dict):
+        return sum(map(len, value)) + text_length([*value.values()])
+    if isinstance(value, list):
+        return sum(map(text_length, value))
+    return len(value) if isinstance(value, str) else 0
+
+
+def test_a_list_that_contains_itself_is_weighed():
+    value = []
+    value.append({"key": value})
+    assert python_bytes(value) < MAX_CHUNK_BYTES
