@@ -104,12 +104,28 @@ def test_delete_withdrawn(run_dag, pinecone_index, embeddings, tmp_path, monkeyp
     assert set(pinecone_index.vectors("articles")) == embeddings - set(withdrawn)
 
 
-def test_reindex_nightly_keeps_two_namespaces(run_dag, pinecone_index, embeddings):
+def test_reindex_nightly_sends_what_changed(run_dag, pinecone_index, embeddings, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("AIRFLOW_VAR_MANIFESTS", str(tmp_path_factory.mktemp("manifests")))
+    files = Path(os.environ["AIRFLOW_VAR_EMBEDDINGS"])
+    run = run_dag(EXAMPLES / "reindex_nightly.py")
+    assert run.state == "success"
+    assert run.output("announce") == "30 new, 0 changed, 0 deleted articles."
+    run = run_dag(EXAMPLES / "reindex_nightly.py")
+    assert run.output("reindex")["unchangedCount"] == 30
+    assert run.task_state("announce") == "skipped"
+    table = pa.table({"id": ["2-9", "new"], "values": [np.ones(8, np.float32), np.ones(8, np.float32)]})
+    pq.write_table(table, files / "part-2.parquet")  # 9 vanish, and "2-9" has no metadata any more
+    run = run_dag(EXAMPLES / "reindex_nightly.py")
+    assert run.output("announce") == "1 new, 0 changed, 9 deleted articles."
+    assert set(pinecone_index.vectors("articles")) == {one for one in embeddings if one[0] != "2"} | {"2-9", "new"}
+
+
+def test_reindex_blue_green_keeps_two_namespaces(run_dag, pinecone_index, embeddings):
     from airflow_pinecone_upsert import PineconeHook
 
     for night in ("articles-2020-01-01", "articles-2020-01-02", "others"):
         PineconeHook().upsert([("old", [1.0] * 8)], namespace=night)
-    run = run_dag(EXAMPLES / "reindex_nightly.py")
+    run = run_dag(EXAMPLES / "reindex_blue_green.py")
     assert run.state == "success"
     tonight = f"articles-{run.run.run_after:%Y-%m-%d}"
     assert run.output("upsert")["namespace"] == tonight
@@ -119,21 +135,21 @@ def test_reindex_nightly_keeps_two_namespaces(run_dag, pinecone_index, embedding
     assert remaining == {"articles-2020-01-02", tonight, "others"}
 
 
-def test_reindex_nightly_counts_an_id_once(run_dag, pinecone_index, embeddings):
+def test_reindex_blue_green_counts_an_id_once(run_dag, pinecone_index, embeddings):
     table = pa.table({"id": ["0-0"], "values": [np.ones(8, np.float32)]})
     pq.write_table(table, Path(os.environ["AIRFLOW_VAR_EMBEDDINGS"]) / "part-9.parquet")
-    run = run_dag(EXAMPLES / "reindex_nightly.py")
+    run = run_dag(EXAMPLES / "reindex_blue_green.py")
     assert run.state == "success"
     assert run.output("upsert")["upsertedCount"] == len(embeddings) + 1
 
 
-def test_reindex_nightly_deletes_nothing_if_records_are_missing(run_dag, pinecone_index, embeddings, monkeypatch):
+def test_reindex_blue_green_deletes_nothing_if_records_are_missing(run_dag, pinecone_index, embeddings, monkeypatch):
     """The server confirms records that the index does not hold in the end."""
     from airflow_pinecone_upsert import PineconeHook
 
     for night in ("articles-2020-01-01", "articles-2020-01-02"):
         PineconeHook().upsert([("old", [1.0] * 8)], namespace=night)
-    source = (EXAMPLES / "reindex_nightly.py").read_text().replace("retries=10", "retries=0")
+    source = (EXAMPLES / "reindex_blue_green.py").read_text().replace("retries=10", "retries=0")
     answer = json.dumps({"upsertedCount": len(embeddings)}).encode()
     pinecone_index.faults.next(Fault.body(200, answer, "application/json"), path="/vectors/upsert")
     run = run_dag(source)
