@@ -13,8 +13,12 @@ from airflow_pinecone_upsert.pipeline.delete.report import DeletionReport
 
 from .readme import ROOT, dags_of
 
-PAGES = {"delete.md": {"withdrawn_articles", "expired_articles"}}
-"""The pages, with the DAGs of their snippets, each of which has a test below."""
+PAGES = {
+    "delete.md": {"withdrawn_articles", "expired_articles"},
+    "metadata-for-readers.md": {"for_langchain", "for_llama_index", "for_haystack", "books"},
+    "reindexing.md": {"adopt_articles", "preview_articles", "reindex_chapters"},
+}
+"""The pages, with the DAGs of their snippets, each of which has a test: below, in test_readers.py or test_reindexing_page.py."""
 
 
 @pytest.fixture
@@ -25,6 +29,10 @@ def articles(pinecone_index, monkeypatch):
         [(article, [1.0] * 8, {"year": year}) for article, year in zip("abcd", (1990, 2020, 1995, 2021), strict=True)],
         namespace="articles",
     )
+
+
+def test_every_page_is_here():
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} == set(PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -6,9 +6,11 @@ import json
 import logging
 import math
 import re
+import sys
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_pinecone_upsert import PineconeDeleteOperator, PineconeHook, PineconeUpsertOperator, exceptions
+from airflow_pinecone_upsert import (
+    PineconeDeleteOperator,
+    PineconeHook,
+    PineconeReindexOperator,
+    PineconeUpsertOperator,
+    exceptions,
+)
 from airflow_pinecone_upsert.api import backoff
 from airflow_pinecone_upsert.emulator import EmulatedIndex, Fault
+from airflow_pinecone_upsert.hooks.reindexing import target_of
+from airflow_pinecone_upsert.reindex.lease import Holder, Lease
+from airflow_pinecone_upsert.reindex.manifest import Manifest, new_run_id
+from airflow_pinecone_upsert.storage import manifest_folder
 from tests.state_store import InMemoryStateStore
 
 from .readme import readme_table
@@ -215,14 +227,19 @@ def _(env):
     env.run(parquet_paths=f"{env.folder}/*.parquet")
 
 
-@row("The storage of a file does not respond")
-def _(env):
+def silent_s3(env):
+    """Add the connection `aws_silent`, to a storage that does not respond."""
     extra = {
         "endpoint_url": "http://127.0.0.1:9",
         "config_kwargs": {"connect_timeout": 1, "retries": {"max_attempts": 0}},
     }
     connection = {"conn_type": "aws", "login": "k", "password": "s", "extra": extra}
     env.monkeypatch.setenv("AIRFLOW_CONN_AWS_SILENT", json.dumps(connection))
+
+
+@row("The storage of a file does not respond")
+def _(env):
+    silent_s3(env)
     env.run(parquet_paths="s3://aws_silent@embeddings/a.parquet")
 
 
@@ -506,6 +523,122 @@ def _(env):
 def _(env):
     env.fault(Fault.body(200, b"{}", "application/json"), "/vectors/update")
     fail_to_delete(filter={"n": 1})
+
+
+# Reindexing --------------------------------------------------------------------------------------
+
+
+def reindex(env, vectors=GOOD, **parameters):
+    parameters = {"namespace": "n", "manifest_path": str(env.folder / "manifest"), "verify_timeout_s": 0} | parameters
+    if "parquet_paths" not in parameters:
+        parameters["vectors"] = vectors
+    return PineconeReindexOperator(task_id="reindex", **parameters).execute({})
+
+
+@row("Reindexing, and the package xxhash is missing")
+def _(env):
+    env.monkeypatch.setitem(sys.modules, "xxhash", None)
+    reindex(env)
+
+
+@row("`manifest_path` is inside of `parquet_paths`")
+def _(env):
+    env.write()
+    reindex(env, parquet_paths=str(env.folder), manifest_path=str(env.folder))
+
+
+@row("The manifest is of another index, namespace or columns")
+def _(env):
+    reindex(env)
+    reindex(env, namespace="another")
+
+
+@row("The manifest is damaged")
+def _(env):
+    reindex(env)
+    (base,) = (env.folder / "manifest").glob("base-*")
+    base.write_bytes(b"PAR1")
+    reindex(env)
+
+
+@row("The manifest's storage does not respond")
+def _(env):
+    silent_s3(env)
+    reindex(env, manifest_path="s3://aws_silent@manifests/articles")
+
+
+@row("The manifest's digests are of another version")
+def _(env):
+    options = PineconeHook().reindex_options("n")
+    target = replace(target_of(env.index.url, options), digest_version=0)
+    earlier = Manifest.open(manifest_folder(env.folder / "manifest"), target, new_run_id())
+    earlier.append(["a", "b"], [b"of another form."] * 2, [33, 33])
+    earlier.flush()
+    output = reindex(env)
+    assert output["upsertedCount"] == 2
+    return output
+
+
+@row("Another run writes to the manifest")
+def _(env):
+    holder = Holder("1", dag_run="manual__1", task="articles.reindex")
+    Lease.acquire(manifest_folder(env.folder / "manifest"), holder, time.time())
+    reindex(env)
+
+
+@row("… and it was an earlier try of the same task")
+def _(env):
+    run = env.request.getfixturevalue("run_dag")(
+        f"""
+        import time
+        from pathlib import Path
+
+        from airflow.sdk import DAG, task
+        from airflow_pinecone_upsert import PineconeReindexOperator
+
+        with DAG(Path(__file__).stem, schedule=None) as dag:
+            @task
+            def be_killed(ti):
+                from airflow_pinecone_upsert.reindex.lease import Holder, Lease
+                from airflow_pinecone_upsert.storage import manifest_folder
+
+                killed = Holder("1", dag_run=ti.run_id, task=f"{{ti.dag_id}}.reindex")
+                Lease.acquire(manifest_folder("{env.folder}/manifest"), killed, time.time())
+
+            be_killed() >> PineconeReindexOperator(
+                task_id="reindex", vectors={GOOD}, manifest_path="{env.folder}/manifest"
+            )
+        """
+    )
+    return run.output("reindex")
+
+
+@row("Too much vanished from the source")
+def _(env):
+    reindex(env, [(str(number), [1.0] * 8) for number in range(20)])
+    try:
+        reindex(env)
+    finally:
+        assert len(env.index.vectors("n")) == 22
+
+
+@row("Reindexing, and the source has no records")
+def _(env):
+    reindex(env)
+    try:
+        reindex(env, [])
+    finally:
+        assert len(env.index.vectors("n")) == 2
+
+
+@row("The namespace does not hold what Pinecone confirmed")
+def _(env):
+    reindex(env)
+    PineconeHook().delete(ids=["a"], namespace="n")
+    try:
+        reindex(env)
+    finally:
+        assert reindex(env)["upsertedCount"] == 1
 
 
 # The check --------------------------------------------------------------------------------------

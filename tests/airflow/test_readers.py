@@ -8,8 +8,6 @@ as its source says; the frameworks themselves read the same records in the versi
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 
 import numpy as np
 import pinecone
@@ -18,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from .airflow_home import HOME
+from .readme import dags_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "metadata-for-readers.md").read_text()
-SNIPPETS = {name: code for code, name in re.findall(r'```python\n(.*?with DAG\("(\w+)".*?)```', PAGE, re.DOTALL)}
+SNIPPETS = dags_of("metadata-for-readers.md")
 
 
 @pytest.fixture
@@ -108,8 +106,3 @@ def test_plain_columns(run_dag, matches, tmp_path):
     pq.write_table(table, tmp_path / "books.parquet")
     assert run_dag(SNIPPETS["books"].replace("s3://my-bucket/books/", str(tmp_path))).state == "success"
     assert read_as_langchain(matches("books")["a"]) == ("Solaris", {"author": "Lem"})
-
-
-def test_every_snippet_has_a_test():
-    assert set(SNIPPETS) == {"for_langchain", "for_llama_index", "for_haystack", "books"}
-    assert len(SNIPPETS) == PAGE.count("```python")

@@ -16,16 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_pinecone_upsert import PineconeUpsertOperator
+from airflow_pinecone_upsert import PineconeReindexOperator, PineconeUpsertOperator, ReindexReport, UpsertReport
 from airflow_pinecone_upsert.api import limits
 from airflow_pinecone_upsert.emulator import EmulatedIndex, Faults
 from airflow_pinecone_upsert.hooks.connection_form import EXTRA_FIELDS
 
 from .airflow_home import HOME
-from .readme import README, ROOT, readme_table
+from .readme import README, ROOT, commands_of, links_of, readme_table
 
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+COMMANDS = commands_of(README)
 
 
 def snippet(marker: str) -> str:
@@ -69,6 +69,13 @@ def test_parquet_snippet(run_dag, pinecone_index, my_bucket):
     run = run_dag(snippet('"articles", schedule'))
     assert run.state == "success"
     assert set(pinecone_index.vectors("articles")) == {"a", "b", "c"}
+
+
+def test_reindex_snippet(run_dag, pinecone_index, my_bucket):
+    run = run_dag(snippet("reindex_articles"))
+    assert run.state == "success"
+    assert run.output("reindex")["newCount"] == len(pinecone_index.vectors("articles")) == 3
+    assert run_dag(snippet("reindex_articles")).output("reindex")["unchangedCount"] == 3
 
 
 def test_plain_columns_snippet(run_dag, pinecone_index, my_bucket):
@@ -140,7 +147,7 @@ def test_dag_run_snippet(tmp_path, my_bucket):
 
 
 def test_every_snippet_has_a_test():
-    assert len(PYTHON) == 8
+    assert len(PYTHON) == 9
 
 
 def test_connection_command(monkeypatch):
@@ -267,18 +274,36 @@ def test_every_command_exists():
             assert line.startswith(("export AIRFLOW_CONN_PINECONE_DEFAULT=", "python -m")) or inside_json.match(line)
 
 
-def test_parameters_table_matches_the_operator_signature():
+@pytest.mark.parametrize("operator", [PineconeUpsertOperator, PineconeReindexOperator])
+def test_parameters_tables_match_the_operators_signatures(operator):
     parameters = [
         parameter
-        for kind in PineconeUpsertOperator.__mro__
+        for kind in operator.__mro__
         if kind.__module__.startswith("airflow_pinecone_upsert")
         for parameter in inspect.signature(kind.__init__).parameters.values()
     ]
     named = {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
-    assert named == {
-        name.strip("`"): json.loads(default.strip("`").replace("None", "null"))
-        for name, default, _ in readme_table("Parameters")
-    }
+    upsert, reindex = (
+        {name.strip("`"): _value(default) for name, default, _ in readme_table("Parameters", number)}
+        for number in (0, 1)
+    )
+    if operator is PineconeReindexOperator:
+        del upsert["durable"]
+    assert named == (upsert if operator is PineconeUpsertOperator else upsert | reindex)
+
+
+def _value(default):
+    return inspect.Parameter.empty if default == "required" else json.loads(default.strip("`").replace("None", "null"))
+
+
+@pytest.mark.parametrize(
+    ("report", "start"), [(UpsertReport(), "The task's output is"), (ReindexReport(), "The output also has")]
+)
+def test_the_output_keys_are_listed(report, start):
+    section = README.partition("## Parameters")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`(\w+)`", section.partition(start)[2].partition("\n\n")[0]))
+    upsert_keys = set() if start.startswith("The task") else set(UpsertReport().as_output())
+    assert set(report.as_output()) - upsert_keys <= listed
 
 
 def test_limits_table_matches_the_code():
@@ -329,7 +354,7 @@ def test_airflow_versions_match_the_constraints():
     assert f"the tests run on Airflow {newest} and {oldest}." in README
 
 
-LINKS = re.findall(r"\]\((?!http)([^)]+)\)", README)
+LINKS = links_of(README)
 
 
 @pytest.mark.parametrize("link", LINKS)
