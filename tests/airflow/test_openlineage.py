@@ -20,7 +20,7 @@ KEY = "pcsk_only_for_this_test"
 
 DAG = """
 from airflow.sdk import DAG, ObjectStoragePath, task
-from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
+from airflow_pinecone_upsert import PineconeHook, PineconeReindexOperator, PineconeUpsertOperator
 
 FOLDER = {folder!r}
 
@@ -50,6 +50,12 @@ with DAG("lineage", schedule=None) as dag:
     PineconeUpsertOperator(
         task_id="fails", batch_size=10, namespace="fails", parquet_paths=[FOLDER + "/good", FOLDER + "/short.parquet"]
     )
+    for task_id in ("reindexed", "unchanged", "dry_run"):
+        PineconeReindexOperator(
+            task_id=task_id, parquet_paths=FOLDER + "/good/a.parquet", namespace="reindexed",
+            manifest_path=FOLDER + "/manifest", dry_run=task_id == "dry_run",
+        )
+    dag.get_task("reindexed") >> dag.get_task("unchanged") >> dag.get_task("dry_run")
     PineconeUpsertOperator(task_id="finds_nothing", parquet_paths=FOLDER + "/nowhere")
     PineconeUpsertOperator(task_id="records", vectors=[("a", [1.0] * 8)], namespace="records")
     PineconeUpsertOperator(task_id="too_long", vectors=[("a", [1.0] * 8)], namespace="#" * 512)
@@ -187,6 +193,20 @@ def test_a_failure_reports_what_was_written(events, folder, index):
     written = statistics(event["outputs"][0], "output")
     assert written["rowCount"] >= len(index.vectors("fails")) == 500  # b.parquet repeats ids of a.parquet
     assert written["size"] > 0
+
+
+@pytest.mark.parametrize(("task", "count"), [("reindexed", 500), ("unchanged", 0)])
+def test_reindexing_reports_what_was_read_and_written(events, folder, index, task, count):
+    (event,) = events[task]
+    assert names(event["inputs"]) == [("file", f"{folder}/good/a.parquet")]
+    assert names(event["outputs"]) == [(index_name(index), "reindexed")]
+    assert statistics(event["outputs"][0], "output")["rowCount"] == count
+
+
+def test_a_dry_run_reports_no_output(events, folder):
+    (event,) = events["dry_run"]
+    assert names(event["inputs"]) == [("file", f"{folder}/good/a.parquet")]
+    assert not event.get("outputs")
 
 
 def test_a_task_without_files_reports_no_dataset(events):

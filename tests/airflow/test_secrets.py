@@ -14,6 +14,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from inspect import isclass
 from pathlib import Path
@@ -23,9 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cryptography.fernet import Fernet
+from fsspec.implementations.local import LocalFileSystem
 
 from airflow_pinecone_upsert import PineconeHook, exceptions
 from airflow_pinecone_upsert.emulator import EmulatedIndex, Fault
+from airflow_pinecone_upsert.reindex.lease import Holder, Lease
+from airflow_pinecone_upsert.reindex.manifest import ManifestFolder
 
 KEY = "pcsk_7Zq4Xw_kN3vB8tR2mHs6YdLf9Jc5Ga"
 BASE64 = base64.b64encode(KEY.encode()).decode()
@@ -44,7 +48,7 @@ from airflow_pinecone_upsert.api import limits
 limits.BACKOFF_BASE_S = 0.0  # retries do not wait
 
 from airflow.sdk import DAG
-from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
+from airflow_pinecone_upsert import PineconeHook, PineconeReindexOperator, PineconeUpsertOperator
 
 for name in ("httpx", "httpcore", "urllib3", "airflow", "airflow_pinecone_upsert", ""):
     logging.getLogger(name).setLevel("DEBUG")
@@ -66,8 +70,8 @@ def collect(task, error):
         file.write("\\n".join(lines))
 
 
-class Collecting(PineconeUpsertOperator):
-    """Collects what is visible when it fails."""
+class Collects:
+    """Collects what is visible when an operator fails."""
 
     def execute(self, context):
         try:
@@ -77,9 +81,18 @@ class Collecting(PineconeUpsertOperator):
             raise
 
 
+class Collecting(Collects, PineconeUpsertOperator):
+    pass
+
+
+class CollectingReindex(Collects, PineconeReindexOperator):
+    pass
+
+
 with DAG("secrets", schedule=None) as dag:
     for task_id, parameters in json.loads(os.environ["CASES"]).items():
-        Collecting(task_id=task_id, **{"pinecone_conn_id": task_id} | parameters)
+        kind = CollectingReindex if "manifest_path" in parameters else Collecting
+        kind(task_id=task_id, **{"pinecone_conn_id": task_id} | parameters)
 
 if __name__ == "__main__":
     from airflow.models import Connection
@@ -100,6 +113,9 @@ def echo(status: int, message: str) -> Fault:
 
 
 HTML = Fault.body(200, f"<html>{KEY}</html>".encode(), headers={"X-Api-Key": KEY})
+
+NOT_STORED = Fault.body(200, b'{"upsertedCount":2}', "application/json", headers={"X-Api-Key": KEY})
+MANIFEST = {"manifest_path": "FOLDER/home/manifests/{{ task.task_id }}"}
 
 # Task id: the error, the path of the faulty requests and the fault, fields of the connection, parameters of the task.
 CASES: dict[str, tuple[str, str, Fault | None, dict, dict]] = {
@@ -138,6 +154,11 @@ CASES: dict[str, tuple[str, str, Fault | None, dict, dict]] = {
     "not_pinecone": ("UnexpectedResponseError", STATS, HTML, {}, {}),
     "incomplete": ("IncompleteUpsertError", UPSERT, echo(503, "still no time for"), {}, {}),
     "short_count": ("IncompleteUpsertError", UPSERT, Fault.short_count(1), {}, {}),
+    "manifest": ("ManifestError", "", None, {}, {"manifest_path": "/dev/null/manifest"}),
+    "lease": ("ManifestInUseError", "", None, {}, {"manifest_path": "FOLDER/in-use"}),
+    "audit": ("AuthenticationError", "/vectors/list", echo(401, "no list for"), {}, {"audit": True, **MANIFEST}),
+    "fetch": ("ServerError", "/vectors/fetch", echo(503, "no proof for"), {}, MANIFEST),
+    "not_stored": ("VerificationError", UPSERT, NOT_STORED, {}, {"verify_timeout_s": 0, **MANIFEST}),
 }
 
 
@@ -193,6 +214,10 @@ def artifacts(tmp_path_factory) -> Artifacts:
     with_rejects = connection(UPSERT, None)  # the server takes the last of its four records
     indexes[-1].faults.next(rejection, times=3, path=UPSERT)
     (folder / "connections.json").write_text(json.dumps({"with_rejects": with_rejects}))
+    # A server that echoes the key where the proof asks it for the namespace's position.
+    tasks["reindexed"] = {"vectors": VECTORS} | MANIFEST
+    environment["AIRFLOW_CONN_REINDEXED"] = json.dumps(connection("/query", echo(429, "not so fast,")))
+    Lease.acquire(ManifestFolder(LocalFileSystem(), str(folder / "in-use")), Holder("other"), time.time())
     silent = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
     environment |= {
         "AIRFLOW_CONN_AWS_SILENT": json.dumps({"conn_type": "aws", "login": "k", "password": "s", "extra": silent}),
@@ -204,7 +229,7 @@ def artifacts(tmp_path_factory) -> Artifacts:
         "AIRFLOW__LOGGING__MIN_LENGTH_MASKED_SECRET": "1000",  # Airflow masks nothing, so the package must
         "AIRFLOW__SECRETS__BACKEND": "airflow.secrets.local_filesystem.LocalFilesystemBackend",
         "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(folder / "connections.json")}),
-        "CASES": json.dumps(tasks),
+        "CASES": json.dumps(tasks).replace("FOLDER", str(folder)),
         "COLLECTED": str(folder / "collected.txt"),
         "STORED_CONNECTION": json.dumps(stored_connection),
     }
@@ -221,6 +246,8 @@ def artifacts(tmp_path_factory) -> Artifacts:
     }
     for path in (home / "rejects").glob("*.parquet"):  # their pages are compressed
         files[f"{path.name} as text"] = str(pq.read_table(path).to_pylist())
+    for path in (home / "manifests").rglob("*.parquet"):
+        files[f"{path.parent.name}/{path.name} as rows"] = str(pq.read_table(path).to_pylist())
     return Artifacts(
         result.stdout + result.stderr, (folder / "collected.txt").read_text(), files, read_columns(home / "airflow.db")
     )
@@ -245,16 +272,13 @@ def lines_with_the_key(text: str) -> list[str]:
 
 
 def test_every_error_class_is_covered():
-    """The others are base classes, an error after which a run ends with IncompleteUpsertError, and those of a reindex."""
+    """The others are base classes, and an error after which a run ends with IncompleteUpsertError."""
     names = {name for name, value in vars(exceptions).items() if isclass(value) and issubclass(value, Exception)}
     assert names - {case[0] for case in CASES.values()} == {
         "PineconeUpsertError",
         "InputError",
         "TransientError",
         "ShortCountError",
-        "ManifestError",
-        "ManifestInUseError",
-        "VerificationError",
     }
 
 
@@ -288,6 +312,12 @@ def test_the_key_is_not_in_rejects_or_log_files(artifacts):
     (rejects,) = [text for name, text in artifacts.files.items() if name.endswith("as text")]
     assert "rejected for ***" in rejects
     assert [name for name, text in artifacts.files.items() if lines_with_the_key(text)] == []
+
+
+def test_the_key_is_not_in_a_manifest(artifacts):
+    assert any(name.startswith("manifests/reindexed/gen-") for name in artifacts.files)
+    assert [text for name, text in artifacts.files.items() if name.endswith("as rows") and "'a'" in text]
+    assert not any(lines_with_the_key(text) for name, text in artifacts.files.items() if "manifests/" in name)
 
 
 def test_the_key_is_not_in_the_metadata_database(artifacts):
@@ -325,7 +355,7 @@ TESTS = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("
 def test_every_hostile_party_has_tests_that_exist():
     section = SECURITY.partition("## What a hostile party can and cannot do")[2].partition("\n## ")[0]
     _, _, *rows = [line for line in section.splitlines() if line.startswith("|")]
-    assert len(rows) == 6
+    assert len(rows) == 7
     for row in rows:
         _, _, _, cannot, tests, _ = row.split("|")
         named = re.findall(r"`(test_\w+)`", tests)

@@ -50,7 +50,7 @@ except ImportError:
 
 (home / "dags" / "telemetry.py").write_text('''
 from airflow.sdk import DAG, task
-from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
+from airflow_pinecone_upsert import PineconeHook, PineconeReindexOperator, PineconeUpsertOperator
 
 with DAG("telemetry") as dag:
     vectors = [(str(n), [1.0, n]) for n in range(30)]
@@ -59,11 +59,21 @@ with DAG("telemetry") as dag:
     def call_hook():
         PineconeHook().upsert(vectors, batch_size=15, namespace="called")
 
-    PineconeUpsertOperator(task_id="upsert", vectors=vectors, batch_size=10, namespace="ns") >> call_hook()
+    nights = [
+        PineconeReindexOperator(
+            task_id=task_id, vectors=records, namespace="nights", manifest_path=__file__ + ".manifest", dry_run=dry_run
+        )
+        for task_id, records, dry_run in (
+            ("first_night", vectors, False), ("dry_run", vectors[:25], True), ("second_night", vectors[:25], False)
+        )
+    ]
+    upsert = PineconeUpsertOperator(task_id="upsert", vectors=vectors, batch_size=10, namespace="ns")
+    upsert >> call_hook() >> nights[0] >> nights[1] >> nights[2]
 ''')
 import runpy
 run = runpy.run_path(str(home / "dags" / "telemetry.py"))["dag"].test()
-found = [json.loads(span.to_json()) for span in spans.get_finished_spans() if span.name == "pinecone_upsert"]
+names = ("pinecone_upsert", "pinecone_reindex")
+found = [json.loads(span.to_json()) for span in spans.get_finished_spans() if span.name in names]
 print("SPANS", json.dumps([{"status": span["status"], "attributes": span["attributes"]} for span in found]))
 link = run.get_task_instance("upsert").xcom_pull(task_ids="upsert", key="_link_PineconeConsoleLink")
 print("LINK", link)
@@ -112,7 +122,7 @@ def _next(server):
 
 
 def test_metrics_spans_and_link_of_operator_and_hook(run_program):
-    sums, [span, hook_span], link = run_program(Fault.status(429, "slow down"), times=1)
+    sums, [span, hook_span, *nights], link = run_program(Fault.status(429, "slow down"), times=1)
     size = sums["upsert"].pop("bytes")
     assert sums["upsert"] == {"records": 30, "requests": 4, "retries": 1, "throttled": 1, "latency": 4}
     assert span["attributes"]["pinecone_upsert.upsertedCount"] == 30
@@ -123,6 +133,13 @@ def test_metrics_spans_and_link_of_operator_and_hook(run_program):
     assert sums["call_hook"] == {"records": 30, "requests": 2, "latency": 2}
     assert hook_span["attributes"]["pinecone_upsert.requestBytes"] == size
     assert hook_span["attributes"]["db.namespace"] == "called"
+    assert sums["first_night"].pop("bytes") > 0
+    assert sums["first_night"] == {"records": 30, "requests": 1, "latency": 1}
+    assert sums["second_night"] == {"deleted": 5}
+    assert "dry_run" not in sums
+    assert [span["attributes"]["db.operation.name"] for span in nights] == ["reindex"] * 3
+    assert nights[2]["attributes"]["pinecone_upsert.deletedCount"] == 5
+    assert nights[2]["attributes"]["pinecone_upsert.unchangedCount"] == 25
 
 
 def test_metrics_and_span_of_a_failure(run_program):
