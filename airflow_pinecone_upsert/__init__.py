@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.pipeline.report import UpsertReport
     from airflow_pinecone_upsert.reindex.options import ReindexOptions
     from airflow_pinecone_upsert.reindex.report import ReindexReport
+    from airflow_pinecone_upsert.sensors.freshness import PineconeFreshnessSensor
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ __all__ = [
     "NotFoundError",
     "NotSearchableError",
     "PineconeDeleteOperator",
+    "PineconeFreshnessSensor",
     "PineconeHook",
     "PineconeReindexOperator",
     "PineconeUpsertError",
@@ -92,6 +94,7 @@ __all__ = [
 _MODULES: Final = {
     "Counts": "pipeline.counts",
     "PineconeDeleteOperator": "operators.delete",
+    "PineconeFreshnessSensor": "sensors.freshness",
     "PineconeHook": "hooks.pinecone",
     "PineconeReindexOperator": "operators.reindex",
     "PineconeUpsertOperator": "operators.upsert",

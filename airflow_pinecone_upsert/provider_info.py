@@ -33,6 +33,12 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             },
         ],
+        "sensors": [
+            {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.sensors.freshness"]},
+        ],
+        "triggers": [
+            {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.triggers.freshness"]},
+        ],
         "hooks": [
             {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.hooks.pinecone"]},
         ],

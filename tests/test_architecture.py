@@ -34,8 +34,9 @@ LAYERS = [
     ["assets", "links", "storage", "supervisor", "telemetry"],
     ["lineage"],
     ["hooks"],
+    ["triggers"],
     ["operators"],
-    ["decorators"],
+    ["decorators", "sensors"],
     ["provider_info", "reindex.__main__"],
 ]
 """From the bottom to the top. A module imports its own part and the layers below it: nothing sideways, nothing back."""
@@ -144,6 +145,7 @@ def test_the_blocker_blocks():
 
 DAG_FILE_NAMES = [
     "PineconeDeleteOperator",
+    "PineconeFreshnessSensor",
     "PineconeHook",
     "PineconeReindexOperator",
     "PineconeUpsertOperator",
@@ -193,6 +195,7 @@ def test_every_error_class_is_public():
     others = {
         "Counts",
         "PineconeDeleteOperator",
+        "PineconeFreshnessSensor",
         "PineconeHook",
         "PineconeReindexOperator",
         "PineconeUpsertOperator",

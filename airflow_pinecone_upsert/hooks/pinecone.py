@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
     from airflow_pinecone_upsert.pipeline.delete.report import DeletionReport
     from airflow_pinecone_upsert.pipeline.delete.selection import Selection
+    from airflow_pinecone_upsert.pipeline.freshness import Freshness
     from airflow_pinecone_upsert.pipeline.observer import Observer
     from airflow_pinecone_upsert.pipeline.options import UpsertOptions, UpsertParameters
     from airflow_pinecone_upsert.pipeline.read.source import RecordSource
@@ -419,6 +421,20 @@ class PineconeHook(BaseHook):
         if options.dry_run:
             log_forecast(report, options)
         return report
+
+    def freshness(
+        self, namespace: str | None = None, *, lsn: int | None = None, min_records: int | None = None
+    ) -> Freshness:
+        """
+        Return what polls a namespace until it shows what was written.
+
+        :param namespace: None for the connection's.
+        :param lsn: The log sequence number of the last write: ``lsn`` of an upsert's output.
+        :param min_records: The namespace must also hold at least so many records.
+        """
+        from airflow_pinecone_upsert.pipeline.freshness import Freshness, Goal
+
+        return Freshness(self.get_conn(), Goal(self._or_default(namespace), lsn, min_records), time.monotonic)
 
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts. Counts lag behind writes by seconds."""

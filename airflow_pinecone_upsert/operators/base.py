@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,6 +46,9 @@ class PineconeBaseOperator(BaseOperator, ABC):
     operation: ClassVar[str] = "upsert"
     """What is cancelled when Airflow ends the task, for the message."""
 
+    writes: ClassVar[bool] = True
+    """Whether the task changes the namespace of its output, so that it emits an asset event."""
+
     output_keys_pushed: ClassVar[Sequence[str]] = ()
     """The keys of the output that are also pushed as XComs of their own."""
 
@@ -60,7 +63,8 @@ class PineconeBaseOperator(BaseOperator, ABC):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs, **retry_policy_argument(retry_policy))
-        self.outlets = [*self.outlets, lineage.outlet_alias(self)]
+        if self.writes:
+            self.outlets = [*self.outlets, lineage.outlet_alias(self)]
         self.namespace = namespace
         self.pinecone_conn_id = pinecone_conn_id
         self.index_host = index_host
@@ -74,12 +78,17 @@ class PineconeBaseOperator(BaseOperator, ABC):
     @cached_property
     def hook(self) -> PineconeHook:
         """The hook, created from the rendered fields."""
-        return PineconeHook(
-            self.pinecone_conn_id,
-            index_host=self.index_host,
-            index_name=self.index_name,
-            check_index_host=self._is_mapped or self.index_host != self._index_host_in_dag,
-        )
+        return PineconeHook(**self.hook_parameters)
+
+    @property
+    def hook_parameters(self) -> dict[str, Any]:
+        """The parameters of the hook, of which none is a secret; a trigger needs them, too."""
+        return {
+            "pinecone_conn_id": self.pinecone_conn_id,
+            "index_host": self.index_host,
+            "index_name": self.index_name,
+            "check_index_host": self._is_mapped or self.index_host != self._index_host_in_dag,
+        }
 
     @property
     def index_url(self) -> str | None:
@@ -96,12 +105,20 @@ class PineconeBaseOperator(BaseOperator, ABC):
             One that a retry cannot fix has no traceback of this package; DEBUG logs it. Before Airflow 3.3, it is also
             an ``AirflowFailException``.
         """
+        return self.perform(context, lambda cancellation: self.run(context, cancellation))
+
+    def perform(self, context: Context, work: Callable[[CancellationToken], dict[str, Any]]) -> dict[str, Any]:
+        """
+        Do :meth:`execute`'s work, or what is left of it when the task resumes after a deferral.
+
+        :param work: Returns the task's output.
+        """
         self._cancellation = cancellation_token(self.operation)  # first, because a signal may come at any moment
         # What is mapped is resolved before __init__, so that it looks like a part of the DAG's code.
         self._is_mapped = getattr(context.get("ti"), "map_index", -1) >= 0
         try:
             with self.hook:
-                output = self._output = self.run(context, self._cancellation)
+                output = self._output = work(self._cancellation)
         except PineconeUpsertError as error:
             # Airflow prints the message next to the traceback, in one line that a log view cuts off.
             log.error("%s", "\n".join(error.lines))  # noqa: TRY400
@@ -111,8 +128,10 @@ class PineconeBaseOperator(BaseOperator, ABC):
             raise final_error(error) from None
         if context.get("ti"):
             for key in self.output_keys_pushed:
-                context["ti"].xcom_push(key=key, value=output[key])
-        lineage.emit_event(self, context, output)
+                if output[key] is not None:  # Airflow would not find it
+                    context["ti"].xcom_push(key=key, value=output[key])
+        if self.writes:
+            lineage.emit_event(self, context, output)
         return output
 
     @abstractmethod

@@ -14,11 +14,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from airflow_pinecone_upsert.api.models import IndexStats
 from airflow_pinecone_upsert.exceptions import NotSearchableError, TransientError
-from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
+from airflow_pinecone_upsert.pipeline.cancellation import POLL_INTERVAL_S, CancellationToken
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class Polling:
     :param now: Returns monotonic seconds.
     :param sleep: Waits, in seconds.
     :param cancellation: Ends the waiting.
+    :param interval_s: Seconds between two polls.
     """
 
     def __init__(
@@ -65,11 +66,13 @@ class Polling:
         now: Callable[[], float],
         sleep: Callable[[float], None],
         cancellation: CancellationToken,
+        interval_s: float = POLL_S,
     ) -> None:
         self.timeout_s = timeout_s
         self.now = now
         self.cancellation = cancellation
         self._sleep = sleep
+        self._interval_s = interval_s
         self._deadline_s = now() + timeout_s
 
     def until(self, is_done: Callable[[], bool]) -> bool:
@@ -83,9 +86,16 @@ class Polling:
             remaining_s = self._deadline_s - self.now()
             if remaining_s <= 0:
                 return False
-            self.cancellation.raise_if_cancelled()
-            self._sleep(min(POLL_S, remaining_s))
+            self._wait(min(self._interval_s, remaining_s))
         return True
+
+    def _wait(self, seconds: float) -> None:
+        """Wait in short steps, so that a cancelled task ends at once."""
+        self.cancellation.raise_if_cancelled()
+        while seconds > 0:
+            self._sleep(min(POLL_INTERVAL_S, seconds))
+            seconds -= POLL_INTERVAL_S
+            self.cancellation.raise_if_cancelled()
 
 
 def is_indexed(index: PositionedIndex, namespace: str, lsn: int) -> bool | None:
@@ -131,6 +141,20 @@ class Freshness:
         self._failure: TransientError | None = None
         self.lsn: int | None = None
         self.count: int | None = None
+
+    @property
+    def namespace(self) -> str:
+        """The namespace; ``""`` is the default one."""
+        return self._goal.namespace
+
+    def as_output(self) -> dict[str, Any]:
+        """Return a sensor's output."""
+        return {
+            "namespace": self.namespace,
+            "indexHost": self._index.host,
+            "lsn": self.lsn,
+            "recordCount": self.count,
+        }
 
     def poll(self) -> bool:
         """Return whether the goal is reached. A server that does not answer at the moment is asked again later."""

@@ -37,6 +37,7 @@ PROXY_PASSWORD = "xT5_proxy-password"
 SECRETS = (KEY, KEY[:12], BASE64, BASE64[:12], PROXY_PASSWORD)
 STATS = "/describe_index_stats"
 UPSERT = "/vectors/upsert"
+QUERY = "/query"
 MONTHLY_QUOTA = "You've reached your write unit limit for the current month (2000000)."
 VECTORS = [("a", [1.0] * 8), ("b", [2.0] * 8)]
 
@@ -152,6 +153,13 @@ CASES: dict[str, tuple[str, str, Fault | None, dict, dict]] = {
     "closed_port": ("TransportError", "", None, {"host": "https://127.0.0.1:1"}, {}),
     "reset": ("TransportError", STATS, Fault.reset(), {}, {}),
     "not_pinecone": ("UnexpectedResponseError", STATS, HTML, {}, {}),
+    "not_searchable": (
+        "NotSearchableError",
+        QUERY,
+        echo(503, "no answer for"),
+        {},
+        {"wait_until_searchable": True, "searchable_timeout_s": 0.01},
+    ),
     "incomplete": ("IncompleteUpsertError", UPSERT, echo(503, "still no time for"), {}, {}),
     "short_count": ("IncompleteUpsertError", UPSERT, Fault.short_count(1), {}, {}),
     "manifest": ("ManifestError", "", None, {}, {"manifest_path": "/dev/null/manifest"}),
