@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from airflow_pinecone_upsert.api import endpoints
 from airflow_pinecone_upsert.api.endpoints import Endpoint, ResponseT, shown_namespace
+from airflow_pinecone_upsert.api.grpc_client import GrpcClient
 from airflow_pinecone_upsert.api.hosts import check_allowed, index_url, is_loopback
 from airflow_pinecone_upsert.api.http import ClientSettings, HttpClient
 from airflow_pinecone_upsert.api.limits import (
@@ -189,8 +190,9 @@ class IndexClient:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._http = HttpClient(index_url(host), settings)
+        self._grpc = GrpcClient(self._http.url, settings)
         # Also closes a client that is dropped without close(), as by most users of hooks. At exit, the system does it.
-        self._close = weakref.finalize(self, self._http.close)
+        self._close = weakref.finalize(self, _close, self._http, self._grpc)
         self._close.atexit = False
         self._attempts = attempts
         self._sleep = sleep
@@ -218,11 +220,13 @@ class IndexClient:
 
     def upsert(self, request: UpsertRequest) -> UpsertResponse:
         """
-        Send one upsert request, once. The sender decides whether it is retried.
+        Send one upsert request, once, over what its format is for. The sender decides whether it is retried.
 
         :param request: The records.
         :return: The server's response.
         """
+        if request.envelope.wire_format.transport == "grpc":
+            return self._grpc.upsert(request.body)
         return self._http.send(request.endpoint, content=request.body)
 
     def send(self, request: UpsertRequest | Deletion) -> UpsertResponse | DeleteResponse:
@@ -481,6 +485,11 @@ class IndexClient:
         self, endpoint: Endpoint[ResponseT], *, params: Mapping[str, Any] | None = None, body: bytes = b""
     ) -> ResponseT:
         return _call(self._http, _Call(endpoint, params or {}, body), attempts=self._attempts, sleep=self._sleep)
+
+
+def _close(*clients: HttpClient | GrpcClient) -> None:
+    for client in clients:
+        client.close()
 
 
 _NO_PATH_SEGMENTS: Final = (".", "..")

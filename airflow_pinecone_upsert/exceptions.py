@@ -50,9 +50,9 @@ class ErrorResponse:
     """
     An error response of the server.
 
-    :param status: The HTTP status.
+    :param status: The HTTP status; of a gRPC call, the one that means the same.
     :param message: The server's message, cut to 500 characters.
-    :param code: The gRPC code of a JSON error body, if there was one.
+    :param code: The gRPC code, of a call or of a JSON error body, if there was one.
     :param request_id: ``x-pinecone-request-id``. Pinecone's support asks for it.
     :param retry_after_s: ``Retry-After`` in seconds from the moment of the response, never negative.
     :param reason: The first machine-readable reason of a JSON error body, such as ``WRITE_TO_ALIAS``, if there was one.

@@ -51,7 +51,7 @@ from airflow_pinecone_upsert.exceptions import (
 
 USER_AGENT: Final = f"airflow-pinecone-upsert/{__version__} (python/{platform.python_version()})"
 
-_MAX_CONNECT_S: Final = 10.0
+MAX_CONNECT_S: Final = 10.0
 
 _MAX_SHOWN: Final = 200
 """Characters of a response that is not Pinecone's, which a message quotes."""
@@ -72,6 +72,7 @@ class ClientSettings(BaseModel):
     :param total_timeout_s: Longest time of one request, from its first byte to the last one of its response. None: as
         :attr:`longest_request_s` says.
     :param proxy: URL of an HTTP proxy. None: the environment decides (``HTTPS_PROXY``, ``NO_PROXY``).
+    :param grpc_port: The port of gRPC, where it is not that of the host: of an emulator.
     :param ca_bundle: File of CA certificates to trust instead of the default ones.
     :param allowed_host_suffixes: Ends of the names of hosts, besides Pinecone's, that the control plane or a template may
         name. A list, or text with commas.
@@ -84,6 +85,7 @@ class ClientSettings(BaseModel):
     timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0, le=MAX_TIMEOUT_S)
     total_timeout_s: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
     proxy: str | None = Field(default=None, repr=False)
+    grpc_port: int | None = Field(default=None, ge=1, le=65_535)
     ca_bundle: str | None = None
     allowed_host_suffixes: HostSuffixes = ()
 
@@ -91,6 +93,11 @@ class ClientSettings(BaseModel):
     def longest_request_s(self) -> float:
         """The total time-out; if it is not set, some minutes, or the time-out without data if that is longer."""
         return self.total_timeout_s or max(DEFAULT_TOTAL_TIMEOUT_S, self.timeout_s)
+
+    @property
+    def shortest_time_out_s(self) -> float:
+        """The deadline of a gRPC call, which has no time-out without data: its response comes at once."""
+        return min(self.timeout_s, self.longest_request_s)
 
 
 class _KeyFilter(logging.Filter):
@@ -206,7 +213,7 @@ class HttpClient:
                     "User-Agent": USER_AGENT,
                     "Accept-Encoding": "identity",
                 },
-                timeout=httpx.Timeout(settings.timeout_s, connect=min(_MAX_CONNECT_S, settings.timeout_s)),
+                timeout=httpx.Timeout(settings.timeout_s, connect=min(MAX_CONNECT_S, settings.timeout_s)),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENCY),
                 verify=_UNUSED_TLS if loopback and not settings.ca_bundle else _tls_context(settings.ca_bundle),
                 # A proxy would see the key of a plain http request.

@@ -25,6 +25,8 @@ from airflow_pinecone_upsert.exceptions import (
     RequestTooLargeError,
     ServerError,
     SetupError,
+    TransportError,
+    UnexpectedResponseError,
     UnsupportedIndexError,
 )
 
@@ -53,20 +55,64 @@ def error_from_response(  # noqa: PLR0913 - the parts of a response, and what de
     :return: The error to raise.
     """
     code, message, reason = _read_body(body)
-    message = mask(message)[:_MAX_SHOWN]
     reason = reason if reason in _REASONS else None  # others are not shown: a server may echo anything
     response = ErrorResponse(
         status=status,
-        message=message,
+        message=mask(message)[:_MAX_SHOWN],
         code=code,
         request_id=headers.get("x-pinecone-request-id"),
         retry_after_s=parse_retry_after(headers.get("retry-after"), now=now),
         reason=reason,
     )
-    error_class, remedy = _REASONS[reason] if reason else _classify(status, message.lower())
+    return _error(response, str(status), host)
+
+
+def error_from_status(  # noqa: PLR0913 - the parts of a status, and what depends on the client
+    code: str,
+    message: str,
+    metadata: Mapping[str, str],
+    *,
+    host: str,
+    now: float,
+    mask: Callable[[str], str],
+) -> PineconeUpsertError:
+    """
+    Convert the status of a gRPC call, other than OK, into an error.
+
+    :param code: The name of the status code.
+    :param message: What the server says; of a call that reached no server, gRPC.
+    :param metadata: What came with the status, with masked values.
+    :param host: The URL of the server, for the message.
+    :param now: Seconds since the epoch, as for :func:`error_from_response`.
+    :param mask: Masks the API key in the message.
+    :return: The error to raise.
+    """
+    number, status = _GRPC_CODES.get(code, _UNKNOWN_CODE)
+    message = mask(message)[:_MAX_SHOWN]
+    if code in _NO_ANSWER and not metadata:
+        if "CERTIFICATE_VERIFY_FAILED" in message:
+            return SetupError(
+                f"{host} has no certificate that is trusted here ({message}). Set ca_bundle if it should."
+            )
+        return TransportError(
+            f"No answer from {host} ({code}: {message}). Check the index host, DNS, proxy and firewall."
+        )
+    response = ErrorResponse(
+        status=status,
+        message=message,
+        code=number,
+        request_id=metadata.get("x-pinecone-request-id"),
+        retry_after_s=parse_retry_after(metadata.get("retry-after"), now=now),
+    )
+    return _error(response, code, host)
+
+
+def _error(response: ErrorResponse, status: str, host: str) -> PineconeUpsertError:
+    known = _REASONS[response.reason] if response.reason else None
+    error_class, remedy = known or _classify(response.status, response.message.lower())
     request_id = f"request id {response.request_id}, " if response.request_id else ""
-    what = f"{host} answered {status} ({request_id}“{message}”)." if message else f"{host} answered {status}."
-    return error_class(f"{what} {remedy}".rstrip(), response=response)
+    quoted = f" ({request_id}“{response.message}”)" if response.message else ""
+    return error_class(f"{host} answered {status}{quoted}. {remedy}".rstrip(), response=response)
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
@@ -125,6 +171,12 @@ _KEY: Final = "Check the API key (the password of the Airflow connection) and th
 _QUOTA: Final = "Raise the plan's quota or free some of it; waiting does not help until the quota renews."
 _NOT_AN_INDEX: Final = "A Pinecone index does not answer like this: check that the index host is the index's own."
 _PROXY: Final = "Check the proxy, and the user and password in its URL."
+_TOO_LARGE: Final = (
+    "exceeds the maximum supported size",
+    "message length too large",
+    "message larger than max",  # gRPC's own, RESOURCE_EXHAUSTED
+    "received http2 header with status: 413",  # a proxy's, UNKNOWN
+)
 _UNUSUAL: Final = "Pinecone does not document this status: check the index host, and any proxy in between."
 _UNAVAILABLE: Final = "The service, or a proxy in front of it, is temporarily unavailable; try again later."
 _SIZE: Final = f"Lower max_request_bytes (the documented limit is {MAX_REQUEST_BYTES:,} bytes)."
@@ -149,6 +201,34 @@ _REASONS: Final[Mapping[str, tuple[type[PineconeUpsertError], str]]] = {
 }
 """What the machine-readable reasons of namespace aliases mean."""
 
+_GRPC_CODES: Final[Mapping[str, tuple[int, int]]] = {
+    "CANCELLED": (1, 499),
+    "UNKNOWN": (2, 500),
+    "INVALID_ARGUMENT": (3, 400),
+    "DEADLINE_EXCEEDED": (4, 504),
+    "NOT_FOUND": (5, 404),
+    "ALREADY_EXISTS": (6, 409),
+    "PERMISSION_DENIED": (7, 403),
+    "RESOURCE_EXHAUSTED": (8, 429),
+    "FAILED_PRECONDITION": (9, 400),
+    "ABORTED": (10, 409),
+    "OUT_OF_RANGE": (11, 400),
+    "UNIMPLEMENTED": (12, 405),
+    "INTERNAL": (13, 500),
+    "UNAVAILABLE": (14, 503),
+    "DATA_LOSS": (15, 500),
+    "UNAUTHENTICATED": (16, 401),
+}
+"""
+Of each gRPC status its number and the HTTP status of the same meaning, by which errors are classified
+(https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto). UNIMPLEMENTED is 405 and not 501: a host
+without this service is not an index.
+"""
+
+_UNKNOWN_CODE: Final = _GRPC_CODES["UNKNOWN"]
+_NO_ANSWER: Final = ("CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE")
+"""What gRPC itself reports of a call without a response. A server's own status comes with metadata."""
+
 _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsertError], str], ...]] = (
     # Status, texts of which the message contains one (empty: any message), class, remedy. The first row that matches counts.
     (
@@ -158,7 +238,8 @@ _CLASSES: Final[tuple[tuple[Container[int], tuple[str, ...], type[PineconeUpsert
         "A redirect is not followed: it would send the key to another URL. Set the index's own host.",
     ),
     (_ANY, ("document schema",), UnsupportedIndexError, HOLDS_DOCUMENTS),
-    ((400, 422), ("exceeds the maximum supported size", "message length too large"), RequestTooLargeError, _SIZE),
+    ((429,), ("client: received message larger than max",), UnexpectedResponseError, _NOT_AN_INDEX),
+    ((400, 422, 429, 500), _TOO_LARGE, RequestTooLargeError, _SIZE),
     ((400, 422), (), BadRequestError, "Fix the data or the parameters; the same request would be rejected again."),
     ((401,), (), AuthenticationError, _KEY),
     ((402,), (), QuotaExceededError, _QUOTA),

@@ -58,6 +58,11 @@ EXTRA_FIELDS: Final = (
         "Namespace",
         "The namespace of tasks that do not set one. Empty: Pinecone's default namespace.",
     ),
+    ExtraField(
+        "transport",
+        "Transport",
+        "What carries the upserts of tasks that do not set it: rest or grpc. Empty: rest.",
+    ),
     ExtraField("api_version", "API version", f"The version of Pinecone's API to request. Empty: {API_VERSION}."),
     ExtraField(
         "timeout_s",

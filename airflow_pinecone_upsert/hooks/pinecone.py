@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow.sdk import BaseHook
 from typing_extensions import Self, Unpack
 
 from airflow_pinecone_upsert.api.limits import CONTROL_PLANE_URL, MAX_CALL_ATTEMPTS
 from airflow_pinecone_upsert.hooks import connection_form
+from airflow_pinecone_upsert.pipeline import defaults
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -54,8 +55,8 @@ class PineconeHook(BaseHook):
     One Pinecone index, as an Airflow connection describes it.
 
     The connection's host is the index's own host, its password the API key. The extra may hold ``namespace``,
-    ``index_name`` (its host is looked up once), ``api_version``, ``timeout_s``, ``total_timeout_s``, ``proxy``, ``ca_bundle``,
-    ``allowed_host_suffixes`` and ``control_plane_url``. A connection of the official provider's type ``pinecone`` works as it is.
+    ``index_name`` (its host is looked up once), ``transport``, ``api_version``, ``timeout_s``, ``total_timeout_s``, ``proxy``,
+    ``ca_bundle``, ``allowed_host_suffixes``, ``control_plane_url`` and ``grpc_port``. A connection of the official provider's type ``pinecone`` works as it is.
 
     The client is created when it is first needed; :meth:`close`, or the end of a ``with`` block, closes it.
 
@@ -279,6 +280,7 @@ class PineconeHook(BaseHook):
         """
         from airflow_pinecone_upsert.pipeline.options import UpsertOptions
 
+        parameters["transport"] = self._transport(parameters.get("transport"))
         return UpsertOptions.checked(self._or_default(namespace), **parameters)
 
     def upsert_source(  # noqa: PLR0913 - the parts of a run
@@ -364,6 +366,7 @@ class PineconeHook(BaseHook):
         from airflow_pinecone_upsert.reindex.options import ReindexOptions
 
         _check_that_digests_can_be_computed()
+        parameters["transport"] = self._transport(parameters.get("transport"))
         return ReindexOptions.checked(self._or_default(namespace), **parameters)
 
     def reindex_source(  # noqa: PLR0913 - the parts of a run
@@ -632,6 +635,10 @@ class PineconeHook(BaseHook):
         connection = vars(self).get("_connection")  # absent if it could not be read
         key = ((connection.password if connection else None) or "").strip()
         return KeyMask(key)(message) if key else message
+
+    def _transport(self, chosen: Literal["rest", "grpc"] | None) -> Literal["rest", "grpc"]:
+        """Return the transport that a caller chose, otherwise the connection's. The options check it."""
+        return chosen or self._extra.get("transport", defaults.TRANSPORT)
 
     def _or_default(self, namespace: str | None) -> str:
         return self.default_namespace if namespace is None else namespace

@@ -38,6 +38,8 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
     :param max_bytes_per_second: Upper bound for this task; None removes it.
     :param max_rejects: Invalid records that may be rejected, over all tries; with more, the task fails. None for any
         number.
+    :param transport: What carries the upserts: ``"rest"``, or ``"grpc"``, which needs the extra ``grpc``. None for the
+        connection's, which is ``"rest"`` where its extra has none.
     :param rejects_path: Where rejected records are written as Parquet, each with its reason: a folder, or a name that
         ends in ``.parquet``; local or in object storage. No file is overwritten. (templated)
     :param wait_until_searchable: Succeed only once queries see what was written.
@@ -62,6 +64,7 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
         max_requests_per_second: float | None = defaults.MAX_REQUESTS_PER_SECOND,
         max_bytes_per_second: float | None = defaults.MAX_BYTES_PER_SECOND,
         max_rejects: int | None = defaults.MAX_REJECTS,
+        transport: Literal["rest", "grpc"] | None = None,
         rejects_path: str | ObjectStoragePath | None = None,
         wait_until_searchable: bool = defaults.WAIT_UNTIL_SEARCHABLE,
         searchable_timeout_s: float = defaults.SEARCHABLE_TIMEOUT_S,
@@ -80,6 +83,7 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
         self.max_requests_per_second = max_requests_per_second
         self.max_bytes_per_second = max_bytes_per_second
         self.max_rejects = max_rejects
+        self.transport = transport
         self.rejects_path = rejects_path
         self.wait_until_searchable = wait_until_searchable
         self.searchable_timeout_s = searchable_timeout_s

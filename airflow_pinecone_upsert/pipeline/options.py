@@ -75,6 +75,7 @@ class UpsertParameters(TypedDict, total=False):
     max_rejects: int | None
     wait_until_searchable: bool
     searchable_timeout_s: float
+    transport: Literal["rest", "grpc"] | None
 
 
 class UpsertOptions(Columns):
@@ -90,6 +91,7 @@ class UpsertOptions(Columns):
     :param max_rejects: Records that may be rejected, over all tries; None for any number.
     :param wait_until_searchable: End only once queries see what was written.
     :param searchable_timeout_s: How long that may take, in seconds.
+    :param transport: What carries the requests: ``"rest"`` JSON, ``"grpc"`` protobuf.
     """
 
     namespace: str = ""
@@ -101,6 +103,7 @@ class UpsertOptions(Columns):
     max_rejects: int | None = Field(default=defaults.MAX_REJECTS, ge=0)
     wait_until_searchable: bool = defaults.WAIT_UNTIL_SEARCHABLE
     searchable_timeout_s: float = Field(default=defaults.SEARCHABLE_TIMEOUT_S, gt=0, le=86_400)
+    transport: Literal["rest", "grpc"] = defaults.TRANSPORT
 
     @field_validator("namespace")
     @classmethod

@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol, TypeVar
+from functools import cached_property
+from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
 from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.models import IndexStats, UpsertResponse
@@ -29,7 +30,9 @@ from airflow_pinecone_upsert.exceptions import (
 )
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.encode.encoder import EncodedChunk, encode
+from airflow_pinecone_upsert.pipeline.encode.json_format import JSON
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
+from airflow_pinecone_upsert.pipeline.encode.wire_format import WireFormat
 from airflow_pinecone_upsert.pipeline.freshness import Freshness, Goal, Polling, wait_until_searchable
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.observer import Observer
@@ -122,6 +125,11 @@ class Stages:
     observers: Sequence[Observer]
     random: Random
 
+    @cached_property
+    def envelope(self) -> Envelope:
+        """The part of each request around its records, and with it the format of all."""
+        return Envelope(self.options.namespace, wire_format_of(self.options.transport))
+
     def encoded(
         self, shape: IndexShape, books: Books, select: Callable[[Chunk], Chunk]
     ) -> Iterator[tuple[Chunk, EncodedChunk]]:
@@ -132,13 +140,13 @@ class Stages:
         :param select: Returns the records of a chunk that are to be sent; perhaps none.
         :return: What was selected of each chunk, and what became of it. Nothing where that is no record.
         """
-        longest_record = self.options.max_request_bytes - Envelope(self.options.namespace).size
+        longest_record = self.options.max_request_bytes - self.envelope.size
         for chunk in self.source.chunks(shape, books.tracker.position):
             pending = select(chunk)
             if not len(pending.rows):
                 books.tracker.skip(chunk.row_range)
                 continue
-            encoded = encode(pending, shape, max_bytes=longest_record)
+            encoded = encode(pending, shape, max_bytes=longest_record, wire_format=self.envelope.wire_format)
             books.tracker.read(chunk.row_range, pending, encoded)
             yield pending, encoded
 
@@ -146,7 +154,7 @@ class Stages:
         """Return the stage that fills requests."""
         return Batcher(
             records,
-            Envelope(self.options.namespace),
+            self.envelope,
             max_records=self.options.batch_size,
             max_bytes=self.options.max_request_bytes,
         )
@@ -230,6 +238,15 @@ class Stages:
         for observer in self.observers:
             observer.ended(report)
         return report
+
+
+def wire_format_of(transport: Literal["rest", "grpc"]) -> WireFormat:
+    """Return how the requests of a transport are written."""
+    if transport == "rest":
+        return JSON
+    from airflow_pinecone_upsert.pipeline.encode.protobuf_format import PROTOBUF
+
+    return PROTOBUF
 
 
 def index_stats(index: Index, cancellation: CancellationToken) -> IndexStats | None:

@@ -293,7 +293,12 @@ class _Run:
             return
         is_taken = self.changes.is_unchanged & False
         is_taken[taken] = True
-        records = encode(chunk.only(is_taken), shape, max_bytes=self._options.max_request_bytes).records
+        records = encode(
+            chunk.only(is_taken),
+            shape,
+            max_bytes=self._options.max_request_bytes,
+            wire_format=self.stages.envelope.wire_format,
+        ).records
         for record_id, body in zip(records.ids, records.bodies, strict=True):
             self._unsent.take(record_id, body)
 
@@ -369,6 +374,7 @@ class _Run:
                 self._index,
                 self._options.namespace,
                 expected,
+                decode=self.stages.envelope.wire_format.decode,
                 lsn=self.journal.max_lsn,
                 timeout_s=self._options.verify_timeout_s,
                 now=self.stages.transport.now,

@@ -14,7 +14,6 @@ from math import log as ln
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
-import orjson
 
 from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.models import Record
@@ -113,6 +112,7 @@ def verify(  # noqa: PLR0913 - its seams
     namespace: str,
     expected: Mapping[str, bytes | None],
     *,
+    decode: Callable[[bytes], Mapping[str, Any]],
     lsn: int | None,
     timeout_s: float,
     now: Callable[[], float],
@@ -124,7 +124,8 @@ def verify(  # noqa: PLR0913 - its seams
 
     :param index: The index.
     :param namespace: ``""`` is the default one.
-    :param expected: By id, the JSON of the record that was sent; None for an id that was deleted.
+    :param expected: By id, the bytes of the record that was sent; None for an id that was deleted.
+    :param decode: Reads these bytes.
     :param lsn: The position of the last write; None where the server does not report it.
     :param timeout_s: How long it may take until the sample agrees.
     :param now: Returns monotonic seconds.
@@ -145,7 +146,9 @@ def verify(  # noqa: PLR0913 - its seams
         nonlocal mismatches, waiting
         found = index.fetch(list(waiting), namespace=namespace)
         mismatches = [
-            Mismatch(one, fields) for one, body in waiting.items() if (fields := differing_fields(body, found.get(one)))
+            Mismatch(one, fields)
+            for one, body in waiting.items()
+            if (fields := differing_fields(None if body is None else decode(body), found.get(one)))
         ]
         waiting = {one.id: waiting[one.id] for one in mismatches}
         return not waiting
@@ -155,16 +158,15 @@ def verify(  # noqa: PLR0913 - its seams
     return len(expected)
 
 
-def differing_fields(body: bytes | None, found: Record | None) -> tuple[str, ...]:
+def differing_fields(sent: Mapping[str, Any] | None, found: Record | None) -> tuple[str, ...]:
     """
     Return in which fields a record differs from what was sent, bit for bit.
 
-    :param body: Its JSON; None where it should not exist.
+    :param sent: Its fields in the API's form; None where it should not exist.
     :param found: What the namespace holds.
     """
-    if body is None or found is None:
-        return () if body is None and found is None else ("record",)
-    sent = orjson.loads(body)
+    if sent is None or found is None:
+        return () if sent is None and found is None else ("record",)
     fields = []
     if _bits(sent.get("values")) != _bits(found.values):
         fields.append("values")

@@ -77,6 +77,7 @@ def test_the_labels_of_the_extra_fields(form):
     assert [field["schema"]["title"] for field in form["extra_fields"].values()] == [
         "Index name",
         "Namespace",
+        "Transport",
         "API version",
         "Time-out",
         "Total time-out",
@@ -91,7 +92,7 @@ def test_no_field_has_a_default_that_would_be_stored(form):
 
 
 def test_the_form_has_the_fields_that_the_hook_reads():
-    read = set(ClientSettings.model_fields) - {"api_key"} | {"namespace", "index_name"}
+    read = set(ClientSettings.model_fields) - {"api_key", "grpc_port"} | {"namespace", "index_name", "transport"}
     assert {field.name for field in connection_form.EXTRA_FIELDS} == read
 
 

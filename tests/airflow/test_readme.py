@@ -201,7 +201,8 @@ def test_connection_test_messages(check_connection, situation, expected):
 def test_extra_keys_match_the_connection_form():
     keys = README.partition("Its `extra` may contain ")[2].partition(". ")[0]
     assert set(re.findall(r"`(\w+)`", keys)) - {"host"} == {field.name for field in EXTRA_FIELDS} | {
-        "control_plane_url"
+        "control_plane_url",
+        "grpc_port",
     }
 
 

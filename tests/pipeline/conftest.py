@@ -27,8 +27,8 @@ from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
 
 @pytest.fixture
 def index(pinecone_index_factory) -> EmulatedIndex:
-    """Two dimensions; sparse values are allowed."""
-    return pinecone_index_factory(dimension=2, metric="dotproduct")
+    """Two dimensions; sparse values are allowed. Over REST and gRPC."""
+    return pinecone_index_factory(dimension=2, metric="dotproduct", grpc_port=0)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ class UpsertRunner:
         timeout_s: float = 30.0,
         rejects_folder: RejectsFolder | None = None,
         state: StateStore | None = None,
-        transport: Transport | None = None,
+        carrier: Transport | None = None,
         **parameters: Any,
     ) -> UpsertReport:
         options = UpsertOptions.checked(**parameters)
@@ -61,7 +61,8 @@ class UpsertRunner:
             source = ParquetSource(find_parquet_files(LocalFileSystem(), str(source)), options)
         elif not isinstance(source, ParquetSource):
             source = InMemorySource(source, options)
-        with IndexClient(index.url, ClientSettings(api_key=index.api_key, timeout_s=timeout_s)) as client:
+        settings = ClientSettings(api_key=index.api_key, timeout_s=timeout_s, grpc_port=index.grpc_port)
+        with IndexClient(index.url, settings) as client:
             return upsert(
                 source,
                 client,
@@ -70,7 +71,7 @@ class UpsertRunner:
                 state=state,
                 observers=[self],
                 random=lambda: 0.0,
-                transport=transport,
+                transport=carrier,
             )
 
     def attempted(self, attempt: Attempt) -> None:
@@ -84,6 +85,12 @@ class UpsertRunner:
 def run() -> UpsertRunner:
     """Upsert a path or a value."""
     return UpsertRunner()
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def transport(request) -> str:
+    """What carries the requests."""
+    return request.param
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from airflow_pinecone_upsert.pipeline.position import Position
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
 from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.transport import Completion
+from tests.pipeline.sent import message_of
 
 HOST = "https://simulated.example"
 TIMEOUT_S = 10.0
@@ -376,7 +377,7 @@ class Process:
         self._step()
         world = self._world
         body_bytes = len(request.body)
-        records = orjson.loads(b"".join(request.body))["vectors"]
+        records = message_of(request)["vectors"]
         numbers = tuple(map(number_of, records))
         self.journal.append(Started(world.clock_s, numbers, body_bytes))
         reply = world.receive(records, body_bytes, self._weather, world.clock_s - self._started_s)

@@ -33,7 +33,7 @@ LIMITED = settings(SETTINGS, max_examples=15)
 
 
 @pytest.fixture
-def run_and_check(index, run, tmp_path, caplog):
+def run_and_check(index, run, transport, tmp_path, caplog):
     """Upsert, reject every invalid record, and check that the counts add up; return the report or the error."""
     caplog.set_level(logging.CRITICAL)
     namespaces = map("ns-{}".format, count())
@@ -41,7 +41,13 @@ def run_and_check(index, run, tmp_path, caplog):
     def run_and_check(value, *, total=None):
         namespace = next(namespaces)
         folder = RejectsFolder(LocalFileSystem(), str(tmp_path / "rejects" / namespace))
-        parameters = {"namespace": namespace, "max_rejects": None, "batch_size": 3, "values_format": "json"}
+        parameters = {
+            "namespace": namespace,
+            "max_rejects": None,
+            "batch_size": 3,
+            "values_format": "json",
+            "transport": transport,
+        }
         try:
             report = run(index, value, rejects_folder=folder, **parameters)
         except PineconeUpsertError as exc:

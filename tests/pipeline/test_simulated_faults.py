@@ -96,15 +96,15 @@ class Schedule(NamedTuple):
     rejects_path: str | None
 
 
-def schedule_of(random: Random) -> Schedule:
+def schedule_of(random: Random, transport: str) -> Schedule:
     has_repeated_ids = random.random() < 0.3
     records = _records(random, has_repeated_ids)
     version = random.choice([None, *[0] * 9])
     tries = []
     for _ in range(random.randrange(6)):
         version = version + 1 if version is not None and random.random() < 0.05 else version
-        tries.append(_try(random, records, version))
-    calm = _try(random, records, version)._replace(weather=Weather(), dies_at=None, cancelled_at=None)
+        tries.append(_try(random, records, version, transport))
+    calm = _try(random, records, version, transport)._replace(weather=Weather(), dies_at=None, cancelled_at=None)
     return Schedule(
         records,
         has_repeated_ids,
@@ -148,7 +148,7 @@ def _broken(record: Record, random: Random) -> Record:
     return record._replace(**broken, is_valid=False)
 
 
-def _try(random: Random, records: list[Record], version: int | None) -> Try:
+def _try(random: Random, records: list[Record], version: int | None, transport: str) -> Try:
     window = random.randint(1, 8)
     rejectable = sum(not record.is_acceptable for record in records)
     options = UpsertOptions(
@@ -158,6 +158,7 @@ def _try(random: Random, records: list[Record], version: int | None) -> Try:
         max_requests_per_second=random.choice([None, 100, 5]),
         max_bytes_per_second=random.choice([None, 50_000, 2_000]),
         max_rejects=random.choice([None, None, None, None, rejectable, rejectable // 2]),
+        transport=transport,
     )
     steps = random.choice([10, 60, 200, 500])
     return Try(
@@ -470,8 +471,8 @@ def _is_resumed(checkpoint: Mapping[str, Any], world: World, one: Try) -> bool:
     return confirmed > 0 and (one.weather.is_down or len(world.stored) >= confirmed)
 
 
-def run_schedule(seed: int) -> None:
-    schedule = schedule_of(Random(seed))  # noqa: S311 - a seeded simulation
+def run_schedule(seed: int, transport: str) -> None:
+    schedule = schedule_of(Random(seed), transport)  # noqa: S311 - a seeded simulation
     world = World(schedule.records, Random(-seed), schedule.has_repeated_ids)  # noqa: S311 - the same
     end = None
     saved_version: int | None = None
@@ -510,13 +511,13 @@ def _blocks(first: int, end: int) -> list[range]:
     return [range(start, start + AT_ONCE) for start in range(first, end, AT_ONCE)]
 
 
-def run_block(seeds: range) -> None:
+def run_block(seeds: range, transport: str) -> None:
     for seed in seeds:
         try:
-            run_schedule(seed)
+            run_schedule(seed, transport)
         except Exception as exc:
             raise AssertionError(
-                f"Schedule {seed} fails. Alone: SIMULATION_SEED={seed} python -m pytest tests/pipeline/test_simulated_faults.py"
+                f"Schedule {seed} fails over {transport}. Alone: SIMULATION_SEED={seed} python -m pytest tests/pipeline/test_simulated_faults.py"
             ) from exc
 
 
@@ -529,12 +530,14 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
 @pytest.mark.parametrize("seeds", _blocks(0, 1_000), ids=str)
-def test_every_record_is_accounted_for(seeds):
-    run_block(seeds)
+def test_every_record_is_accounted_for(seeds, transport):
+    run_block(seeds, transport)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
 @pytest.mark.parametrize("seeds", _blocks(1_000, 20_000), ids=str)
-def test_every_record_is_accounted_for_in_many_more_schedules(seeds):
-    run_block(seeds)
+def test_every_record_is_accounted_for_in_many_more_schedules(seeds, transport):
+    run_block(seeds, transport)

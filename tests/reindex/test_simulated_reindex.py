@@ -134,6 +134,7 @@ def _try(random: Random, numbers: list[int]) -> Try:
         full=random.random() < 0.1,
         verify_sample=random.choice([0, 2, 100]),
         verify_timeout_s=20,
+        transport=random.choice(["rest", "grpc"]),
     )
     steps = random.choice([10, 60, 200, 400])
     weather = Weather(

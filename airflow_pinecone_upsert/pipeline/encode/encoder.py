@@ -1,8 +1,8 @@
 """
-The encoder: from Arrow columns to the JSON of each record, with every rule checked.
+The encoder: from Arrow columns to the bytes of each record, in JSON or protobuf, with every rule checked.
 
-Invariants: an encoded record is complete and valid by Pinecone's limits; a float32 is written in its shortest form that
-reads back bit for bit; no Python object is created for a component of a vector.
+Invariants: an encoded record is complete and valid by Pinecone's limits; a float32 is written so that it reads back bit
+for bit, in JSON in its shortest such form; no Python object is created for a component of a vector.
 
 A rule checks a whole column at once. orjson writes NaN as ``null``, so finiteness is checked before encoding.
 """
@@ -28,15 +28,16 @@ from airflow_pinecone_upsert.api.limits import (
 )
 from airflow_pinecone_upsert.exceptions import RecordError, SetupError, SourceError
 from airflow_pinecone_upsert.pipeline.encode.ids import check_ids
+from airflow_pinecone_upsert.pipeline.encode.json_format import JSON
 from airflow_pinecone_upsert.pipeline.encode.metadata import metadata_rows, metadata_values, too_long
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.encode.vector_forms import plain_lists
+from airflow_pinecone_upsert.pipeline.encode.wire_format import Vector, WireFormat
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, as_numpy
 from airflow_pinecone_upsert.pipeline.violation import Violation, preview
 
 _Offsets = npt.NDArray[np.int64]
-_Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 _ROUNDED_TWICE: Final = np.uint32(0x15AE43FD)
 """
@@ -60,26 +61,28 @@ class EncodedChunk(NamedTuple):
     errors: list[RecordError]
 
 
-def encode(chunk: Chunk, shape: IndexShape, *, max_bytes: int) -> EncodedChunk:
+def encode(chunk: Chunk, shape: IndexShape, *, max_bytes: int, wire_format: WireFormat = JSON) -> EncodedChunk:
     """
     Encode the records of a chunk.
 
     :param chunk: The records.
     :param shape: The index they are for.
     :param max_bytes: The longest record that fits into a request.
+    :param wire_format: How the records are written.
     :raises SourceError: No value of a column can be read, for example because its time zone is unknown.
     :raises SetupError: There are sparse vectors, and the index takes none next to dense ones.
     """
-    return _Encoder(chunk, shape, max_bytes).run()
+    return _Encoder(chunk, shape, max_bytes, wire_format).run()
 
 
 class _Encoder:
     """The columns of one chunk, and the first broken rule of each row."""
 
-    def __init__(self, chunk: Chunk, shape: IndexShape, max_bytes: int) -> None:
+    def __init__(self, chunk: Chunk, shape: IndexShape, max_bytes: int, wire_format: WireFormat) -> None:
         self._chunk = chunk
         self._shape = shape
         self._max_bytes = max_bytes
+        self._wire_format = wire_format
         self._violations: dict[int, Violation] = dict(chunk.violations)
         self._ids: list[str] = []
 
@@ -104,14 +107,14 @@ class _Encoder:
 
     def _bodies(self, *parts: Iterable[Any]) -> list[bytes]:
         try:
-            return list(map(_body, *parts))
-        except TypeError:  # lone surrogates in metadata that came as Python values: find the records that have them
+            return list(map(self._wire_format.encode, *parts))
+        except UnicodeError:  # lone surrogates in metadata that came as Python values: find the records that have them
             return [self._body_of_text(offset, *record) for offset, record in enumerate(zip(*parts, strict=False))]
 
     def _body_of_text(self, offset: int, *parts: Any) -> bytes:
         try:
-            return _body(*parts)
-        except TypeError as exc:
+            return self._wire_format.encode(*parts)
+        except UnicodeError as exc:
             reason, remedy = f"not valid Unicode ({exc})", "Fix the text's encoding."
             self._add([(offset, Violation(self._chunk.names["metadata"], reason, remedy))])
             return b""
@@ -146,7 +149,7 @@ class _Encoder:
 
     # Dense vectors -------------------------------------------------------------------------------
 
-    def _dense(self) -> list[_Vector | None] | None:
+    def _dense(self) -> list[Vector | None] | None:
         column = self._column("values")
         if column is None:
             return None
@@ -155,7 +158,7 @@ class _Encoder:
         self._add(violations.items())
         lists = _Lists(column)
         flat = self._float32(lists, name)
-        vectors = _split_exact(lists, flat)
+        vectors = self._split(lists, flat)
         lengths = lists.lengths
         present = lists.present
         dimension = self._shape.dimension
@@ -183,7 +186,7 @@ class _Encoder:
         self._note(zero, name, reason, _FIX_VECTOR, lambda offset: vectors[offset])
         return vectors
 
-    def _float32(self, lists: _Lists, name: str) -> _Vector:
+    def _float32(self, lists: _Lists, name: str) -> Vector:
         """Round to float32, once, and check that every component is a finite number."""
         self._note(lists.rows_of_nulls(), name, "a component is null", _FIX_VECTOR, lambda _: None)
         wide = _to_numpy(lists.flat)
@@ -200,6 +203,10 @@ class _Encoder:
                 lambda row: wide[first[row]],
             )
         return narrow
+
+    def _split(self, lists: _Lists, flat: Vector) -> list[Any]:
+        """Cut float32 into vectors that are written exactly: a view per row; None where the row has no list."""
+        return _split_exact(lists, flat) if self._wire_format.is_decimal else lists.split(flat)
 
     # Sparse vectors ------------------------------------------------------------------------------
 
@@ -228,7 +235,7 @@ class _Encoder:
         note(counts == 0, "a sparse vector has at least one entry", remedy, sizes.__getitem__)
         too_many = f"a sparse vector has at most {MAX_SPARSE_VALUES:,} entries"
         note(counts > MAX_SPARSE_VALUES, too_many, "Keep the entries of the largest weight.", sizes.__getitem__)
-        vectors = _split_exact(values, self._float32(values, f"{name}.values"))
+        vectors = self._split(values, self._float32(values, f"{name}.values"))
         numbers = self._indices(indices, f"{name}.indices")
         return [
             None if i is None or v is None else {"indices": i, "values": v}
@@ -290,13 +297,15 @@ class _Encoder:
         lengths = np.fromiter(map(len, bodies), np.int64, len(bodies))
         if metadata is not None:
             name = self._chunk.names["metadata"]
-            suspects = np.flatnonzero(lengths > MAX_METADATA_BYTES).tolist()
+            suspects = np.flatnonzero(lengths * self._wire_format.max_json_growth > MAX_METADATA_BYTES).tolist()
             for offset in suspects:
                 plain = metadata[offset] or {}
                 violation = too_long(plain, len(orjson.dumps(plain)), name)
                 self._add([(offset, violation)] if violation else [])
         remedy = f"Raise max_request_bytes (at most {MAX_DECODED_REQUEST_BYTES:,}) or shorten the metadata."
-        reason = f"the record must have at most {self._max_bytes:,} bytes of JSON to fit into a request"
+        reason = (
+            f"the record must have at most {self._max_bytes:,} bytes of {self._wire_format.name} to fit into a request"
+        )
         too_large = np.flatnonzero(lengths > self._max_bytes)
         self._note(too_large, "record", reason, remedy, lambda offset: len(bodies[offset]))
 
@@ -347,9 +356,9 @@ class _Lists:
         return [flat[start:end] if is_present else None for start, end, is_present in cuts]
 
 
-def _split_exact(lists: _Lists, flat: _Vector) -> list[Any]:
+def _split_exact(lists: _Lists, flat: Vector) -> list[Any]:
     """
-    Cut float32 into vectors whose shortest form reads back exactly.
+    Cut float32 into vectors whose shortest decimal form reads back exactly.
 
     :return: A view per row; None where the row has no list. In a rare case float64, of the same values.
     """
@@ -357,21 +366,6 @@ def _split_exact(lists: _Lists, flat: _Vector) -> list[Any]:
     for row in np.unique(lists.rows_of(np.flatnonzero(flat.view(np.uint32) & 0x7FFF_FFFF == _ROUNDED_TWICE))):
         vectors[row] = vectors[row].astype(np.float64)
     return vectors
-
-
-def _body(
-    record_id: str, values: _Vector | None, sparse: dict[str, Any] | None, metadata: dict[str, Any] | None
-) -> bytes:
-    record: dict[str, Any] = {"id": record_id}
-    if values is not None:
-        record["values"] = values
-    if sparse is not None:
-        record["sparseValues"] = sparse
-    if metadata is not None:
-        record["metadata"] = metadata
-    # Copied, because what orjson returns is the start of a larger buffer: thousands of the remainders fragment the heap,
-    # and short records took twice the time.
-    return b"%b" % orjson.dumps(record, None, orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _where(mask: pa.BooleanArray) -> _Offsets:

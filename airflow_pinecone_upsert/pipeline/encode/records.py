@@ -16,7 +16,7 @@ class EncodedRecords(NamedTuple):
     :param origins: The file's path or URL that each comes from, or ``XCom``.
     :param rows: The row of each there, counted from 0.
     :param ids: The id of each.
-    :param bodies: The JSON object of each.
+    :param bodies: The bytes of each, in a :class:`airflow_pinecone_upsert.pipeline.encode.wire_format.WireFormat`.
     :param entries: What a manifest will say of each once it is confirmed; empty bytes where there is no manifest.
     """
 

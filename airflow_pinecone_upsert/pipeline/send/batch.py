@@ -82,11 +82,12 @@ class Batcher:
         """Yield the number of records of each batch that is certainly full; what follows the last one may yet grow."""
         ids, bodies = self._waiting.ids, self._waiting.bodies
         max_bytes = self._max_bytes - self._envelope.size
-        # One comma for each record but the first: count it for all, and allow one more byte.
-        ends_at = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)) + 1)
+        # One separator for each record but the first: count it for all, and allow for one more.
+        separator = len(self._envelope.separator)
+        ends_at = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)) + separator)
         start = sent = 0
         while start < len(ids):
-            fitting = int(np.searchsorted(ends_at, sent + max_bytes + 1, side="right"))
+            fitting = int(np.searchsorted(ends_at, sent + max_bytes + separator, side="right"))
             stop = start + _before_repeated_id(ids[start : max(start + 1, min(fitting, start + self._max_records))])
             if stop == len(ids) and stop - start < self._max_records:
                 return

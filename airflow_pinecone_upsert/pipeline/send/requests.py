@@ -17,7 +17,9 @@ from typing_extensions import Self
 
 from airflow_pinecone_upsert.api.endpoints import DELETE, UPSERT, Body, Endpoint
 from airflow_pinecone_upsert.api.models import DeleteResponse, UpsertResponse
+from airflow_pinecone_upsert.pipeline.encode.json_format import JSON
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
+from airflow_pinecone_upsert.pipeline.encode.wire_format import WireFormat
 from airflow_pinecone_upsert.pipeline.position import RowRange, row_ranges
 
 _PIECE_BYTES: Final = 128 * 1024
@@ -74,19 +76,26 @@ class Envelope:
     The part of an upsert's body around the records.
 
     :param namespace: Left out of the body where it is the default one.
+    :param wire_format: How the body is written.
     """
 
     namespace: str = ""
+    wire_format: WireFormat = JSON
 
-    @cached_property
+    @property
     def head(self) -> bytes:
         """The bytes before the first record."""
-        return b'{"vectors":['
+        return self.wire_format.head
+
+    @property
+    def separator(self) -> bytes:
+        """The bytes between two records."""
+        return self.wire_format.separator
 
     @cached_property
     def tail(self) -> bytes:
         """The bytes after the last record."""
-        return b'],"namespace":%b}' % orjson.dumps(self.namespace) if self.namespace else b"]}"
+        return self.wire_format.tail(self.namespace)
 
     @property
     def size(self) -> int:
@@ -101,14 +110,15 @@ class RequestBody:
     In one block it would be copied as often, and blocks of two megabytes among those of single records fragment the
     heap: a run of 400,000 records took 13 MB more than one of 20,000, and takes 3 MB more in pieces.
 
-    :param records: The JSON object of each record; one or more.
+    :param records: The bytes of each record; one or more.
     :param envelope: The part around them.
     """
 
     def __init__(self, records: Sequence[bytes], envelope: Envelope) -> None:
         self._records = records
         self._envelope = envelope
-        self._size = envelope.size + sum(map(len, records)) + len(records) - 1
+        separators = len(envelope.separator) * (len(records) - 1)
+        self._size = envelope.size + sum(map(len, records)) + separators
 
     def __len__(self) -> int:
         """Count the bytes."""
@@ -119,11 +129,13 @@ class RequestBody:
         records = list(self._records)
         count = max(1, len(records) * _PIECE_BYTES // self._size)
         starts = range(0, len(records), count)
-        # Head, tail and commas are added to the records next to them, so that a piece is copied once.
+        separator = self._envelope.separator
+        # Head, tail and separators are added to the records next to them, so that a piece is copied once.
         for start in starts:
-            records[start] = (b"," if start else self._envelope.head) + records[start]
+            before = separator if start else self._envelope.head
+            records[start] = before + records[start] if before else records[start]
         records[-1] += self._envelope.tail
-        return (b",".join(records[start : start + count]) for start in starts)
+        return (separator.join(records[start : start + count]) for start in starts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from airflow_pinecone_upsert.api.models import to_id
@@ -89,9 +88,9 @@ def source_record(chunk: Chunk, row: int) -> Mapping[str, Any]:
     return record
 
 
-def sent_record(body: bytes) -> Mapping[str, Any]:
-    """Return a record as it was sent."""
-    return _renamed(orjson.loads(body))
+def sent_record(decoded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a record as it was sent, under the names of :data:`SCHEMA`."""
+    return _renamed(decoded)
 
 
 def _python_record(row: Any) -> Mapping[str, Any]:

@@ -122,7 +122,7 @@ class Rejects:
         rejected.response = response
         rejected.__cause__ = error
         if self._files is not None:
-            self._files.add([reject_row(rejected, sent_record(body))])
+            self._files.add([reject_row(rejected, sent_record(request.envelope.wire_format.decode(body)))])
         self._take([rejected], among=1)
 
     def write(self) -> None:

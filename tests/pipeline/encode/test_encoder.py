@@ -34,14 +34,14 @@ def encoded(columns):
 
 
 @pytest.fixture
-def stored(index, run):
+def stored(index, run, transport):
     """Upsert columns into a new namespace and return what it stores then, in the order of the rows."""
     namespaces = map("ns-{}".format, count())
 
     def stored(columns):
         table = columns if isinstance(columns, pa.RecordBatch) else pa.RecordBatch.from_pydict(columns)
         namespace = next(namespaces)
-        report = run(index, table, namespace=namespace)
+        report = run(index, table, namespace=namespace, transport=transport)
         assert report.upserted_count == table.num_rows
         found = index.vectors(namespace)
         return [found[str(record_id)] for record_id in table.column("id").to_pylist()]

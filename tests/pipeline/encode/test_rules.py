@@ -203,10 +203,12 @@ def test_an_invalid_record_in_xcom_is_rejected_before_anything_is_sent(index, ru
 
 
 @pytest.mark.parametrize("case", RULES)
-def test_an_invalid_record_in_parquet_is_rejected_before_anything_is_sent(index, run, upserts, write, case):
+def test_an_invalid_record_in_parquet_is_rejected_before_anything_is_sent(
+    *, index, run, upserts, write, transport, case
+):
     path = write(as_table(GOOD, case.record))
     with pytest.raises(RecordError) as caught:
-        run(index, path)
+        run(index, path, transport=transport)
     check(caught.value, case, str(path))
     assert not upserts(index)
 
@@ -347,21 +349,26 @@ def test_a_duplicate_key_in_a_map_is_rejected(index, run):
         run(index, pa.table({"id": ["a"], "values": [[1.0, 2.0]], "metadata": column}))
 
 
-def test_metadata_of_exactly_the_limit_are_accepted(index, run):
+def test_metadata_of_exactly_the_limit_are_accepted(index, run, transport):
     text = "é" * ((40_960 - len('{"t":""}')) // 2)  # the limit counts bytes, not characters
-    run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"t": text}}])
+    run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"t": text}}], transport=transport)
     assert index.vectors()["a"].metadata == {"t": text}
     with pytest.raises(RecordError, match="40,962 bytes"):
-        run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"t": f"{text}é"}}])
+        run(index, [{"id": "a", "values": [1.0, 2.0], "metadata": {"t": f"{text}é"}}], transport=transport)
 
 
-def test_a_record_too_large_for_a_request_is_rejected(index, run, upserts):
+def test_a_record_too_large_for_a_request_is_rejected(index, run, upserts, transport):
     record = {"id": "a", "values": [1.0, 2.0], "metadata": {"text": "x" * 1_000}}
     with pytest.raises(RecordError) as caught:
-        run(index, [GOOD, record], max_request_bytes=1_000, namespace="ns")
+        run(index, [GOOD, record], max_request_bytes=1_000, namespace="ns", transport=transport)
     assert caught.value.field == "record"
-    assert caught.value.reason == "the record must have at most 969 bytes of JSON to fit into a request"
-    assert caught.value.value == str(len(b'{"id":"a","values":[1.0,2.0],"metadata":{"text":""}}') + 1_000)
+    limit, size = {
+        "rest": ("969 bytes of JSON", len(b'{"id":"a","values":[1.0,2.0],"metadata":{"text":""}}') + 1_000),
+        # The namespace has 4 bytes; the id 3, the vector 10, the metadata 3 + 3 + 6 + 3 + 3 and the record 3 around the text.
+        "grpc": ("996 bytes of protobuf", 1_000 + 34),
+    }[transport]
+    assert caught.value.reason == f"the record must have at most {limit} to fit into a request"
+    assert caught.value.value == str(size)
     assert "Raise max_request_bytes" in caught.value.remedy
     assert not upserts(index)
 

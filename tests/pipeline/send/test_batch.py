@@ -2,14 +2,18 @@
 
 from itertools import zip_longest
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_pinecone_upsert.pipeline.encode.json_format import JSON
+from airflow_pinecone_upsert.pipeline.encode.protobuf_format import PROTOBUF
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.send.batch import Batcher
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
+from tests.pipeline.sent import message_of
 
 DEFAULT = Envelope()
 
@@ -50,10 +54,12 @@ NAMESPACES = st.text(st.characters(max_codepoint=127), max_size=20)
     namespace=NAMESPACES,
     max_records=st.integers(1, 20),
     max_bytes=st.integers(600, 3_000),
+    wire_format=st.sampled_from([JSON, PROTOBUF]),
 )
-def test_batches_are_full_in_order_and_complete(chunks, namespace, max_records, max_bytes):
+def test_batches_are_full_in_order_and_complete(chunks, namespace, max_records, max_bytes, wire_format):
     source = map(encoded, chunks)
-    batches = list(Batcher(source, Envelope(namespace), max_records=max_records, max_bytes=max_bytes))
+    envelope = Envelope(namespace, wire_format)
+    batches = list(Batcher(source, envelope, max_records=max_records, max_bytes=max_bytes))
 
     assert [one for batch in batches for one in records_of(batch)] == [one for chunk in chunks for one in chunk]
     for batch, following in zip_longest(batches, batches[1:]):
@@ -73,6 +79,16 @@ def test_a_body_is_json_of_the_records_and_the_namespace(chunks, namespace):
         assert body.pop("vectors") == [orjson.loads(one) for one in batch.records.bodies]
         assert body == ({"namespace": namespace} if namespace else {})
         assert len(batch.envelope.head + batch.envelope.tail) == batch.envelope.size
+
+
+def test_a_body_of_protobuf_is_the_records_and_the_namespace():
+    bodies = [PROTOBUF.encode(f"r{row}", np.float32([row, 1]), None, {"n": row}) for row in range(300)]
+    records = EncodedRecords(["XCom"] * 300, list(range(300)), [f"r{row}" for row in range(300)], bodies, [b""] * 300)
+    message = message_of(UpsertRequest(records, Envelope("n" * 300, PROTOBUF)))
+    assert [(one["id"], one["values"].tolist(), one["metadata"]) for one in message["vectors"]] == [
+        (f"r{row}", [row, 1], {"n": row}) for row in range(300)
+    ]
+    assert message["namespace"] == "n" * 300
 
 
 @pytest.mark.parametrize("padding", [0, 1_000, 200_000])
@@ -97,11 +113,13 @@ def test_halves_are_the_whole_in_order(count):
     assert first.envelope == second.envelope == batch.envelope
 
 
-def test_a_batch_that_is_full_to_the_byte():
+@pytest.mark.parametrize("wire_format", [JSON, PROTOBUF])
+def test_a_batch_that_is_full_to_the_byte(wire_format):
     two = [record(row, f"same length {row}") for row in range(2)]
-    both = request_of(two)
+    envelope = Envelope("ns", wire_format)
+    both = request_of(two, envelope)
     for max_bytes, counts in [(len(both.body), [2]), (len(both.body) - 1, [1, 1])]:
-        batches = Batcher([encoded(two)], Envelope(), max_records=9, max_bytes=max_bytes)
+        batches = Batcher([encoded(two)], envelope, max_records=9, max_bytes=max_bytes)
         assert [len(batch) for batch in batches] == counts
 
 

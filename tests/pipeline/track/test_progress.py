@@ -15,7 +15,7 @@ from tests.pipeline.send.simulated_transport import SimulatedTransport
 def test_the_log_has_progress_and_speed_every_few_seconds(index, run, write, caplog):
     caplog.set_level("INFO")
     path = write({"id": [f"r{row}" for row in range(40)], "values": [[1.0, float(row)] for row in range(40)]})
-    run(index, path, transport=SimulatedTransport(), batch_size=2, max_concurrency=1)
+    run(index, path, carrier=SimulatedTransport(), batch_size=2, max_concurrency=1)
     line = re.compile(
         r"(\d+) records confirmed, 2 records/s, 0\.0 MB/s, 0 throttled, (\d+)% done, about (\d+) s to go\."
     )

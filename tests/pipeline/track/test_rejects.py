@@ -499,18 +499,20 @@ def test_a_record_in_any_file_of_an_earlier_try_is_not_written_again(folder):
 @pytest.fixture
 def cosine_index(pinecone_index_factory):
     """An index that takes no sparse vectors, whose statistics do not report its metric: only the server knows."""
-    index = pinecone_index_factory(dimension=2, metric="cosine")
+    index = pinecone_index_factory(dimension=2, metric="cosine", grpc_port=0)
     stats = b'{"namespaces": {}, "dimension": 2, "totalVectorCount": 0}'
     index.faults.next(Fault.body(200, stats, "application/json"), path="/describe_index_stats")
     return index
 
 
 @pytest.mark.parametrize("bad", [{0}, {137}, {999}, {3, 4}, {0, 500, 999}])
-def test_the_records_that_the_server_rejects_are_found_by_halving(*, cosine_index, upsert_all, upserts, folder, bad):
+def test_the_records_that_the_server_rejects_are_found_by_halving(
+    *, cosine_index, upsert_all, upserts, folder, transport, bad
+):
     index = cosine_index
     sparse = {"sparse_values": {"indices": [1], "values": [0.5]}}
     records = [{"id": f"r{n}", "values": [1.0, n], "metadata": {"n": n}, **(sparse if n in bad else {})} for n in range(1_000)]  # fmt: skip
-    report = upsert_all(records, folder, index=index)
+    report = upsert_all(records, folder, index=index, transport=transport)
     assert (report.upserted_count, report.rejected_count) == (1_000 - len(bad), len(bad))
     assert set(index.vectors()) == {f"r{n}" for n in range(1_000) if n not in bad}
     assert len(upserts(index)) <= 1 + len(bad) * 2 * math.ceil(math.log2(1_000))

@@ -1,0 +1,174 @@
+"""
+A record as the message ``Vector`` of Pinecone's gRPC API, with the tag and the length that it has in an ``UpsertRequest``.
+
+Repeated fields of concatenated messages concatenate, so a request is its records one after another, and the namespace.
+
+The messages (https://github.com/pinecone-io/pinecone-api, ``db_data_2025-04.proto``; https://protobuf.dev/reference/protobuf/google.protobuf/#struct)::
+
+    UpsertRequest  1 vectors: repeated Vector   2 namespace: string
+    Vector         1 id: string   2 values: repeated float   3 metadata: Struct   4 sparse_values: SparseValues
+    SparseValues   1 indices: repeated uint32   2 values: repeated float
+    Struct         1 fields: map of string to Value
+    Value          2 number_value: double   3 string_value: string   4 bool_value: bool   6 list_value: ListValue
+    ListValue      1 values: repeated Value
+
+Invariant: the components of a vector are copied from the memory of their column, little-endian, and so arrive bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from struct import Struct
+from typing import Any, Final
+
+import numpy as np
+
+from airflow_pinecone_upsert.api.protobuf import delimited, fields, packed_varints, read_packed_varints, varint
+from airflow_pinecone_upsert.pipeline.encode.wire_format import Vector, WireFormat
+
+_FLOAT32: Final = np.dtype("<f4")
+_EXACT_INTEGERS: Final = 2**53
+_KEYS_REMEMBERED: Final = 256
+_pack_double: Final = Struct("<d").pack
+_unpack_double: Final = Struct("<d").unpack
+
+# A tag is the number of the field times 8, and the wire type: 0 varint, 1 eight bytes, 2 with a length.
+_FIRST, _SECOND, _THIRD, _FOURTH, _SIXTH = (bytes([number << 3 | 2]) for number in (1, 2, 3, 4, 6))
+_NUMBER_VALUE, _TEXT_VALUE, _BOOL_VALUE, _LIST_VALUE = 2, 3, 4, 6
+
+
+class _ProtobufFormat(WireFormat):
+    name = "protobuf"
+    transport = "grpc"
+    head = b""
+    separator = b""
+    is_decimal = False
+    max_json_growth = 6  # a control character is one byte here, and \u0001 in JSON
+
+    def tail(self, namespace: str) -> bytes:
+        return delimited(_SECOND, namespace.encode()) if namespace else b""
+
+    def encode(
+        self,
+        record_id: str,
+        values: Vector | None,
+        sparse: Mapping[str, Any] | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> bytes:
+        encoded_id = record_id.encode()
+        parts: list[Any] = [_FIRST, varint(len(encoded_id)), encoded_id]
+        size = 1 + len(parts[1]) + len(encoded_id)
+        if values is not None and (count := values.nbytes):
+            head = _SECOND + varint(count)
+            parts += (head, values)
+            size += len(head) + count
+        if metadata:
+            encoded = _struct(metadata)
+            head = _THIRD + varint(len(encoded))
+            parts += (head, encoded)
+            size += len(head) + len(encoded)
+        if sparse is not None:
+            encoded = delimited(_FOURTH, _sparse_values(sparse))
+            parts.append(encoded)
+            size += len(encoded)
+        return b"".join((_FIRST, varint(size), *parts))
+
+    def decode(self, body: bytes) -> Mapping[str, Any]:
+        ((_, vector),) = fields(body)
+        record: dict[str, Any] = {}
+        for number, content in fields(_content(vector)):
+            match number:
+                case 1:
+                    record["id"] = _content(content).decode()
+                case 2:
+                    record["values"] = _floats(content)
+                case 3:
+                    record["metadata"] = dict(_entry(_content(entry)) for _, entry in fields(_content(content)))
+                case 4:
+                    parts = dict(fields(_content(content)))
+                    indices = read_packed_varints(_content(parts.get(1, b"")))
+                    record["sparseValues"] = {"indices": indices, "values": _floats(parts.get(2, b""))}
+        return record
+
+
+PROTOBUF: Final = _ProtobufFormat()
+
+
+def _sparse_values(sparse: Mapping[str, Any]) -> bytes:
+    values = delimited(_SECOND, sparse["values"].tobytes())
+    return delimited(_FIRST, packed_varints(sparse["indices"])) + values
+
+
+def _struct(metadata: Mapping[str, Any]) -> bytes:
+    return b"".join([_field(key, value) for key, value in metadata.items()])
+
+
+def _field(key: str, value: Any) -> bytes:
+    """Encode an entry of a Struct."""
+    kind = type(value)
+    if kind is float or kind is int:
+        return _number_head(key) + _pack_double(value)
+    if kind is bool:
+        return _bool_field(key, value)
+    entry = _key(key) + delimited(_SECOND, _value(value))
+    return delimited(_FIRST, entry)
+
+
+def _value(value: Any) -> bytes:
+    if isinstance(value, str):
+        return delimited(_TEXT_TAG, value.encode())
+    if isinstance(value, list):
+        return delimited(_LIST_TAG, b"".join([delimited(_FIRST, _value(item)) for item in value]))
+    return _NUMBER_TAG + _pack_double(value)
+
+
+_TEXT_TAG: Final = _THIRD
+_LIST_TAG: Final = _SIXTH
+_NUMBER_TAG: Final = bytes([_NUMBER_VALUE << 3 | 1])
+_BOOL_TAG: Final = bytes([_BOOL_VALUE << 3])
+
+
+@lru_cache(_KEYS_REMEMBERED)
+def _key(key: str) -> bytes:
+    return delimited(_FIRST, key.encode())
+
+
+@lru_cache(_KEYS_REMEMBERED)
+def _number_head(key: str) -> bytes:
+    """Return an entry up to its number."""
+    number = _NUMBER_TAG + bytes(8)
+    return delimited(_FIRST, _key(key) + delimited(_SECOND, number))[:-8]
+
+
+@lru_cache(_KEYS_REMEMBERED)
+def _bool_field(key: str, value: bool) -> bytes:  # noqa: FBT001 - the value of a key
+    return delimited(_FIRST, _key(key) + delimited(_SECOND, _BOOL_TAG + varint(value)))
+
+
+def _content(value: int | bytes) -> bytes:
+    assert isinstance(value, bytes)  # noqa: S101 - this module wrote it
+    return value
+
+
+def _floats(value: int | bytes) -> Vector:
+    return np.frombuffer(_content(value), _FLOAT32)
+
+
+def _entry(entry: bytes) -> tuple[str, Any]:
+    parts = dict(fields(entry))
+    return _content(parts[1]).decode(), _read_value(_content(parts[2]))
+
+
+def _read_value(value: bytes) -> Any:
+    ((kind, content),) = fields(value)
+    if kind == _BOOL_VALUE:
+        return bool(content)
+    encoded = _content(content)
+    if kind == _TEXT_VALUE:
+        return encoded.decode()
+    if kind == _LIST_VALUE:
+        return [_read_value(_content(item)) for _, item in fields(encoded)]
+    (number,) = _unpack_double(encoded)
+    is_integer = number.is_integer() and abs(number) <= _EXACT_INTEGERS and str(number) != "-0.0"
+    return int(number) if is_integer else number
