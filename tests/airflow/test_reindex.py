@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import signal
 import time
 
 import boto3
@@ -19,6 +21,7 @@ from airflow_pinecone_upsert.reindex.lease import Holder, Lease
 from airflow_pinecone_upsert.storage import manifest_folder
 
 from .dag_source import DAG_HEAD
+from .supervised import wait_until
 from .test_lineage import events_of
 
 UPSERT = "/vectors/upsert"
@@ -296,6 +299,51 @@ def test_the_lease_is_given_back_however_the_run_ends(nights, parameters):
     Lease.acquire(manifest_folder(nights.manifest), Holder("other"), time.time())
 
 
+def test_a_cancelled_task_gives_the_lease_back_and_the_next_try_sends_what_is_missing(
+    task_processes, pinecone_index, tmp_path
+):
+    records = [(name, [1.0] * 8) for name in ids(100)]
+    pinecone_index.faults.next(Fault.stall(0.0), times=3, path=UPSERT)
+    pinecone_index.faults.next(Fault.stall(3_600), path=UPSERT)
+    run = task_processes(
+        f"PineconeReindexOperator(task_id='reindex', vectors={records}, manifest_path='{tmp_path}', batch_size=10, "
+        "max_concurrency=1)",
+        preamble="from airflow_pinecone_upsert import PineconeReindexOperator",
+    )
+    run.start()
+    wait_until(lambda: not pinecone_index.faults.pending)
+    run.signal(signal.SIGTERM)
+    assert run.wait() == "up_for_retry"
+    assert "The reindexing was cancelled" in run.log
+    Lease.acquire(manifest_folder(tmp_path), Holder("other"), time.time()).release()
+    sent_before = len(pinecone_index.requests)
+    assert run.try_once() == "success"
+    sent = [one for request in pinecone_index.requests[sent_before:] for one in request.ids if request.path == UPSERT]
+    assert sorted(sent) == ids(70, start=30)
+    assert set(pinecone_index.vectors()) == set(ids(100))
+
+
+@pytest.mark.slow
+def test_the_lease_is_renewed_although_nothing_is_sent(nights, tmp_path):
+    """On a night without changes the sender waits for the next request all the time."""
+    records = [(name, [1.0] * 8) for name in ids(900)]
+    PineconeHook().reindex(records, manifest_path=tmp_path, verify_sample=0)
+
+    def expires_s():
+        (lease,) = tmp_path.glob("lease-*.json")
+        return json.loads(lease.read_text())["expires_s"]
+
+    def night():
+        first, deadline_s = expires_s(), time.monotonic() + 60
+        while expires_s() == first:
+            assert time.monotonic() < deadline_s
+            yield records
+            time.sleep(0.05)
+
+    report = PineconeHook().reindex(night(), manifest_path=tmp_path, verify_sample=0)
+    assert (report.counts.requests, report.counts.deleted) == (0, 0)
+
+
 def test_outside_of_a_run_the_lease_names_the_process(nights, pinecone_index):
     seen = []
 
@@ -405,6 +453,19 @@ def test_the_hook_reindexes(run_dag, pinecone_index, tmp_path):
     assert run.state == "success"
     assert counts_of(run, "deleted", "unchanged") == (1, 1)
     assert set(pinecone_index.vectors("n")) == {"b"}
+
+
+def test_each_mapped_task_has_its_own_manifest(run_dag, pinecone_index, tmp_path):
+    task = f"""
+    PineconeReindexOperator.partial(task_id="reindex").expand_kwargs(
+        [{{"vectors": [(name, [1.0] * 8)], "namespace": name, "manifest_path": "{tmp_path}/" + name}} for name in "ab"]
+    )
+"""
+    for count in (1, 0):
+        run = run_dag(DAG_HEAD + task)
+        assert run.state == "success"
+        assert [run.output("reindex", map_index=number)["newCount"] for number in (0, 1)] == [count, count]
+    assert [set(pinecone_index.vectors(name)) for name in "ab"] == [{"a"}, {"b"}]
 
 
 def test_upstream_vectors_are_reindexed(run_dag, pinecone_index, tmp_path):
