@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.hooks.pinecone import PineconeHook
     from airflow_pinecone_upsert.operators.delete import PineconeDeleteOperator
     from airflow_pinecone_upsert.operators.reindex import PineconeReindexOperator
+    from airflow_pinecone_upsert.operators.swap import PineconeSwapNamespaceOperator
     from airflow_pinecone_upsert.operators.upsert import PineconeUpsertOperator
     from airflow_pinecone_upsert.pipeline.counts import Counts, ReindexCounts
     from airflow_pinecone_upsert.pipeline.options import UpsertOptions
@@ -66,6 +67,7 @@ __all__ = [
     "PineconeFreshnessSensor",
     "PineconeHook",
     "PineconeReindexOperator",
+    "PineconeSwapNamespaceOperator",
     "PineconeUpsertError",
     "PineconeUpsertOperator",
     "QuotaExceededError",
@@ -97,6 +99,7 @@ _MODULES: Final = {
     "PineconeFreshnessSensor": "sensors.freshness",
     "PineconeHook": "hooks.pinecone",
     "PineconeReindexOperator": "operators.reindex",
+    "PineconeSwapNamespaceOperator": "operators.swap",
     "PineconeUpsertOperator": "operators.upsert",
     "ReindexCounts": "pipeline.counts",
     "ReindexOptions": "reindex.options",

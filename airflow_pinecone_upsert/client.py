@@ -243,6 +243,16 @@ class IndexClient:
         body = _given(topK=1, id=record_id, namespace=namespace)
         return self._call(endpoints.QUERY, body=orjson.dumps(body)).lsn
 
+    def serving_namespace(self, name: str, *, record_id: str = "-") -> str:
+        """
+        Return the namespace that serves the queries of a name: the target where the name is an alias.
+
+        :param name: A namespace or an alias; ``""`` is the default namespace.
+        :param record_id: Of any record; it need not exist.
+        """
+        body = _given(topK=1, id=record_id, namespace=name)
+        return self._call(endpoints.QUERY, body=orjson.dumps(body)).namespace
+
     def describe_index_stats(self) -> IndexStats:
         """Return dimension, metric and record counts. Counts lag behind writes by seconds."""
         return self._call(endpoints.STATS, body=b"{}")

@@ -29,6 +29,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "airflow_pinecone_upsert.operators.delete",
                     "airflow_pinecone_upsert.operators.reindex",
+                    "airflow_pinecone_upsert.operators.swap",
                     "airflow_pinecone_upsert.operators.upsert",
                 ],
             },

@@ -1,23 +1,24 @@
 """
-Rebuild the index every night, without a moment in which a search finds only some of the records.
+Rebuild the index in a new namespace, and let readers see it from one moment to the next.
 
-Each run fills a new namespace, which is named after the date of the run. Once the index holds all of its records, old
-namespaces are deleted. The newest two remain, so that readers can switch to the new one and back. Copy this example if
-the source is complete every night, and records that are no longer in it must disappear from the index.
+Readers use the namespace alias `articles`. Each run writes into a namespace of its own. Once it is searchable and holds
+every record, the alias is pointed to it; older namespaces are deleted, but for the one that the alias pointed to before.
+If a run fails, readers stay where they are. The second DAG is the rollback: it points the alias back. Copy this example if
+most of the index changes, as with a new embedding model, or if readers must never see a mixture of two runs.
 """
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 from airflow.sdk import DAG, task
 
-from airflow_pinecone_upsert import PineconeHook, PineconeUpsertOperator
+from airflow_pinecone_upsert import PineconeHook, PineconeSwapNamespaceOperator, PineconeUpsertOperator
 
+ALIAS = "articles"
 PREFIX = "articles-"
-NAMESPACES_TO_KEEP = 2
 
 with DAG(
     "reindex_blue_green",
-    description="Rebuild the index in a new namespace every night, and delete old namespaces.",
+    description="Rebuild the index in a new namespace, and point an alias to it.",
     doc_md=__doc__,
     schedule="0 2 * * *",
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
@@ -29,30 +30,47 @@ with DAG(
     upsert = PineconeUpsertOperator(
         task_id="upsert",
         parquet_paths="{{ var.value.embeddings }}",
-        namespace=PREFIX + "{{ dag_run.run_after.strftime('%Y-%m-%d') }}",
+        namespace=PREFIX + "{{ dag_run.run_after.strftime('%Y%m%dT%H%M%S') }}",
         retries=3,
     )
 
-    @task(retries=10, retry_delay=timedelta(seconds=30))
-    def check_count(report: dict) -> str:
-        """Check that the index holds every record. It counts new records only after some seconds, hence the retries."""
-        namespace = report["namespace"]
+    @task
+    def count_records(report: dict) -> int:
+        """Return how many records the namespace must hold. An id that is in the source twice is stored once."""
         # Above a million records, distinctCount is None: then the ids of the source must be unique.
-        expected = report["upsertedCount"] if report["distinctCount"] is None else report["distinctCount"]
-        stats = PineconeHook().describe_index_stats().namespaces.get(namespace)
-        found = stats.vector_count if stats else 0
-        if found != expected:
-            raise ValueError(f"Namespace {namespace} holds {found:,} records, expected {expected:,}.")
-        return namespace
+        return report["upsertedCount"] if report["distinctCount"] is None else report["distinctCount"]
+
+    PineconeSwapNamespaceOperator(
+        task_id="swap",
+        alias=ALIAS,
+        target_namespace="{{ ti.xcom_pull(task_ids='upsert')['namespace'] }}",
+        lsn=upsert.output["lsn"],  # waits until the last write is searchable
+        min_records=count_records(upsert.output),
+        max_shrink_fraction=0.2,
+        namespace_prefix=PREFIX,
+        keep=1,
+        retries=3,
+    )
+
+with DAG(
+    "reindex_blue_green_rollback",
+    description="Point the alias back to the namespace before the current one.",
+    doc_md=__doc__,
+    schedule=None,
+    tags=["pinecone"],
+) as rollback:
 
     @task
-    def delete_old_namespaces(newest: str) -> list[str]:
-        """Delete the namespaces of earlier runs, except the most recent ones."""
-        hook = PineconeHook()
-        dated = [namespace.name for namespace in hook.list_namespaces() if namespace.name.startswith(PREFIX)]
-        old = sorted(name for name in dated if name <= newest)[:-NAMESPACES_TO_KEEP]
-        for name in old:
-            hook.delete_namespace(name)
-        return old
+    def previous_namespace() -> str:
+        """Return the newest namespace that is older than the current target of the alias."""
+        with PineconeHook() as hook:
+            current = hook.describe_alias(ALIAS).target_namespace
+            names = [namespace.name for namespace in hook.list_namespaces()]
+        return max(name for name in names if name.startswith(PREFIX) and name < current)
 
-    delete_old_namespaces(check_count(upsert.output))
+    PineconeSwapNamespaceOperator(
+        task_id="swap_back",
+        alias=ALIAS,
+        target_namespace=previous_namespace(),
+        max_shrink_fraction=1.0,  # also if it is much smaller; no namespace is deleted
+    )

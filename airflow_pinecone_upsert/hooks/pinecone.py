@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.pipeline.track.checkpoint import StateStore
     from airflow_pinecone_upsert.reindex.options import ReindexOptions, ReindexParameters
     from airflow_pinecone_upsert.reindex.report import ReindexReport
+    from airflow_pinecone_upsert.reindex.swap_options import SwapParameters, SwapReport
 
 _TEST_TIMEOUT_S: Final = 10.0
 """For *Test* in the UI, because the user waits for it."""
@@ -553,6 +554,33 @@ class PineconeHook(BaseHook):
         namespace = self.upsert_options(namespace).namespace
         client = call_in_background(self.get_conn, cancellation)
         return delete(selected, client, namespace, max_deletes=max_deletes, dry_run=dry_run, cancellation=cancellation)
+
+    def swap_namespace(
+        self,
+        *,
+        state: StateStore | None = None,
+        cancellation: CancellationToken | None = None,
+        **parameters: Unpack[SwapParameters],
+    ) -> SwapReport:
+        """
+        Point a namespace alias to a namespace that was filled, verify it, and delete old namespaces, as the operator does.
+
+        :param state: Where a try leaves what the next one needs; None for nowhere.
+        :param cancellation: Ends the run early.
+        :param parameters: As in the operator: ``alias``, ``target_namespace``, ``lsn``, ``min_records`` …
+        :return: What the alias points to, and what was deleted.
+        :raises PineconeUpsertError: See :func:`airflow_pinecone_upsert.reindex.swap.swap`.
+        """
+        from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
+        from airflow_pinecone_upsert.reindex.swap import swap
+        from airflow_pinecone_upsert.reindex.swap_options import SwapOptions
+        from airflow_pinecone_upsert.supervisor import cancellation_token
+
+        options = SwapOptions.checked(**parameters)
+        cancellation = cancellation or cancellation_token("swap")
+        _ = self._connection  # read by the main thread, because only that one may request it from Airflow
+        client = call_in_background(self.get_conn, cancellation)
+        return swap(client, options, state=state, cancellation=cancellation)
 
     def list_namespaces(self) -> Iterator[NamespaceDescription]:
         """Yield the namespaces of the index."""

@@ -25,7 +25,7 @@ class PineconeDeleteOperator(PineconeBaseOperator):
 
     What is gone already is success, so a retry is safe. The output is a dict with ``deletedCount``, ``requestCount``,
     ``requestBytes``, ``retryCount``, ``throttledCount``, ``durationSeconds``, ``lsn``, ``dryRun``, ``namespace`` and
-    ``indexHost``; ``deletedCount`` is also pushed under its own key. It counts ids that the server confirmed, unknown ones
+    ``indexHost``; ``deletedCount`` and ``lsn`` are also pushed under their own keys. The first counts ids that the server confirmed, unknown ones
     included; for a filter, the records that it matched, or None where the server does not count them; for ``delete_all``,
     what the statistics said before.
 
@@ -46,7 +46,7 @@ class PineconeDeleteOperator(PineconeBaseOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"id_path": "json", "filter": "json"}
 
     operation: ClassVar[str] = "deletion"
-    output_keys_pushed: ClassVar[Sequence[str]] = ("deletedCount",)
+    output_keys_pushed: ClassVar[Sequence[str]] = ("deletedCount", "lsn")
 
     def __init__(  # noqa: PLR0913 - the user's options
         self,

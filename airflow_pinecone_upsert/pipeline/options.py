@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self, Unpack
 
 from airflow_pinecone_upsert.api.limits import (
@@ -18,7 +18,38 @@ from airflow_pinecone_upsert.exceptions import SetupError
 from airflow_pinecone_upsert.pipeline import defaults
 
 
-class Columns(BaseModel):
+class CheckedOptions(BaseModel):
+    """Options that are validated once, and then frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def _checked(cls, parameters: Mapping[str, object]) -> Self:
+        """
+        Validate what a user chose.
+
+        :raises SetupError: Names every field that is wrong, with its value.
+        """
+        try:
+            return cls.model_validate(parameters)
+        except ValidationError as exc:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, error['loc'])) or 'options'}: {error['msg']} (found {error['input']!r:.80})"
+                for error in exc.errors()
+            )
+            raise SetupError(f"Invalid parameters: {wrong}.") from exc
+
+
+def _check_namespace(name: str) -> str:
+    if len(name) > MAX_NAMESPACE_LENGTH or not name.isascii() or "\0" in name:
+        raise ValueError(f"a namespace has at most {MAX_NAMESPACE_LENGTH} ASCII characters, none of them NUL")
+    return name
+
+
+NamespaceName = Annotated[str, AfterValidator(_check_namespace)]
+
+
+class Columns(CheckedOptions):
     """
     The names of a table's columns.
 
@@ -29,8 +60,6 @@ class Columns(BaseModel):
     :param metadata_column: JSON strings, structs or maps; may be absent.
     :param metadata_columns: Instead of ``metadata_column``: plain columns, each one a key of the metadata.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id_column: str = defaults.ID_COLUMN
     values_column: str = defaults.VALUES_COLUMN
@@ -94,7 +123,7 @@ class UpsertOptions(Columns):
     :param transport: What carries the requests: ``"rest"`` JSON, ``"grpc"`` protobuf.
     """
 
-    namespace: str = ""
+    namespace: NamespaceName = ""
     batch_size: int = Field(default=defaults.BATCH_SIZE, ge=1, le=MAX_RECORDS_PER_REQUEST)
     max_request_bytes: int = Field(default=defaults.MAX_REQUEST_BYTES, ge=1_000, le=MAX_DECODED_REQUEST_BYTES)
     max_concurrency: int = Field(default=defaults.MAX_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)
@@ -104,13 +133,6 @@ class UpsertOptions(Columns):
     wait_until_searchable: bool = defaults.WAIT_UNTIL_SEARCHABLE
     searchable_timeout_s: float = Field(default=defaults.SEARCHABLE_TIMEOUT_S, gt=0, le=86_400)
     transport: Literal["rest", "grpc"] = defaults.TRANSPORT
-
-    @field_validator("namespace")
-    @classmethod
-    def _name_is_ascii(cls, name: str) -> str:
-        if len(name) > MAX_NAMESPACE_LENGTH or not name.isascii() or "\0" in name:
-            raise ValueError(f"a namespace has at most {MAX_NAMESPACE_LENGTH} ASCII characters, none of them NUL")
-        return name
 
     @classmethod
     def checked(cls, namespace: str = "", **parameters: Unpack[UpsertParameters]) -> Self:
@@ -122,14 +144,3 @@ class UpsertOptions(Columns):
         :raises SetupError: Names every field that is wrong, with its value.
         """
         return cls._checked({"namespace": namespace, **parameters})
-
-    @classmethod
-    def _checked(cls, parameters: Mapping[str, object]) -> Self:
-        try:
-            return cls.model_validate(parameters)
-        except ValidationError as exc:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, error['loc'])) or 'options'}: {error['msg']} (found {error['input']!r:.80})"
-                for error in exc.errors()
-            )
-            raise SetupError(f"Invalid parameters: {wrong}.") from exc

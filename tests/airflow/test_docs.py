@@ -10,6 +10,7 @@ import pytest
 
 from airflow_pinecone_upsert import PineconeHook
 from airflow_pinecone_upsert.pipeline.delete.report import DeletionReport
+from airflow_pinecone_upsert.reindex.swap_options import SwapReport
 
 from .readme import ROOT, dags_of
 
@@ -17,6 +18,7 @@ PAGES = {
     "delete.md": {"withdrawn_articles", "expired_articles"},
     "metadata-for-readers.md": {"for_langchain", "for_llama_index", "for_haystack", "books"},
     "reindexing.md": {"adopt_articles", "preview_articles", "reindex_chapters"},
+    "swap-namespaces.md": {"new_articles", "show_aliases"},
 }
 """The pages, with the DAGs of their snippets, each of which has a test: below, in test_readers.py or test_reindexing_page.py."""
 
@@ -60,7 +62,21 @@ def test_deletions_by_id_and_by_filter(run_dag, pinecone_index, articles):
     assert set(pinecone_index.vectors("articles")) == {"d"}
 
 
-@pytest.mark.parametrize(("page", "report"), [("delete.md", DeletionReport())])
+@pytest.mark.parametrize(
+    ("page", "report"),
+    [("delete.md", DeletionReport()), ("swap-namespaces.md", SwapReport("a", "b", None, 1, None, [], "host"))],
+)
 def test_the_keys_of_the_output_are_named(page, report):
     text = (ROOT / "docs" / page).read_text().partition("The output is a dict: ")[2].partition(". ")[0]
     assert re.findall(r"`(\w+)`", text) == list(report.as_output())
+
+
+def test_a_swap_and_the_aliases(run_dag, pinecone_index, articles, tmp_path):
+    pq.write_table(pa.table({"id": list("abc"), "values": [[1.0] * 8] * 3}), tmp_path / "1.parquet")
+    swap, show = (dags_of("swap-namespaces.md")[dag_id] for dag_id in ("new_articles", "show_aliases"))
+    swap = swap.replace("s3://my-bucket/embeddings", str(tmp_path)).replace('alias="articles"', 'alias="articles-live"')
+    run = run_dag(swap)
+    assert run.state == "success"
+    target = run.output("swap")["targetNamespace"]
+    assert set(pinecone_index.vectors(target)) == set("abc")
+    assert run_dag(show).output("targets") == {"articles-live": target}

@@ -23,6 +23,7 @@ from airflow_pinecone_upsert import (
     PineconeDeleteOperator,
     PineconeHook,
     PineconeReindexOperator,
+    PineconeSwapNamespaceOperator,
     PineconeUpsertOperator,
     exceptions,
 )
@@ -639,6 +640,29 @@ def _(env):
         reindex(env)
     finally:
         assert reindex(env)["upsertedCount"] == 1
+
+
+# Swaps ------------------------------------------------------------------------------------------
+
+
+def swap_to(target, **parameters):
+    PineconeHook().upsert(GOOD, namespace="articles-1")
+    PineconeSwapNamespaceOperator(task_id="swap", alias="articles", target_namespace=target, **parameters).execute({})
+
+
+@row("The namespace that an alias is to point to does not exist")
+def _(env):
+    swap_to("articles-2")
+
+
+@row("… or holds too few records")
+def _(env):
+    swap_to("articles-1", min_records=3)
+
+
+@row("… or is not searchable in time")
+def _(env):
+    swap_to("articles-1", lsn=1_000_000, searchable_timeout_s=0.1)
 
 
 # The check --------------------------------------------------------------------------------------

@@ -120,41 +120,45 @@ def test_reindex_nightly_sends_what_changed(run_dag, pinecone_index, embeddings,
     assert set(pinecone_index.vectors("articles")) == {one for one in embeddings if one[0] != "2"} | {"2-9", "new"}
 
 
-def test_reindex_blue_green_keeps_two_namespaces(run_dag, pinecone_index, embeddings):
+@pytest.fixture
+def blue(pinecone_index, embeddings):
+    """Create two earlier namespaces, of which the alias serves the newer one, and one that is not of the DAG."""
     from airflow_pinecone_upsert import PineconeHook
 
-    for night in ("articles-2020-01-01", "articles-2020-01-02", "others"):
-        PineconeHook().upsert([("old", [1.0] * 8)], namespace=night)
-    run = run_dag(EXAMPLES / "reindex_blue_green.py")
-    assert run.state == "success"
-    tonight = f"articles-{run.run.run_after:%Y-%m-%d}"
-    assert run.output("upsert")["namespace"] == tonight
-    assert set(pinecone_index.vectors(tonight)) == embeddings
-    assert run.output("delete_old_namespaces") == ["articles-2020-01-01"]
-    remaining = {namespace.name for namespace in PineconeHook().list_namespaces()}
-    assert remaining == {"articles-2020-01-02", tonight, "others"}
+    with PineconeHook() as hook:
+        for night in ("articles-20200101T020000", "articles-20200102T020000", "others"):
+            hook.upsert([(f"old-{row}", [1.0] * 8) for row in range(30)], namespace=night)
+        hook.create_alias("articles", "articles-20200102T020000")
+        yield hook
 
 
-def test_reindex_blue_green_counts_an_id_once(run_dag, pinecone_index, embeddings):
-    table = pa.table({"id": ["0-0"], "values": [np.ones(8, np.float32)]})
+def test_reindex_blue_green_and_its_rollback(run_dag, pinecone_index, embeddings, blue):
+    table = pa.table({"id": ["0-0"], "values": [np.ones(8, np.float32)]})  # an id twice, which is stored once
     pq.write_table(table, Path(os.environ["AIRFLOW_VAR_EMBEDDINGS"]) / "part-9.parquet")
     run = run_dag(EXAMPLES / "reindex_blue_green.py")
     assert run.state == "success"
-    assert run.output("upsert")["upsertedCount"] == len(embeddings) + 1
+    green = f"articles-{run.run.run_after:%Y%m%dT%H%M%S}"
+    assert run.output("swap")["targetNamespace"] == blue.describe_alias("articles").target_namespace == green
+    assert set(pinecone_index.vectors(green)) == set(blue.list_ids(namespace="articles")) == embeddings
+    assert run.output("swap")["deletedNamespaces"] == ["articles-20200101T020000"]
+    remaining = {namespace.name for namespace in blue.list_namespaces()}
+    assert remaining == {"articles-20200102T020000", green, "others"}
+
+    back = run_dag((EXAMPLES / "reindex_blue_green.py").read_text() + "\ndag = rollback\n")
+    assert back.state == "success"
+    assert back.output("swap_back")["targetNamespace"] == "articles-20200102T020000"
+    assert next(blue.list_ids(namespace="articles")).startswith("old-")
+    assert {namespace.name for namespace in blue.list_namespaces()} == remaining
 
 
-def test_reindex_blue_green_deletes_nothing_if_records_are_missing(run_dag, pinecone_index, embeddings, monkeypatch):
-    """The server confirms records that the index does not hold in the end."""
-    from airflow_pinecone_upsert import PineconeHook
-
-    for night in ("articles-2020-01-01", "articles-2020-01-02"):
-        PineconeHook().upsert([("old", [1.0] * 8)], namespace=night)
-    source = (EXAMPLES / "reindex_blue_green.py").read_text().replace("retries=10", "retries=0")
-    answer = json.dumps({"upsertedCount": len(embeddings)}).encode()
+def test_reindex_blue_green_stays_where_it_is_if_records_are_missing(run_dag, pinecone_index, embeddings, blue):
+    """The server confirms records that the namespace does not hold in the end."""
+    answer = json.dumps({"upsertedCount": 10}).encode()
     pinecone_index.faults.next(Fault.body(200, answer, "application/json"), path="/vectors/upsert")
+    source = (
+        (EXAMPLES / "reindex_blue_green.py").read_text().replace('task_id="upsert"', 'task_id="upsert", batch_size=10')
+    )
     run = run_dag(source)
-    assert run.state == "failed"
-    assert run.task_state("check_count") == "failed"
-    assert run.task_state("delete_old_namespaces") == "upstream_failed"
-    remaining = {namespace.name for namespace in PineconeHook().list_namespaces()}
-    assert remaining >= {"articles-2020-01-01", "articles-2020-01-02"}
+    assert run.task_state("swap") == "failed"
+    assert blue.describe_alias("articles").target_namespace == "articles-20200102T020000"
+    assert {namespace.name for namespace in blue.list_namespaces()} >= {"articles-20200101T020000"}
