@@ -86,7 +86,7 @@ def read_any(content, start=0, end=None):
 
 @given(st.binary(max_size=200), st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
 @example(b"\x18" + b"\xff" * 9 + b"\x7f", 0, 2**63 - 1)  # a text of 2^70 bytes
-@example(b"\x1c" * 200, 0, 200)  # structs in structs
+@example(b"\x1c" * 4_000, 0, 4_000)  # structs in structs
 @example(b"\x11" * 10_000, 0, 10_000)  # fields without an end
 def test_no_bytes_are_too_strange_to_be_read(content, start, end):
     read_any(content)
@@ -171,6 +171,26 @@ def test_a_page_that_is_too_large_is_rejected_with_the_remedy(index, run, upsert
     with pytest.raises(SourceError, match=message):
         run(index, large_pages)
     assert not upserts(index)
+
+
+def test_a_dictionary_that_is_too_large_is_rejected(index, run, write):
+    table, _ = metadata_in_one_page(MAX_PAGE_BYTES)
+    texts = [f'{{"n": {row}, "text": "{"x" * 40_000}"}}' for row in range(len(table))]
+    table = table.set_column(2, "metadata", pa.array(texts))
+    path = write(table, compression="zstd", dictionary_pagesize_limit=2**31 - 1)
+    with pytest.raises(SourceError, match=r"records.parquet, row group 0, column 'metadata': a page has 128,\d"):
+        run(index, path)
+
+
+def test_a_corrupt_header_of_a_large_page_is_an_error_of_the_file(index, run, large_pages, tmp_path):
+    """What is wrong is Arrow's to say, as for any other page."""
+    content = bytearray(large_pages.read_bytes())
+    start = pq.read_metadata(large_pages).row_group(1).column(2).data_page_offset
+    content[start : start + 20] = b"\xff" * 20
+    path = tmp_path / "corrupt.parquet"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"corrupt.parquet, row group 1, column 'metadata' cannot be read as Parquet"):
+        run(index, path)
 
 
 @pytest.mark.parametrize("remedy", [{"data_page_size": 1_000_000}, {"row_group_size": 1_000}], ids=str)
