@@ -36,8 +36,8 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
     :param max_concurrency: Requests in flight, at most.
     :param max_requests_per_second: Upper bound for this task; None removes it.
     :param max_bytes_per_second: Upper bound for this task; None removes it.
-    :param max_rejects: Invalid records that may be rejected, over all tries; with more, the task fails. None for any
-        number.
+    :param max_rejects: Invalid records that may be rejected, over all tries of an upsert and in each try of reindexing; with
+        more, the task fails. None for any number.
     :param transport: What carries the upserts: ``"rest"``, or ``"grpc"``, which needs the extra ``grpc``. None for the
         connection's, which is ``"rest"`` where its extra has none.
     :param rejects_path: Where rejected records are written as Parquet, each with its reason: a folder, or a name that
