@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def test_an_example_is_described_and_does_not_run_by_itself(path):
     assert dag.description
     assert dag.description.rstrip(".") != dag.doc_md.strip()
     assert dag.is_paused_upon_creation or dag.timetable.can_be_scheduled is False or dag.timetable.asset_condition
+
+
+def test_make_airflow_sets_the_variables_of_the_examples(tmp_path):
+    script = runpy.run_path(str(EXAMPLES.parent / "dev" / "demo.py"))
+    variables = {name for path in EXAMPLES.glob("*.py") for name in re.findall(r"var\.value\.(\w+)", path.read_text())}
+    assert variables
+    environment = script["airflow_environment"](tmp_path, tmp_path)
+    assert {f"AIRFLOW_VAR_{name.upper()}" for name in variables} <= environment.keys()
 
 
 def test_upsert_parquet(run_dag, pinecone_index, embeddings):
