@@ -26,6 +26,7 @@ Invariants:
 - What an earlier run writes in spite of that makes ids unknown, and never claims a digest: whichever run's request came
   last to the server, it is sent again. What cannot be seen is a request that the server applies so late that both its
   run's end and our request for the same id came before; the proof of a later run may find it, and ``full`` repairs it.
+- A manifest is not compacted while its entries are read, as they are for the length of the deletions.
 - No file is overwritten, and none is removed that the newest generation names. Older generations are not kept: they
   would claim what has been overwritten in the namespace since.
 
@@ -113,6 +114,7 @@ class Manifest:
         self._buffer: list[pa.RecordBatch] = []
         self._unsettled: dict[str, None] = {}  # a set that keeps the order
         self._segment_number = 0
+        self._readers = 0
 
     @classmethod
     def open(cls, folder: ManifestFolder, target: Target, run_id: str | None = None) -> Manifest:
@@ -166,9 +168,16 @@ class Manifest:
 
     @property
     def compaction_is_due(self) -> bool:
-        """Whether so much was journaled that the next run would load it slowly."""
+        """Whether so much was journaled that the next run would load it slowly, and no one is reading the entries."""
+        if self.is_being_read:
+            return False
         count = len(self._segments) + len(self._late)
         return count >= _MAX_SEGMENTS or sum(self._segments.values()) >= _MAX_JOURNALED
+
+    @property
+    def is_being_read(self) -> bool:
+        """Whether an iterator of :meth:`entries` has not ended. A commit would remove the files that it reads."""
+        return self._readers > 0
 
     def entries(self) -> Iterator[pa.RecordBatch]:
         """
@@ -181,12 +190,16 @@ class Manifest:
         :raises ManifestInUseError: Another run has committed since this manifest was opened.
         :raises StorageError: The storage does not respond.
         """
-        if self._generation.base is not None:
-            yield from self._base_entries(self._generation.base)
-        segments = {segment.name: segment for segment in self._segments}
-        with self._damaged("a segment"):
-            for name, content in self._folder.read_all(list(segments)):
-                yield from self._segment_entries(segments[name], content)
+        self._readers += 1
+        try:
+            if self._generation.base is not None:
+                yield from self._base_entries(self._generation.base)
+            segments = {segment.name: segment for segment in self._segments}
+            with self._damaged("a segment"):
+                for name, content in self._folder.read_all(list(segments)):
+                    yield from self._segment_entries(segments[name], content)
+        finally:
+            self._readers -= 1
 
     def mark_unknown(self, ids: Sequence[str]) -> None:
         """

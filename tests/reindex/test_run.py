@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_pinecone_upsert import exceptions
 from airflow_pinecone_upsert.api.http import ClientSettings
@@ -15,8 +16,10 @@ from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
+from airflow_pinecone_upsert.pipeline.send.transport import InlineTransport
 from airflow_pinecone_upsert.reindex.audit import list_namespace
 from airflow_pinecone_upsert.reindex.digest import DIGEST_NAME, DIGEST_VERSION
+from airflow_pinecone_upsert.reindex.journal import FLUSH_INTERVAL_S
 from airflow_pinecone_upsert.reindex.manifest import Manifest, ManifestFolder, Target, new_run_id
 from airflow_pinecone_upsert.reindex.options import ReindexOptions
 from airflow_pinecone_upsert.reindex.report import ReindexReport
@@ -49,7 +52,13 @@ class Runner:
         return Manifest.open(self.folder, target, run_id)
 
     def __call__(
-        self, records: Any, *, cancellation: Any = None, on_turn: Any = lambda: None, **options: Any
+        self,
+        records: Any,
+        *,
+        cancellation: Any = None,
+        on_turn: Any = lambda: None,
+        transport: Any = None,
+        **options: Any,
     ) -> ReindexReport:
         checked = ReindexOptions(namespace=NAMESPACE, **{"verify_timeout_s": 0.0, **options})
         client = IndexClient(self.index.url, ClientSettings(api_key=self.index.api_key), sleep=lambda _: None)
@@ -65,6 +74,7 @@ class Runner:
                 on_turn=on_turn,
                 random=lambda: 0.0,
                 sleep=self.sleep,
+                transport=transport,
             )
 
     def attempted(self, attempt: Any) -> None:
@@ -275,6 +285,34 @@ def test_a_source_that_breaks_deletes_nothing(run):
     with pytest.raises(exceptions.SourceError):
         run(broken(), max_delete_fraction=1.0)
     assert len(run.stored) == 2_600
+
+
+class SlowTransport(InlineTransport):
+    """A request takes longer than the interval at which the manifest is flushed, on the clock of this transport."""
+
+    started = 0
+
+    def start(self, request):
+        super().start(request)
+        self.started += 1
+
+    def now(self):
+        return super().now() + self.started * (FLUSH_INTERVAL_S + 1)
+
+
+def test_a_manifest_is_not_compacted_while_it_is_read_for_the_deletions(index):
+    run = Runner(index, ManifestFolder(MemoryFileSystem(), f"/{new_run_id()}"))
+    run(rows(3_000))
+    manifest = run.open_manifest(new_run_id())
+    for number in range(1_000):
+        manifest.mark_unknown([f"r{number}"])
+        manifest.flush()
+    assert manifest.compaction_is_due
+    with IndexClient(index.url, ClientSettings(api_key=index.api_key)) as client:
+        transport = SlowTransport(client.send, lambda _: None)
+        report = run(rows(1, start=2_999), transport=lambda: transport, max_delete_fraction=1.0, max_concurrency=1)
+    assert report.counts.deleted == 2_999
+    assert run.known == set(run.stored) == {"r2999"}
 
 
 def test_a_deletion_that_fails_leaves_its_ids_unknown(run, index):
