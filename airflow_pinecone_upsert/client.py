@@ -226,7 +226,7 @@ class IndexClient:
         :return: The server's response.
         """
         if request.envelope.wire_format.transport == "grpc":
-            return self._grpc.upsert(request.body)
+            return self._grpc.upsert(bytes(request.body))
         return self._http.send(request.endpoint, content=request.body)
 
     def send(self, request: UpsertRequest | Deletion) -> UpsertResponse | DeleteResponse:

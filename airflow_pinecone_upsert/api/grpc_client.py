@@ -21,7 +21,6 @@ import certifi
 import httpx
 
 from airflow_pinecone_upsert.api import protobuf
-from airflow_pinecone_upsert.api.endpoints import Body
 from airflow_pinecone_upsert.api.http import MAX_CONNECT_S, USER_AGENT, ClientSettings
 from airflow_pinecone_upsert.api.limits import MAX_DECODED_REQUEST_BYTES, MAX_RESPONSE_BYTES
 from airflow_pinecone_upsert.api.masking import KeyMask
@@ -67,18 +66,18 @@ class GrpcClient:
         self._channel: Any = None
         self._call: Any = None
 
-    def upsert(self, body: Body) -> UpsertResponse:
+    def upsert(self, message: bytes) -> UpsertResponse:
         """
         Send one upsert, once.
 
-        :param body: An encoded ``UpsertRequest``.
+        :param message: An encoded ``UpsertRequest``.
         :raises SetupError: grpcio is not installed, or the host, the proxy or the CA bundle is unusable.
         :raises PineconeUpsertError: There is no response that confirms something.
         """
         with self._lock:
             if self._channel is None:
                 self._connect()
-        answer = self._send(b"".join(body))
+        answer = self._send(message)
         if answer is None:
             raise UnexpectedResponseError(
                 f"{self._url} answered {_UPSERT}, but not with a Pinecone response. Is this host a Pinecone index?"

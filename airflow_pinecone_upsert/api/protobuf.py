@@ -8,6 +8,7 @@ Python float for each component. That library is the judge in the tests.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 _PAYLOAD_BITS: Final = 7
 _MORE: Final = 0x80
+_HEADS_REMEMBERED: Final = 8_192
 _UINT32_SHIFTS: Final = np.array([0, 7, 14, 21, 28], np.uint64)
 """Of the groups of seven bits of a uint32."""
 
@@ -22,26 +24,29 @@ _WIRE_TYPE_BITS: Final = 3
 _VARINT, _EIGHT_BYTES, _DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
 
 
-def _varint(number: int) -> bytes:
+@lru_cache(_HEADS_REMEMBERED)
+def head(tag: bytes, size: int) -> bytes:
+    """
+    Encode what precedes the content of a field that has a length. Remembered: each record has a dozen of them.
+
+    :param tag: The number of the field and the wire type 2, encoded.
+    :param size: Bytes of the content.
+    """
+    return tag + varint(size)
+
+
+def varint(number: int) -> bytes:
+    """
+    Encode an unsigned integer.
+
+    :param number: Not negative.
+    """
     groups = bytearray()
     while number >= _MORE:
         groups.append(number & (_MORE - 1) | _MORE)
         number >>= _PAYLOAD_BITS
     groups.append(number)
     return bytes(groups)
-
-
-_SMALL: Final = tuple(map(_varint, range(1 << 14)))
-"""Looked up, because each record has a dozen of lengths: computing them took a fifth of the encoding."""
-
-
-def varint(number: int) -> bytes:
-    """
-    Encode a length or an unsigned integer.
-
-    :param number: Not negative.
-    """
-    return _SMALL[number] if number < len(_SMALL) else _varint(number)
 
 
 def delimited(tag: bytes, content: bytes) -> bytes:
@@ -51,7 +56,7 @@ def delimited(tag: bytes, content: bytes) -> bytes:
     :param tag: The number of the field and the wire type 2, encoded.
     :param content: The encoded value.
     """
-    return b"%b%b%b" % (tag, varint(len(content)), content)
+    return head(tag, len(content)) + content
 
 
 def packed_varints(numbers: npt.NDArray[Any]) -> bytes:

@@ -12,6 +12,7 @@ def message_of(request: UpsertRequest) -> dict[str, Any]:
     """Return the fields of an upsert, in JSON's names."""
     body = b"".join(request.body)
     assert len(body) == len(request.body)
+    assert bytes(request.body) == body
     if request.envelope.wire_format.transport == "rest":
         return orjson.loads(body)
     message = MESSAGES["UpsertRequest"].FromString(body)

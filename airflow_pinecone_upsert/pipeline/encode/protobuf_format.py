@@ -24,18 +24,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from airflow_pinecone_upsert.api.protobuf import delimited, fields, packed_varints, read_packed_varints, varint
+from airflow_pinecone_upsert.api.protobuf import delimited, fields, head, packed_varints, read_packed_varints, varint
 from airflow_pinecone_upsert.pipeline.encode.wire_format import Vector, WireFormat
 
 _FLOAT32: Final = np.dtype("<f4")
 _EXACT_INTEGERS: Final = 2**53
-_KEYS_REMEMBERED: Final = 256
+_NUMBER_BYTES: Final = 8
+_HEADS_REMEMBERED: Final = 1_024
+"""Of entries, by key and by length of the text: a dictionary's look-up instead of a dozen of calls."""
+
 _pack_double: Final = Struct("<d").pack
 _unpack_double: Final = Struct("<d").unpack
 
 # A tag is the number of the field times 8, and the wire type: 0 varint, 1 eight bytes, 2 with a length.
 _FIRST, _SECOND, _THIRD, _FOURTH, _SIXTH = (bytes([number << 3 | 2]) for number in (1, 2, 3, 4, 6))
 _NUMBER_VALUE, _TEXT_VALUE, _BOOL_VALUE, _LIST_VALUE = 2, 3, 4, 6
+_NUMBER_TAG: Final = bytes([_NUMBER_VALUE << 3 | 1])
+_BOOL_TAG: Final = bytes([_BOOL_VALUE << 3])
 
 
 class _ProtobufFormat(WireFormat):
@@ -57,22 +62,21 @@ class _ProtobufFormat(WireFormat):
         metadata: Mapping[str, Any] | None,
     ) -> bytes:
         encoded_id = record_id.encode()
-        parts: list[Any] = [_FIRST, varint(len(encoded_id)), encoded_id]
-        size = 1 + len(parts[1]) + len(encoded_id)
+        encoded_id = head(_FIRST, len(encoded_id)) + encoded_id
+        size = len(encoded_id)
+        vector: tuple[Any, ...] = ()
         if values is not None and (count := values.nbytes):
-            head = _SECOND + varint(count)
-            parts += (head, values)
-            size += len(head) + count
+            vector = (head(_SECOND, count), values)
+            size += len(vector[0]) + count
+        others: list[bytes] = []
         if metadata:
             encoded = _struct(metadata)
-            head = _THIRD + varint(len(encoded))
-            parts += (head, encoded)
-            size += len(head) + len(encoded)
+            others += (head(_THIRD, len(encoded)), encoded)
         if sparse is not None:
-            encoded = delimited(_FOURTH, _sparse_values(sparse))
-            parts.append(encoded)
-            size += len(encoded)
-        return b"".join((_FIRST, varint(size), *parts))
+            encoded = _sparse_values(sparse)
+            others += (head(_FOURTH, len(encoded)), encoded)
+        size += sum(map(len, others))
+        return b"".join((head(_FIRST, size), encoded_id, *vector, *others))
 
     def decode(self, body: bytes) -> Mapping[str, Any]:
         ((_, vector),) = fields(body)
@@ -101,49 +105,58 @@ def _sparse_values(sparse: Mapping[str, Any]) -> bytes:
 
 
 def _struct(metadata: Mapping[str, Any]) -> bytes:
-    return b"".join([_field(key, value) for key, value in metadata.items()])
+    parts: list[bytes] = []
+    for key, value in metadata.items():
+        kind = type(value)
+        if kind is str:
+            text = value.encode()
+            parts += (_text_head(key, len(text)), text)
+        elif kind is float or kind is int:
+            parts += (_number_head(key), _pack_double(value))
+        elif kind is bool:
+            parts.append(_bool_field(key, value))
+        else:
+            parts.append(_other_field(key, value))
+    return b"".join(parts)
 
 
-def _field(key: str, value: Any) -> bytes:
-    """Encode an entry of a Struct."""
-    kind = type(value)
-    if kind is float or kind is int:
-        return _number_head(key) + _pack_double(value)
-    if kind is bool:
-        return _bool_field(key, value)
-    entry = _key(key) + delimited(_SECOND, _value(value))
-    return delimited(_FIRST, entry)
+@lru_cache(_HEADS_REMEMBERED)
+def _text_head(key: str, size: int) -> bytes:
+    """Return an entry up to its text."""
+    return _head_before(key, head(_THIRD, size), size)
 
 
-def _value(value: Any) -> bytes:
-    if isinstance(value, str):
-        return delimited(_TEXT_TAG, value.encode())
-    if isinstance(value, list):
-        return delimited(_LIST_TAG, b"".join([delimited(_FIRST, _value(item)) for item in value]))
-    return _NUMBER_TAG + _pack_double(value)
-
-
-_TEXT_TAG: Final = _THIRD
-_LIST_TAG: Final = _SIXTH
-_NUMBER_TAG: Final = bytes([_NUMBER_VALUE << 3 | 1])
-_BOOL_TAG: Final = bytes([_BOOL_VALUE << 3])
-
-
-@lru_cache(_KEYS_REMEMBERED)
-def _key(key: str) -> bytes:
-    return delimited(_FIRST, key.encode())
-
-
-@lru_cache(_KEYS_REMEMBERED)
+@lru_cache(_HEADS_REMEMBERED)
 def _number_head(key: str) -> bytes:
     """Return an entry up to its number."""
-    number = _NUMBER_TAG + bytes(8)
-    return delimited(_FIRST, _key(key) + delimited(_SECOND, number))[:-8]
+    return _head_before(key, _NUMBER_TAG, _NUMBER_BYTES)
 
 
-@lru_cache(_KEYS_REMEMBERED)
+@lru_cache(_HEADS_REMEMBERED)
 def _bool_field(key: str, value: bool) -> bytes:  # noqa: FBT001 - the value of a key
-    return delimited(_FIRST, _key(key) + delimited(_SECOND, _BOOL_TAG + varint(value)))
+    return _head_before(key, _BOOL_TAG + varint(value), 0)
+
+
+def _other_field(key: str, value: Any) -> bytes:
+    """Encode an entry with a list of strings, or of a subclass of a type that is more common."""
+    if isinstance(value, list):
+        texts = b"".join([delimited(_FIRST, delimited(_THIRD, text.encode())) for text in value])
+        return _head_before(key, head(_SIXTH, len(texts)), len(texts)) + texts
+    if isinstance(value, str):
+        text = value.encode()
+        return _text_head(key, len(text)) + text
+    return _number_head(key) + _pack_double(value)
+
+
+def _head_before(key: str, start: bytes, size: int) -> bytes:
+    """
+    Return the bytes of an entry before the last ones of its value.
+
+    :param start: The first bytes of the value.
+    :param size: How many follow.
+    """
+    before = delimited(_FIRST, key.encode()) + head(_SECOND, len(start) + size) + start
+    return head(_FIRST, len(before) + size) + before
 
 
 def _content(value: int | bytes) -> bytes:

@@ -98,6 +98,7 @@ def test_a_body_is_joined_in_pieces_each_time_it_is_sent(padding):
     whole = b"".join(first)
     assert first == second
     assert len(whole) == len(batch.body)
+    assert bytes(batch.body) == whole
     assert whole == b'{"vectors":[%b],"namespace":"ns"}' % b",".join(batch.records.bodies)
     longest_record = max(map(len, batch.records.bodies))
     assert max(map(len, first)) <= max(150_000, longest_record + 100)
