@@ -36,7 +36,7 @@ test-pythons: $(VENV)/.dev ## Run the tests on the other Pythons from 3.10 to 3.
 test-all: test test-airflow-3.1 ## Run all tests: also the slow ones, and those on Airflow 3.1
 	$(RUN) -m pytest -m slow $(SIDE_BY_SIDE)
 
-bench: $(BENCH_VENV)/.bench ## Compare speed and memory with the Pinecone SDK and the official operator (half an hour)
+bench: $(BENCH_VENV)/.bench ## Compare speed and memory with the Pinecone SDK, the official operator and LangChain (an hour)
 	$(BENCH_VENV)/bin/python -m tests.benchmarks $(BENCH)
 
 lint: $(VENV)/.dev ## Run ruff and mypy --strict
@@ -75,5 +75,5 @@ $(VENV_3_1)/.test: pyproject.toml constraints-airflow-3.1.txt tests/requirements
 
 # The other packages in the comparison need a separate environment: they exclude versions that the tests pin.
 $(BENCH_VENV)/.bench: pyproject.toml constraints.txt tests/benchmarks/requirements.txt | $(BENCH_VENV)/bin/python
-	$(BENCH_VENV)/bin/python $(INSTALL) constraints.txt --editable '.[s3]' --requirement tests/benchmarks/requirements.txt
+	$(BENCH_VENV)/bin/python $(INSTALL) constraints.txt --editable '.[reindex,s3]' --requirement tests/benchmarks/requirements.txt
 	@touch $@

@@ -1,7 +1,7 @@
 """
-``make bench``, or ``python -m tests.benchmarks``: measure the nine points of speed and memory on this machine.
+``make bench``, or ``python -m tests.benchmarks``: measure the points of speed, memory and cost on this machine.
 
-Requires Linux (``wait4``, ``/proc``), at least two cores and 6 GB of temporary disk space. All traffic stays on
+Requires Linux (``wait4``, ``/proc``), at least two cores and 8 GB of temporary disk space. All traffic stays on
 127.0.0.1. The results of a complete run are written to ``tests/benchmarks/results``, those of a partial run to a
 temporary folder.
 
@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.points import airflow_share, latency, memory, pacing, throughput
+from tests.benchmarks.points import airflow_share, latency, memory, nights, pacing, throughput
 from tests.benchmarks.process import CACHE, IndexService
 from tests.benchmarks.report import Section, as_markdown, as_text, summary
 
 RESULTS = Path(__file__).resolve().parent / "results"
-NEEDED_BYTES = 6_000_000_000
+NEEDED_BYTES = 8_000_000_000
 
 MEASUREMENTS: Sequence[tuple[set[int], Callable[[Bench], Section]]] = (
     ({1, 2}, throughput.wide),
@@ -38,7 +38,13 @@ MEASUREMENTS: Sequence[tuple[set[int], Callable[[Bench], Section]]] = (
     ({8}, latency.latency),
     ({9}, airflow_share.rendering),
     ({9}, airflow_share.importing),
+    ({10}, nights.nights),
+    ({11}, nights.unchanged),
+    ({12}, nights.manifest),
+    ({13}, nights.cost),
 )
+
+_ALL = frozenset().union(*(numbers for numbers, _ in MEASUREMENTS))
 
 
 def measure(bench: Bench, points: set[int]) -> tuple[list[Section], bool]:
@@ -67,8 +73,10 @@ def write(sections: Sequence[Section], folder: Path, *, quick: bool, runs: int) 
 
 def main() -> int:
     """Run, print, and return the exit code."""
-    parser = argparse.ArgumentParser(description="Measure the nine points of speed and memory on this machine.")
-    parser.add_argument("--only", metavar="1,5", default="1,2,3,4,5,6,7,8,9", help="measure only these points")
+    parser = argparse.ArgumentParser(description="Measure the points of speed, memory and cost on this machine.")
+    parser.add_argument(
+        "--only", metavar="1,5", default=",".join(map(str, sorted(_ALL))), help="measure only these points"
+    )
     parser.add_argument("--runs", type=int, help="runs of each contender (default: 3, or 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="use less data, to check that the benchmark works")
     parser.add_argument("--keep", action="store_true", help=f"keep the generated files in {CACHE}")
@@ -89,8 +97,7 @@ def main() -> int:
     finally:
         if not arguments.keep:
             shutil.rmtree(CACHE)
-    everything = set().union(*(numbers for numbers, _ in MEASUREMENTS))
-    is_full = complete and points >= everything and not arguments.quick
+    is_full = complete and points >= _ALL and not arguments.quick
     folder = RESULTS if is_full else Path(tempfile.mkdtemp(prefix="bench-results-"))
     write(sections, folder, quick=arguments.quick, runs=runs)
     print(as_text(summary(sections)))

@@ -33,18 +33,23 @@ class Bench:
         """Choose between the full amount and the one of a quick run."""
         return quick if self.quick else full
 
-    def data(self, *, records: int, dimension: int, files: int = 1, one_row_group: bool = False) -> Path:
+    def data(
+        self, *, records: int, dimension: int, files: int = 1, one_row_group: bool = False, changed: int | None = None
+    ) -> Path:
         """
         Return a folder of generated files, which are written on the first call.
 
         :param records: Records in each file.
+        :param changed: Every record whose row is divisible by this is another one than in the files without it.
         """
-        folder = self.cache / f"{records}x{dimension}-{files}{'-one-row-group' * one_row_group}"
+        form = f"{'-one-row-group' * one_row_group}{f'-changed-{changed}' if changed else ''}"
+        folder = self.cache / f"{records}x{dimension}-{files}{form}"
         if not folder.exists():
             self.say(f"writing {files} x {records:,} records of {dimension} dimensions")
             incomplete = folder.with_suffix(".part")
             shape = ("--records", records, "--dimension", dimension, "--files", files)
-            run("data", incomplete, *shape, *["--one-row-group"] * one_row_group)
+            options = [*["--one-row-group"] * one_row_group, *(["--changed", changed] if changed else [])]
+            run("data", incomplete, *shape, *options)
             incomplete.rename(folder)
         return folder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
@@ -62,17 +62,26 @@ def bars(title: str, names: Sequence[str], panels: Mapping[str, Sequence[tuple[f
     return _svg(title, top + _ROW * len(names) + 6, parts)
 
 
-def lines(title: str, unit: str, series: Mapping[str, tuple[str, Sequence[_Point]]]) -> str:
+def lines(
+    title: str,
+    unit: str,
+    series: Mapping[str, tuple[str, Sequence[_Point]]],
+    x_label: Callable[[float], str] = "{:.0f} s".format,
+    y_label: Callable[[float], str] = "{:,.0f}".format,
+) -> str:
     """
-    Draw rates over time.
+    Draw rates over time, or other values over a share.
 
     :param title: The title above the chart.
     :param unit: The unit of the rate.
     :param series: Lines by name: the style ``ours``, ``other`` or ``allowed``, and the points (seconds, rate).
+    :param x_label: Formats seconds, or a share.
+    :param y_label: Formats a rate; of the highest one, this decides how wide the margin is.
     """
-    height, left, bottom = 300, 60, 30
+    height, bottom = 300, 30
     end = max(x for _, points in series.values() for x, _ in points)
     top = 1.12 * max(y for _, points in series.values() for _, y in points)
+    left = max(60.0, 6.6 * max(len(y_label(tick)) for tick in _ticks(top)) + 12)
 
     def position(point: _Point) -> str:
         x = left + point[0] / end * (_WIDTH - left - 20)
@@ -82,12 +91,12 @@ def lines(title: str, unit: str, series: Mapping[str, tuple[str, Sequence[_Point
     for tick in _ticks(top):
         height_of_tick = float(position((0, tick)).split()[1])
         parts.append(f'<path d="M{position((0, tick))} L{position((end, tick))}" class="axis" style="stroke-width:1"/>')
-        parts.append(_text(left - 8, height_of_tick + 4, f"{tick:,.0f}", anchor="end"))
+        parts.append(_text(left - 8, height_of_tick + 4, y_label(tick), anchor="end"))
     parts += [
-        _text(float(position((tick, 0)).split()[0]), height - 10, f"{tick:.0f} s", anchor="middle")
+        _text(float(position((tick, 0)).split()[0]), height - 10, x_label(tick), anchor="middle")
         for tick in _ticks(end)
     ]
-    x = float(left)
+    x = left
     for name, (style, points) in series.items():
         css = "allowed" if style == "allowed" else f"{style}line"
         parts.append(f'<path d="M{" L".join(map(position, points))}" class="{css}"/>')

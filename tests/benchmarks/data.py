@@ -1,8 +1,8 @@
 """
 The files that are upserted: seeded float32 embeddings of length 1 with typical metadata.
 
-``python -m tests.benchmarks.data FOLDER --records N --dimension N --files N [--one-row-group]`` writes them in bounded
-memory. The files have the defaults of the Parquet writer (snappy, pages of 1 MB), with row groups of 10,000 records.
+``python -m tests.benchmarks.data FOLDER --records N --dimension N --files N [--one-row-group] [--changed N]`` writes them
+in bounded memory. The files have the defaults of the Parquet writer (snappy, pages of 1 MB), with row groups of 10,000 records.
 """
 
 from __future__ import annotations
@@ -72,6 +72,23 @@ def _metadata(random: np.random.Generator, count: int) -> pa.StructArray:
     )
 
 
+def changed(chunk: pa.RecordBatch, every: int) -> pa.RecordBatch:
+    """Return a chunk in which each record whose row is divisible by ``every`` has another vector and another title."""
+    is_changed = np.arange(len(chunk)) % every == 0
+    values, metadata = chunk.column("values"), chunk.column("metadata")
+    vectors = values.values.to_numpy().reshape(len(chunk), -1).copy()
+    vectors[is_changed] *= -1
+    title, *others = metadata.flatten()
+    title = pc.if_else(pa.array(is_changed), pc.binary_join_element_wise("revised", title, " "), title)
+    return pa.RecordBatch.from_pydict(
+        {
+            "id": chunk.column("id"),
+            "values": pa.ListArray.from_arrays(values.offsets, pa.array(vectors.reshape(-1))),
+            "metadata": pa.StructArray.from_arrays([title, *others], names=[field.name for field in metadata.type]),
+        }
+    )
+
+
 def write(path: Path, chunks: Iterator[pa.RecordBatch]) -> None:
     """Write a file with one row group for each chunk."""
     first = next(chunks)
@@ -101,12 +118,16 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, required=True)
     parser.add_argument("--files", type=int, default=1)
     parser.add_argument("--one-row-group", action="store_true")
+    parser.add_argument("--changed", type=int, metavar="N", help="every N-th record is another one than without this")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
     write_file = write_one_row_group if arguments.one_row_group else write
     for number in range(arguments.files):
         path = arguments.folder / f"part-{number}.parquet"
-        write_file(path, batches(arguments.records, arguments.dimension, seed=number))
+        chunks = batches(arguments.records, arguments.dimension, seed=number)
+        if arguments.changed:
+            chunks = (changed(chunk, arguments.changed) for chunk in chunks)
+        write_file(path, chunks)
     print("{}")
 
 

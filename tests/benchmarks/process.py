@@ -18,9 +18,9 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +177,14 @@ class Log:
 
     :param upserts: The requests in the order of their arrival.
     :param cpu_s: User and system time of the server in seconds.
+    :param calls: The other requests, by path.
+    :param call_bytes: The bytes of their bodies.
     """
 
     upserts: Sequence[Upsert]
     cpu_s: float
+    calls: Mapping[str, int] = field(default_factory=dict)
+    call_bytes: int = 0
 
     @property
     def accepted(self) -> Sequence[Upsert]:
@@ -215,7 +219,8 @@ class IndexService(Service):
     def log(self) -> Log:
         """Return what the server logged since the rules were set."""
         log = json.loads(self._request("GET", "/log"))
-        return Log([Upsert(*upsert) for upsert in log["upserts"]], log["cpu_s"])
+        upserts = [Upsert(*upsert) for upsert in log["upserts"]]
+        return Log(upserts, log["cpu_s"], log["calls"], log["call_bytes"])
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         request = urllib.request.Request(self.url + path, data=body, method=method)  # noqa: S310 - our own server

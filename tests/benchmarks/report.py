@@ -13,10 +13,16 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
 
-Unit = Literal["ratio", "share", "seconds", "bytes", "megabytes", "records/s", "count"]
+Unit = Literal["ratio", "share", "seconds", "bytes", "megabytes", "records/s", "microseconds", "count"]
 
-_PACKAGES = ("airflow-pinecone-upsert", "pinecone", "apache-airflow-providers-pinecone", "apache-airflow")
-_LIBRARIES = ("pyarrow", "numpy", "orjson", "httpx", "pandas", "s3fs")
+_PACKAGES = (
+    "airflow-pinecone-upsert",
+    "pinecone",
+    "apache-airflow-providers-pinecone",
+    "langchain-classic",
+    "apache-airflow",
+)
+_LIBRARIES = ("pyarrow", "numpy", "orjson", "xxhash", "httpx", "pandas", "s3fs")
 
 
 class Target(NamedTuple):
@@ -124,6 +130,7 @@ _FORMATS: Mapping[Unit, Callable[[float], str]] = {
     "bytes": "{:,.0f} B".format,
     "megabytes": lambda value: f"{value / 1e6:,.0f} MB",
     "records/s": "{:,.0f} records/s".format,
+    "microseconds": lambda value: f"{value * 1e6:.2f} µs",
     "count": "{:,.0f}".format,
 }
 

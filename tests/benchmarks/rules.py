@@ -38,6 +38,8 @@ class Rules:
     :param burst_s: Capacity of both buckets, in seconds of the full rate. 0.25 s of 50 MB/s are 12.5 MB, four requests
         of the SDK (3.3 MB each), so a client that starts all its requests together is throttled.
     :param dips: Periods in which less is allowed. They lower the rates, not the capacity of the buckets.
+    :param stored: The Parquet file whose records are fetched; None where no client fetches. The server holds it in
+        memory.
     """
 
     dimension: int = 1_536
@@ -46,6 +48,7 @@ class Rules:
     requests_per_second: float | None = None
     burst_s: float = 0.25
     dips: Sequence[Dip] = field(default_factory=tuple)
+    stored: str | None = None
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

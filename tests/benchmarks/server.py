@@ -2,8 +2,9 @@
 A replacement for Pinecone on 127.0.0.1, fast enough not to affect results: ``python -m tests.benchmarks.server``.
 
 It parses HTTP/1.1 in one small buffer, counts records while it reads, stores none of them, and answers as Pinecone
-does. It leaves out on purpose: checks, TLS, ``Retry-After`` (which the real service does not guarantee) and a limit on
-the size of a request (the SDK's requests of 100 x 1536 are 3.3 MB of JSON, which the real service may reject).
+does. A fetch is answered from the file that the rules name, as if its records had been upserted. It leaves out on
+purpose: checks, TLS, ``Retry-After`` (which the real service does not guarantee) and a limit on the size of a request
+(the SDK's requests of 100 x 1536 are 3.3 MB of JSON, which the real service may reject).
 
 Each ``{"id":`` counts as a record. That is exact for these benchmarks, because no key of the generated metadata is
 ``id``; the benchmark also compares the sum with the number of records in the file.
@@ -18,7 +19,9 @@ import asyncio
 import json
 import sys
 import time
+from collections import Counter
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from tests.benchmarks.rules import Rules, Upsert
 
@@ -51,17 +54,48 @@ class Bucket:
         self._level -= amount
 
 
+class Stored:
+    """
+    The records of a Parquet file, by id. Only here, the server needs Arrow.
+
+    :param path: The file, with the columns of :mod:`tests.benchmarks.data`.
+    """
+
+    def __init__(self, path: str) -> None:
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(path).combine_chunks()
+        self._rows = {record_id: row for row, record_id in enumerate(table["id"].to_pylist())}
+        self._values = table["values"]
+        self._metadata = table["metadata"]
+
+    def fetch(self, ids: list[str]) -> dict[str, Any]:
+        """Return what Pinecone answers; a number is the same float32 again when it is parsed."""
+        vectors = {}
+        for record_id in ids:
+            if (row := self._rows.get(record_id)) is not None:
+                values, metadata = self._values[row].as_py(), self._metadata[row].as_py()
+                vectors[record_id] = {"id": record_id, "values": values, "metadata": metadata}
+        return {"vectors": vectors, "namespace": "", "usage": {"readUnits": 1}}
+
+
 class Index:
     """The state of the server: the rules, the buckets and the log."""
 
     def __init__(self) -> None:
         self.url = ""
+        self.rules = Rules()
+        self._stored: Stored | None = None
         self.set_rules(Rules())
 
     def set_rules(self, rules: Rules) -> None:
         """Set the rules, and reset the log and the buckets."""
+        if rules.stored != self.rules.stored:
+            self._stored = Stored(rules.stored) if rules.stored else None
         self.rules = rules
         self.log: list[Upsert] = []
+        self.calls: Counter[str] = Counter()
+        self.call_bytes = 0
         self.in_flight = 0
         self._bytes = Bucket(rules.bytes_per_second, rules.burst_s)
         self._requests = Bucket(rules.requests_per_second, rules.burst_s)
@@ -87,10 +121,19 @@ class Index:
         return accepted
 
     def answer(self, method: str, path: str, body: bytes) -> dict[str, Any]:
-        """Return the response to any request that is not an upsert."""
-        match method, path:
+        """Return the response to any request that is not an upsert, and count those to the data plane."""
+        url = urlsplit(path)
+        if url.path not in {"/rules", "/log"}:
+            self.calls[url.path] += 1
+            self.call_bytes += len(body)
+        match method, url.path:
             case "POST", "/describe_index_stats":
                 return {"namespaces": {}, "dimension": self.rules.dimension, "indexFullness": 0, "totalVectorCount": 0}
+            case "POST", "/vectors/delete":
+                return {}
+            case "GET", "/vectors/fetch":
+                assert self._stored is not None, "the rules name no file whose records could be fetched"
+                return self._stored.fetch(parse_qs(url.query)["ids"])
             case "GET", "/indexes/bench":  # the control plane: the official operator looks up the host here
                 return {
                     "name": "bench",
@@ -104,7 +147,8 @@ class Index:
                 self.set_rules(Rules.from_json(body))
                 return {}
             case "GET", "/log":
-                return {"upserts": self.log, "cpu_s": time.process_time() - self._cpu_s}
+                cpu_s = time.process_time() - self._cpu_s
+                return {"upserts": self.log, "calls": self.calls, "call_bytes": self.call_bytes, "cpu_s": cpu_s}
         raise ValueError(f"{method} {path} is not supported")
 
 
