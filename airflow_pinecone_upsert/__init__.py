@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.exceptions import (
         AuthenticationError,
         BadRequestError,
+        BulkImportError,
         ErrorResponse,
         IncompleteUpsertError,
         InputError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from airflow_pinecone_upsert.hooks.pinecone import PineconeHook
+    from airflow_pinecone_upsert.operators.bulk_import import PineconeBulkImportOperator
     from airflow_pinecone_upsert.operators.delete import PineconeDeleteOperator
     from airflow_pinecone_upsert.operators.reindex import PineconeReindexOperator
     from airflow_pinecone_upsert.operators.swap import PineconeSwapNamespaceOperator
@@ -55,6 +57,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
+    "BulkImportError",
     "Counts",
     "ErrorResponse",
     "IncompleteUpsertError",
@@ -63,6 +66,7 @@ __all__ = [
     "ManifestInUseError",
     "NotFoundError",
     "NotSearchableError",
+    "PineconeBulkImportOperator",
     "PineconeDeleteOperator",
     "PineconeFreshnessSensor",
     "PineconeHook",
@@ -95,6 +99,7 @@ __all__ = [
 
 _MODULES: Final = {
     "Counts": "pipeline.counts",
+    "PineconeBulkImportOperator": "operators.bulk_import",
     "PineconeDeleteOperator": "operators.delete",
     "PineconeFreshnessSensor": "sensors.freshness",
     "PineconeHook": "hooks.pinecone",

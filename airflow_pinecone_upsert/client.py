@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, Generic
+from typing import Any, Final, Generic, Literal
 
 import orjson
 from pydantic import ValidationError
@@ -34,6 +34,7 @@ from airflow_pinecone_upsert.api.limits import (
 )
 from airflow_pinecone_upsert.api.masking import KeyMask
 from airflow_pinecone_upsert.api.models import (
+    BulkImport,
     DeleteResponse,
     IndexDescription,
     IndexStats,
@@ -487,6 +488,47 @@ class IndexClient:
         :raises NotFoundError: There is no such alias.
         """
         self._call(endpoints.delete_alias(_alias_name(name)))
+
+    def start_import(
+        self, uri: str, *, integration_id: str | None = None, error_mode: Literal["abort", "continue"] = "abort"
+    ) -> str:
+        """
+        Start a bulk import, with one attempt: a second request would start a second import.
+
+        :param uri: The folder that holds a folder for each namespace.
+        :param integration_id: The storage integration that can read it; None for a public folder.
+        :param error_mode: What an invalid record does. Always sent, because the default differs between clients.
+        :return: The id of the import.
+        :raises TransientError: It may have started: look for it with :meth:`list_imports`.
+        """
+        body = _given(uri=uri, integrationId=integration_id, errorMode={"onError": error_mode})
+        return self._http.send(endpoints.START_IMPORT, content=orjson.dumps(body)).id
+
+    def describe_import(self, import_id: str) -> BulkImport:
+        """
+        Return the state of a bulk import.
+
+        :raises NotFoundError: There is no such import.
+        """
+        return self._call(endpoints.bulk_import(import_id))
+
+    def list_imports(self) -> Iterator[BulkImport]:
+        """Yield the bulk imports of the index, page by page."""
+        token: str | None = None
+        while True:
+            page = self._call(endpoints.IMPORTS, params=_given(paginationToken=token))
+            yield from page.data
+            token = page.pagination.next if page.pagination else None
+            if not token:
+                return
+
+    def cancel_import(self, import_id: str) -> None:
+        """
+        Cancel a bulk import. One that has finished stays as it is.
+
+        :raises NotFoundError: There is no such import.
+        """
+        self._call(endpoints.cancel_import(import_id))
 
     def _perform(self, request: Deletion) -> DeleteResponse:
         return self._http.send(request.endpoint, content=request.body)

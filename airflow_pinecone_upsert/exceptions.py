@@ -13,6 +13,7 @@ The errors of this package, classified by what to do next.
     ├── InputError                 fix the data
     │   ├── SourceError                a file, a column or an XCom value as a whole
     │   ├── RecordError                one record
+    │   ├── BulkImportError            a bulk import failed, or imported other than its files hold
     │   └── BadRequestError            400, 422: the server rejects what was sent
     ├── RequestTooLargeError       send less at once
     ├── TransientError             wait, then send the same again
@@ -114,6 +115,10 @@ class InputError(PineconeUpsertError):
 
 class SourceError(InputError):
     """A file, a column or an XCom value as a whole cannot be read."""
+
+
+class BulkImportError(InputError):
+    """A bulk import failed, was cancelled, or imported another number of records than its files hold."""
 
 
 class BadRequestError(InputError):

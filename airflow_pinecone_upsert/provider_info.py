@@ -27,6 +27,7 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Pinecone",
                 "python-modules": [
+                    "airflow_pinecone_upsert.operators.bulk_import",
                     "airflow_pinecone_upsert.operators.delete",
                     "airflow_pinecone_upsert.operators.reindex",
                     "airflow_pinecone_upsert.operators.swap",
@@ -38,7 +39,13 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.sensors.freshness"]},
         ],
         "triggers": [
-            {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.triggers.freshness"]},
+            {
+                "integration-name": "Pinecone",
+                "python-modules": [
+                    "airflow_pinecone_upsert.triggers.freshness",
+                    "airflow_pinecone_upsert.triggers.bulk_import",
+                ],
+            },
         ],
         "hooks": [
             {"integration-name": "Pinecone", "python-modules": ["airflow_pinecone_upsert.hooks.pinecone"]},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from airflow.sdk import ObjectStoragePath
@@ -14,7 +14,7 @@ from airflow_pinecone_upsert.exceptions import SetupError, SourceError
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.delete.selection import IdsInFiles
 from airflow_pinecone_upsert.pipeline.options import Columns
-from airflow_pinecone_upsert.pipeline.read.files import WILDCARDS, FileRef, find_parquet_files
+from airflow_pinecone_upsert.pipeline.read.files import WILDCARDS, FileRef, find_parquet_files, list_parquet_files
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
 from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
@@ -77,6 +77,25 @@ def rejects_folder(path: Any) -> RejectsFolder:
     """
     (storage_path,) = _each(path, "rejects_path")
     return RejectsFolder(*_open_storage(storage_path))
+
+
+def import_uri(uri: Any) -> str:
+    """Return the ``uri`` of a bulk import as Pinecone takes it: without the Airflow connection that it may name."""
+    return re.sub("^([a-z0-9+.-]+://)[^/@]*@", r"\1", str(uri))
+
+
+def import_folder(uri: Any) -> tuple[str, Callable[[], list[FileRef]]]:
+    """
+    Open the folder that the ``uri`` of a bulk import names.
+
+    :param uri: A folder, as text or ``ObjectStoragePath``; it may name an Airflow connection, ``s3://my_conn@bucket/folder``.
+    :return: The folder's path, and what lists its files.
+    :raises SourceError: The value is not a path.
+    :raises SetupError: No installed package supports the scheme.
+    """
+    (storage_path,) = _each(uri, "uri")
+    fs, path = _open_storage(storage_path)
+    return path, lambda: list_parquet_files(fs, path)
 
 
 def manifest_folder(path: Any) -> ManifestFolder:

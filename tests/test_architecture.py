@@ -29,7 +29,7 @@ LAYERS = [
     ["pipeline.send"],
     ["pipeline.freshness", "pipeline.observer", "pipeline.track"],
     ["pipeline.stages"],
-    ["pipeline.delete", "pipeline.run", "client"],
+    ["pipeline.bulk_import", "pipeline.delete", "pipeline.run", "client"],
     ["reindex"],
     ["assets", "links", "storage", "supervisor", "telemetry"],
     ["lineage"],
@@ -144,6 +144,7 @@ def test_the_blocker_blocks():
 
 
 DAG_FILE_NAMES = [
+    "PineconeBulkImportOperator",
     "PineconeDeleteOperator",
     "PineconeFreshnessSensor",
     "PineconeHook",

@@ -416,3 +416,43 @@ def test_a_position_that_is_absent_or_no_number_is_none(serve, reply, open_clien
     headers = {} if header is None else {"x-pinecone-max-indexed-lsn": header}
     server = serve(reply(body=b'{"matches":[]}', headers=headers))
     assert open_client(server.url).max_indexed_lsn("a") is None
+
+
+# Bulk imports -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def import_folder(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "n").mkdir()
+    pq.write_table(pa.table({"id": ["a", "b"], "values": [[1.0, 2.0], [3.0, 4.0]]}), tmp_path / "n" / "0.parquet")
+    return str(tmp_path)
+
+
+def test_an_import_is_started_described_listed_and_cancelled(index, client, import_folder):
+    started = client.start_import(import_folder)
+    described = client.describe_import(started)
+    assert (described.status, described.records_imported, described.is_finished) == ("Completed", 2, True)
+    assert str(described) == f"Import {started} is Completed: 100.0 %, 2 records imported"
+    (request,) = [one for one in index.requests if one.method == "POST" and one.path == "/bulk/imports"]
+    assert request.headers["x-pinecone-api-version"] == "2025-04"
+    failed = client.start_import(import_folder, integration_id="i", error_mode="continue")
+    client.cancel_import(failed)
+    assert [(one.id, one.status) for one in client.list_imports()] == [(started, "Completed"), (failed, "Failed")]
+    assert "already exists" in client.describe_import(failed).error
+    with pytest.raises(exceptions.NotFoundError):
+        client.cancel_import("404")
+
+
+def test_imports_are_listed_page_by_page(client):
+    ids = [client.start_import(f"/nowhere/{number}") for number in range(101)]
+    assert [one.id for one in client.list_imports()] == ids
+
+
+def test_an_import_is_started_with_one_attempt(index, client, import_folder):
+    index.faults.next(Fault.status(503), path="/bulk/imports")
+    with pytest.raises(exceptions.ServerError):
+        client.start_import(import_folder)
+    assert len(index.requests) == 1

@@ -21,8 +21,10 @@ from airflow_pinecone_upsert.api.limits import (
 )
 from airflow_pinecone_upsert.api.models import (
     AliasesResponse,
+    BulkImport,
     DeleteResponse,
     FetchResponse,
+    ImportsResponse,
     IndexDescription,
     IndexStats,
     ListResponse,
@@ -30,6 +32,7 @@ from airflow_pinecone_upsert.api.models import (
     NamespaceDescription,
     NamespacesResponse,
     QueryResponse,
+    StartedImport,
     UpdateResponse,
     UpsertResponse,
 )
@@ -81,6 +84,8 @@ LIST: Final = Endpoint("GET", "/vectors/list", ListResponse)
 QUERY: Final = Endpoint("POST", "/query", QueryResponse, MAX_DATA_RESPONSE_BYTES)
 STATS: Final = Endpoint("POST", "/describe_index_stats", IndexStats, MAX_DATA_RESPONSE_BYTES)
 UPDATE_BY_FILTER: Final = Endpoint("POST", "/vectors/update", UpdateResponse, min_api_version=FILTER_COUNT_API_VERSION)
+START_IMPORT: Final = Endpoint("POST", "/bulk/imports", StartedImport)
+IMPORTS: Final = Endpoint("GET", START_IMPORT.path, ImportsResponse)
 NAMESPACES: Final = Endpoint("GET", "/namespaces", NamespacesResponse)
 
 _ALIASES: Final = "/namespace-aliases"
@@ -111,6 +116,16 @@ def repoint_alias(name: str) -> Endpoint[NamespaceAlias]:
 def delete_alias(name: str) -> Endpoint[DeleteResponse]:
     """Return the endpoint that deletes a namespace alias."""
     return Endpoint("DELETE", _alias_path(name), DeleteResponse, min_api_version=ALIAS_API_VERSION)
+
+
+def bulk_import(import_id: str) -> Endpoint[BulkImport]:
+    """Return the endpoint that describes a bulk import."""
+    return Endpoint("GET", f"{START_IMPORT.path}/{quote(import_id, safe='')}", BulkImport)
+
+
+def cancel_import(import_id: str) -> Endpoint[DeleteResponse]:
+    """Return the endpoint that cancels a bulk import."""
+    return Endpoint("DELETE", f"{START_IMPORT.path}/{quote(import_id, safe='')}", DeleteResponse)
 
 
 def describe_index(name: str) -> Endpoint[IndexDescription]:

@@ -54,6 +54,16 @@ proxies accept.
 MAX_IDS_PER_LIST_PAGE: Final = 100
 MAX_TOP_K: Final = 10_000
 
+# One bulk import (docs: https://docs.pinecone.io/guides/index-data/import-data) -----------------
+
+MAX_IMPORT_URI_LENGTH: Final = 1_500
+"""Characters (OpenAPI, ``StartImportRequest.uri``)."""
+
+MAX_IMPORT_BYTES: Final = 1_000_000_000_000
+MAX_IMPORT_NAMESPACES: Final = 10_000
+MAX_IMPORT_FILES: Final = 100_000
+MAX_IMPORT_FILE_BYTES: Final = 10_000_000_000
+
 # One record ----------------------------------------------------------------------------------
 
 MAX_ID_LENGTH: Final = 512

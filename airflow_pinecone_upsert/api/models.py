@@ -380,6 +380,52 @@ class AliasesResponse(_SnakeCaseModel):
     pagination: _Pagination | None = None
 
 
+class StartedImport(_CamelCaseModel):
+    """``POST /bulk/imports``."""
+
+    id: Annotated[str, BeforeValidator(to_id)]
+
+
+class BulkImport(_CamelCaseModel):
+    """
+    ``GET /bulk/imports/{id}``.
+
+    :param id: Its id.
+    :param uri: What it reads.
+    :param status: ``Pending``, ``InProgress``, ``Failed``, ``Completed`` or ``Cancelled``. It may be ``InProgress`` at 100 %.
+    :param created_at: In RFC 3339.
+    :param finished_at: Likewise; None until it ends.
+    :param percent_complete: 0 to 100.
+    :param records_imported: Records so far.
+    :param error: Why it failed.
+    """
+
+    id: Annotated[str, BeforeValidator(to_id)]
+    uri: ShownText = ""
+    status: ShownText = ""
+    created_at: ShownText = ""
+    finished_at: ShownText | None = None
+    percent_complete: float = 0.0
+    records_imported: int = 0
+    error: ShownText | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its status is final."""
+        return self.status in ("Failed", "Completed", "Cancelled")
+
+    def __str__(self) -> str:
+        """Describe its progress, for the log."""
+        return f"Import {self.id} is {self.status}: {self.percent_complete:.1f} %, {self.records_imported:,} records imported"
+
+
+class ImportsResponse(_CamelCaseModel):
+    """``GET /bulk/imports``."""
+
+    data: list[BulkImport] = Field(default_factory=list)
+    pagination: _Pagination | None = None
+
+
 class IndexSchema(_SnakeCaseModel):
     """
     The schema of an index, since API version 2026-07.

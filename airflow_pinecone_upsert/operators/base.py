@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -130,9 +130,13 @@ class PineconeBaseOperator(BaseOperator, ABC):
             for key in self.output_keys_pushed:
                 if output[key] is not None:  # Airflow would not find it
                     context["ti"].xcom_push(key=key, value=output[key])
-        if self.writes:
-            lineage.emit_event(self, context, output)
+        for event in self.asset_events(output):
+            lineage.emit_event(self, context, event)
         return output
+
+    def asset_events(self, output: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """Return the extras of the asset events to emit, each with the namespace that was written."""
+        return [output] if self.writes else []
 
     @abstractmethod
     def run(self, context: Context, cancellation: CancellationToken) -> dict[str, Any]:

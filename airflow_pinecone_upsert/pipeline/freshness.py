@@ -49,6 +49,19 @@ class Index(PositionedIndex, Protocol):
         ...
 
 
+def pause(seconds: float, sleep: Callable[[float], None], cancellation: CancellationToken) -> None:
+    """
+    Wait in short steps, so that a cancelled task ends at once.
+
+    :raises IncompleteUpsertError: The run was cancelled.
+    """
+    cancellation.raise_if_cancelled()
+    while seconds > 0:
+        sleep(min(POLL_INTERVAL_S, seconds))
+        seconds -= POLL_INTERVAL_S
+        cancellation.raise_if_cancelled()
+
+
 class Polling:
     """
     Repeats a poll until it succeeds or time is up. The time starts when this object is created.
@@ -86,16 +99,8 @@ class Polling:
             remaining_s = self._deadline_s - self.now()
             if remaining_s <= 0:
                 return False
-            self._wait(min(self._interval_s, remaining_s))
+            pause(min(self._interval_s, remaining_s), self._sleep, self.cancellation)
         return True
-
-    def _wait(self, seconds: float) -> None:
-        """Wait in short steps, so that a cancelled task ends at once."""
-        self.cancellation.raise_if_cancelled()
-        while seconds > 0:
-            self._sleep(min(POLL_INTERVAL_S, seconds))
-            seconds -= POLL_INTERVAL_S
-            self.cancellation.raise_if_cancelled()
 
 
 def is_indexed(index: PositionedIndex, namespace: str, lsn: int) -> bool | None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.sdk import BaseSensorOperator
 
-from airflow_pinecone_upsert.exceptions import SetupError
 from airflow_pinecone_upsert.operators.base import PineconeBaseOperator
+from airflow_pinecone_upsert.operators.numbers import whole_number
 from airflow_pinecone_upsert.pipeline import defaults
 
 if TYPE_CHECKING:
@@ -144,18 +144,4 @@ def latest_lsn(value: Any) -> int | None:
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict)):
         found = [one for one in map(latest_lsn, value) if one is not None]
         return max(found, default=None)
-    return whole_number("lsn", value)
-
-
-def whole_number(parameter: str, value: Any) -> int | None:
-    """
-    Return a number that a template may have turned into text.
-
-    :raises SetupError: It is no whole number.
-    """
-    if value in (None, "", "None"):
-        return None
-    if isinstance(value, int) or (isinstance(value, str) and value.isascii() and value.isdigit()):
-        return int(value)
-    example = 'upsert.output["lsn"]' if parameter == "lsn" else "1000"
-    raise SetupError(f"{parameter} holds {value!r:.80}, which is not a whole number. Pass one, such as {example}.")
+    return whole_number("lsn", value, 'upsert.output["lsn"]')

@@ -207,6 +207,11 @@ class TaskProcesses:
         self.start()
         return self.wait()
 
+    def mark(self, state: str) -> None:
+        """Do what *Mark as* in the web UI does."""
+        self._task_instance.set_state(state, session=self._session)
+        self._session.commit()
+
     def clear(self) -> None:
         """Do what *Clear* in the web UI does."""
         from airflow.models.taskinstance import clear_task_instances

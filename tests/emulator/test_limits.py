@@ -26,10 +26,6 @@ SHARED = sorted(constants(emulator_limits).keys() & constants(client_limits).key
 NOT_OF_THE_CLIENT = {
     "ALIAS_API_VERSION",
     "MAX_ALIASES_PER_INDEX",
-    "MAX_IMPORT_FILES",
-    "MAX_IMPORT_FILE_BYTES",
-    "MAX_IMPORT_NAMESPACES",
-    "MAX_IMPORT_URI_LENGTH",
     "MAX_RECORDS_PER_FETCH_PAGE",
 }
 """Limits of operations that the client does not use, or whose limit it leaves to the service."""

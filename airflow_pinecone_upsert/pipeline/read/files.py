@@ -95,6 +95,18 @@ def find_parquet_files(fs: fsspec.AbstractFileSystem, path: str) -> list[FileRef
         return [_file_ref(fs, info) for info in _matches(fs, path)]
 
 
+def list_parquet_files(fs: fsspec.AbstractFileSystem, folder: str) -> list[FileRef]:
+    """
+    List all ``*.parquet`` below a folder, at any depth, sorted by path; none where it does not exist.
+
+    :raises SourceError: The folder may not be read.
+    :raises StorageError: The storage does not answer.
+    """
+    with _storage_errors(url_of(fs, folder)):
+        found = fs.find(folder, detail=True)
+        return [_file_ref(fs, found[path]) for path in sorted(found) if path.endswith(".parquet")]
+
+
 @contextmanager
 def _storage_errors(url: str) -> Iterator[None]:
     """Distinguish a file that is missing or not readable, which is permanent, from other failures of its storage."""

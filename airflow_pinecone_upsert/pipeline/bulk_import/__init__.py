@@ -1,0 +1,1 @@
+"""Bulk imports: what is checked before one starts, and after it has ended."""
