@@ -15,6 +15,8 @@ from airflow_pinecone_upsert.reindex.swap_options import SwapReport
 from .readme import ROOT, dags_of
 
 PAGES = {
+    "bulk-import.md": {"first_load"},
+    "wait-until-searchable.md": {"searchable_articles", "fresh_articles"},
     "delete.md": {"withdrawn_articles", "expired_articles"},
     "metadata-for-readers.md": {"for_langchain", "for_llama_index", "for_haystack", "books"},
     "reindexing.md": {"adopt_articles", "preview_articles", "reindex_chapters"},
@@ -80,3 +82,23 @@ def test_a_swap_and_the_aliases(run_dag, pinecone_index, articles, tmp_path):
     target = run.output("swap")["targetNamespace"]
     assert set(pinecone_index.vectors(target)) == set("abc")
     assert run_dag(show).output("targets") == {"articles-live": target}
+
+
+@pytest.mark.parametrize("dag_id", ["searchable_articles", "fresh_articles"])
+def test_waits_until_searchable(run_dag, pinecone_index_factory, use_index, dag_id):
+    index = use_index(pinecone_index_factory(8, lag_s=0.5))
+    code = dags_of("wait-until-searchable.md")[dag_id].replace(
+        'namespace="articles", lsn', 'poke_interval=0.1, namespace="articles", lsn'
+    )
+    assert run_dag(code).state == "success"
+    assert index.store.visible_lsn == index.store.lsn == 1
+
+
+def test_a_bulk_import(run_dag, pinecone_index, tmp_path):
+    (tmp_path / "n").mkdir()
+    pq.write_table(pa.table({"id": ["a"], "values": [[1.0] * 8]}), tmp_path / "n" / "1.parquet")
+    run = run_dag(dags_of("bulk-import.md")["first_load"].replace("s3://my-bucket/import", str(tmp_path)))
+    assert run.state == "success"
+    assert set(pinecone_index.vectors("n")) == {"a"}
+    text = (ROOT / "docs" / "bulk-import.md").read_text().partition("The output is a dict: ")[2].partition(". ")[0]
+    assert re.findall(r"`(\w+)`", text) == list(run.output("import"))

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_pinecone_upsert import (
+    PineconeBulkImportOperator,
     PineconeDeleteOperator,
     PineconeHook,
     PineconeReindexOperator,
@@ -392,6 +393,29 @@ def _(env):
 def _(env):
     env.fault(Fault.short_count(1), times=10)
     env.run()
+
+
+def bulk_import(env, ids=("a", "b"), vectors=((1.0,) * 8, (2.0,) * 8), **parameters):
+    (env.folder / "n").mkdir(exist_ok=True)
+    columns = {"id": list(ids), "values": [np.array(vector, np.float32) for vector in vectors]}
+    pq.write_table(pa.table(columns), env.folder / "n" / "0.parquet")
+    return PineconeBulkImportOperator(task_id="import", uri=str(env.folder), **parameters).execute({})
+
+
+@row("Pinecone would reject the files of a bulk import")
+def _(env):
+    bulk_import(env, ids=(1, 2))
+
+
+@row("The namespaces of a bulk import exist")
+def _(env):
+    bulk_import(env)
+    bulk_import(env)
+
+
+@row("A bulk import drops records")
+def _(env):
+    bulk_import(env, vectors=[(1.0,) * 8] * 2, error_mode="continue")
 
 
 @row("The records are not searchable in time, with `wait_until_searchable`")

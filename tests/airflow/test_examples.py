@@ -15,6 +15,7 @@ import pytest
 
 from airflow_pinecone_upsert.emulator import Fault
 from airflow_pinecone_upsert.operators.retry_policy import ExceptionRetryPolicy
+from airflow_pinecone_upsert.pipeline import freshness
 
 from .airflow_home import HOME
 
@@ -70,6 +71,20 @@ def test_react_to_upsert_is_queued_by_upsert_parquet(run_dag, pinecone_index, em
     with create_session() as session:
         queued = session.scalars(select(AssetDagRunQueue.target_dag_id)).all()
     assert "react_to_upsert" in queued
+
+
+def test_import_then_check(run_dag, pinecone_index_factory, use_index, tmp_path, monkeypatch):
+    index = use_index(pinecone_index_factory(8, lag_s=0.2))
+    (tmp_path / "articles").mkdir()
+    values = list(np.eye(8, dtype=np.float32))
+    pq.write_table(pa.table({"id": list("abcdefgh"), "values": values}), tmp_path / "articles" / "0.parquet")
+    monkeypatch.setenv("AIRFLOW_VAR_IMPORT_URI", str(tmp_path))
+    monkeypatch.setattr(freshness, "SETTLE_S", 0.1)
+    source = (EXAMPLES / "import_then_check.py").read_text().replace('"wait",', '"wait", poke_interval=0.1,')
+    run = run_dag(source)
+    assert run.state == "success"
+    assert run.output("import", "recordsImported") == run.output("wait")["recordCount"] == 8
+    assert set(index.vectors("articles")) == set("abcdefgh")
 
 
 def test_upsert_xcom(run_dag, pinecone_index_factory, use_index):
