@@ -33,6 +33,10 @@ _TLS_PORT: Final = 443
 _UPSERTED_COUNT: Final = 1
 """The number of the field of ``UpsertResponse``."""
 
+_DETAILS: Final = "grpc-status-details-bin"
+_DETAILS_FIELD, _VALUE_FIELD, _REASON_FIELD = 3, 2, 1
+"""The numbers of the fields of ``google.rpc.Status``, ``google.protobuf.Any`` and ``google.rpc.ErrorInfo``."""
+
 _KEEPALIVE_MS: Final = 60_000
 """Between two pings while a call waits; servers close connections that ping more often than every few minutes otherwise."""
 
@@ -48,6 +52,7 @@ class _Status(NamedTuple):
     code: str
     message: str
     metadata: dict[str, str]
+    reason: str | None = None
 
 
 class GrpcClient:
@@ -84,7 +89,13 @@ class GrpcClient:
             )
         if isinstance(answer, _Status):
             raise error_from_status(
-                answer.code, answer.message, answer.metadata, host=self._url, now=time.time(), mask=self._mask
+                answer.code,
+                answer.message,
+                answer.metadata,
+                reason=answer.reason,
+                host=self._url,
+                now=time.time(),
+                mask=self._mask,
             )
         return answer
 
@@ -150,7 +161,9 @@ class GrpcClient:
             content, call = self._call.with_call(message, timeout=self._settings.shortest_time_out_s, metadata=metadata)
         except rpc_error as exc:
             error: Any = exc
-            return _Status(error.code().name, self._mask(error.details() or ""), self._metadata(error))
+            details = dict(error.trailing_metadata() or ()).get(_DETAILS, b"")
+            text = self._mask(error.details() or "")
+            return _Status(error.code().name, text, self._metadata(error), _reason(details))
         except ValueError:  # the channel was closed
             return _Status("CANCELLED", "The client is closed", {})
         return _parse(content, self._metadata(call))
@@ -168,6 +181,22 @@ def _parse(content: bytes, metadata: dict[str, str]) -> UpsertResponse | None:
         return None
     response.note_position(lsn_from_headers(metadata))
     return response
+
+
+def _reason(status: bytes) -> str | None:
+    """Return the machine-readable reason in the details of a status, a ``google.rpc.ErrorInfo``; None if there is none."""
+    try:
+        for detail in _parts(status, _DETAILS_FIELD):
+            for info in _parts(detail, _VALUE_FIELD):
+                for reason in _parts(info, _REASON_FIELD):
+                    return reason.decode()
+    except ValueError:  # also for text that is not UTF-8
+        pass
+    return None
+
+
+def _parts(message: bytes, field: int) -> list[bytes]:
+    return [part for number, part in protobuf.fields(message) if number == field and isinstance(part, bytes)]
 
 
 def _grpc() -> Any:

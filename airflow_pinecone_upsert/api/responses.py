@@ -72,6 +72,7 @@ def error_from_status(  # noqa: PLR0913 - the parts of a status, and what depend
     message: str,
     metadata: Mapping[str, str],
     *,
+    reason: str | None = None,
     host: str,
     now: float,
     mask: Callable[[str], str],
@@ -82,6 +83,7 @@ def error_from_status(  # noqa: PLR0913 - the parts of a status, and what depend
     :param code: The name of the status code.
     :param message: What the server says; of a call that reached no server, gRPC.
     :param metadata: What came with the status, with masked values.
+    :param reason: The machine-readable reason in its details.
     :param host: The URL of the server, for the message.
     :param now: Seconds since the epoch, as for :func:`error_from_response`.
     :param mask: Masks the API key in the message.
@@ -103,6 +105,7 @@ def error_from_status(  # noqa: PLR0913 - the parts of a status, and what depend
         code=number,
         request_id=metadata.get("x-pinecone-request-id"),
         retry_after_s=parse_retry_after(metadata.get("retry-after"), now=now),
+        reason=reason if reason in _REASONS else None,
     )
     return _error(response, code, host)
 

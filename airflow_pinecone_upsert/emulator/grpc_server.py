@@ -154,23 +154,41 @@ def _http_request(name: str, message: dict[str, Any], size: int, metadata: Any) 
 
 
 def _grpc_response(name: str, response: _Response, context: grpc.ServicerContext) -> bytes:
-    context.set_trailing_metadata([header for header in response.headers if header[0].startswith(_SHOWN_HEADERS)])
+    metadata: list[tuple[str, str | bytes]] = [
+        header for header in response.headers if header[0].startswith(_SHOWN_HEADERS)
+    ]
     if response.status == 200:  # noqa: PLR2004
+        context.set_trailing_metadata(metadata)
         try:
             message = from_json(f"{name}Response", bytes(response.body))
         except ParseError as exc:
             context.abort(grpc.StatusCode.INTERNAL, f"The response cannot be encoded: {exc}")
         encoded: bytes = message.SerializeToString()
         return encoded
-    code, text = _read_error(response)
+    code, text, details = _read_error(response)
+    if details:
+        metadata.append(("grpc-status-details-bin", _status(code, text, details)))
+    context.set_trailing_metadata(metadata)
     context.abort(_CODES.get(code, grpc.StatusCode.UNKNOWN), text)
     raise AssertionError  # pragma: no cover - abort() raises
 
 
-def _read_error(response: _Response) -> tuple[int, str]:
-    """Return the code and the message of an error, which is JSON or text."""
+def _status(code: int, text: str, details: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the details of an error as gRPC sends them: a message in the metadata."""
+    packed = []
+    for detail in details:
+        fields = {name: value for name, value in detail.items() if name != "@type"}
+        packed.append(
+            MESSAGES["Any"](type_url=detail["@type"], value=MESSAGES["ErrorInfo"](**fields).SerializeToString())
+        )
+    encoded: bytes = MESSAGES["Status"](code=code, message=text, details=packed).SerializeToString()
+    return encoded
+
+
+def _read_error(response: _Response) -> tuple[int, str, Sequence[Mapping[str, Any]]]:
+    """Return the code, the message and the details of an error, which is JSON or text."""
     try:
         error = orjson.loads(response.body)
-        return error["code"], error["message"]
+        return error["code"], error["message"], error.get("details", [])
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return grpc_code(response.status), response.body.decode("utf-8", "replace")
+        return grpc_code(response.status), response.body.decode("utf-8", "replace"), []

@@ -44,6 +44,10 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
     "Pagination": {"next": (1, "string")},
     "ListItem": {"id": (1, "string")},
     "NamespaceSummary": {"vector_count": (1, "uint32")},
+    # https://github.com/googleapis/googleapis/tree/master/google/rpc: status.proto, error_details.proto
+    "Any": {"type_url": (1, "string"), "value": (2, "bytes")},
+    "ErrorInfo": {"reason": (1, "string"), "domain": (2, "string"), "metadata": (3, "map string")},
+    "Status": {"code": (1, "int32"), "message": (2, "string"), "details": (3, "Any*")},
     "UpsertRequest": {"vectors": (1, "Vector*"), "namespace": (2, "string")},
     "UpsertResponse": {"upserted_count": (1, "uint32")},
     "DeleteRequest": {

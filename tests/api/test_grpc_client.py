@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import grpc
+import numpy as np
 import psutil
 import pytest
 
@@ -173,6 +174,26 @@ def test_a_status_is_the_error_of_what_to_do_next(grpc_serve, open_to, code, det
 
 def test_every_status_is_tested():
     assert {code for code, *_ in STATUSES} == set(Code) - {Code.OK}
+
+
+@pytest.mark.parametrize("fault", [b"", b"\xff", b"\x1a\x03abc", b"\x1a\x04\x12\x02\x0a\x00"])
+def test_details_without_a_reason(grpc_serve, open_to, fault):
+    trailing = (("grpc-status-details-bin", fault),)
+    with pytest.raises(exceptions.BadRequestError) as caught:
+        open_to(grpc_serve(Code.INVALID_ARGUMENT, "no", trailing=trailing)).upsert(REQUEST)
+    assert caught.value.response.reason is None
+
+
+def test_the_reason_of_a_rejected_write_is_read(index, open_client):
+    """By its status alone, it would be taken for a fault of a record."""
+    client = open_client(index.url, key=index.api_key, grpc_port=index.grpc_port)
+    record = PROTOBUF.encode("a", np.float32([1, 2]), None, None)
+    records = EncodedRecords(["XCom"], [0], ["a"], [record], [b""])
+    client.upsert(UpsertRequest(records, Envelope("articles-1", PROTOBUF)))
+    client.create_alias("articles", "articles-1")
+    with pytest.raises(exceptions.SetupError, match="A namespace alias only serves reads") as caught:
+        client.upsert(UpsertRequest(records, Envelope("articles", PROTOBUF)))
+    assert caught.value.response.reason == "NAME_IN_USE_BY_ALIAS"
 
 
 def test_no_response_within_the_time_out(index, open_client):
