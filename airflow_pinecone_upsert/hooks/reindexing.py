@@ -43,39 +43,7 @@ def target_of(index_url: str, options: ReindexOptions) -> Target:
     return Target(index_url, options.namespace, columns, DIGEST_NAME, DIGEST_VERSION)
 
 
-@contextmanager
-def open_manifest(folder: ManifestFolder, target: Target, *, is_dry_run: bool) -> Iterator[OpenManifest]:
-    """
-    Open a manifest for one run.
-
-    :param folder: Where it is.
-    :param target: What it must describe.
-    :param is_dry_run: Only read it. That needs no lease, and leaves no trace.
-    :raises ManifestInUseError: Another run holds the lease.
-    :raises ManifestError: It describes another target or is damaged, or the folder cannot be used.
-    :raises StorageError: The storage does not respond.
-    """
-    if is_dry_run:
-        yield OpenManifest(Manifest.open(folder, target), lambda: None)
-        return
-    run_id = new_run_id()
-    lease = Lease.acquire(folder, _holder(run_id), time.time())
-    try:
-        manifest = Manifest.open(folder, target, run_id)
-        yield OpenManifest(manifest, lambda: lease.renew_if_due(time.time()))
-    finally:
-        _release(lease)
-
-
-def _release(lease: Lease) -> None:
-    """Give a lease back; where that fails, only log it: it expires, and the run ended as it ended."""
-    try:
-        lease.release()
-    except PineconeUpsertError as exc:
-        log.warning("The lease could not be given back, and will expire: %s", exc)
-
-
-def _holder(run_id: str) -> Holder:
+def _running_task(run_id: str) -> Holder:
     """Return the running task; outside of one, host and process are named."""
     from airflow.sdk import get_current_context
 
@@ -90,6 +58,47 @@ def _holder(run_id: str) -> Holder:
         map_index=-1 if task.map_index is None else task.map_index,
         try_number=task.try_number,
     )
+
+
+@contextmanager
+def open_manifest(
+    folder: ManifestFolder,
+    target: Target,
+    *,
+    is_dry_run: bool,
+    holder: Callable[[str], Holder] = _running_task,
+    now: Callable[[], float] = time.time,
+) -> Iterator[OpenManifest]:
+    """
+    Open a manifest for one run.
+
+    :param folder: Where it is.
+    :param target: What it must describe.
+    :param is_dry_run: Only read it. That needs no lease, and leaves no trace.
+    :param holder: Returns who holds the lease, given the id of this run.
+    :param now: Returns seconds since 1970.
+    :raises ManifestInUseError: Another run holds the lease.
+    :raises ManifestError: It describes another target or is damaged, or the folder cannot be used.
+    :raises StorageError: The storage does not respond.
+    """
+    if is_dry_run:
+        yield OpenManifest(Manifest.open(folder, target), lambda: None)
+        return
+    run_id = new_run_id()
+    lease = Lease.acquire(folder, holder(run_id), now())
+    try:
+        manifest = Manifest.open(folder, target, run_id)
+        yield OpenManifest(manifest, lambda: lease.renew_if_due(now()))
+    finally:
+        _release(lease)
+
+
+def _release(lease: Lease) -> None:
+    """Give a lease back; where that fails, only log it: it expires, and the run ended as it ended."""
+    try:
+        lease.release()
+    except PineconeUpsertError as exc:
+        log.warning("The lease could not be given back, and will expire: %s", exc)
 
 
 def log_forecast(report: ReindexReport, options: ReindexOptions) -> None:

@@ -354,6 +354,9 @@ class Process:
             self.journal.append(Cancelled(self._world.clock_s))
         assert self._steps < MAX_STEPS, "it does not end"
 
+    def _wait_until(self, moment_s: float) -> None:
+        self._world.advance_to(moment_s)
+
     # The index
 
     def describe_index_stats(self) -> IndexStats:
@@ -380,19 +383,22 @@ class Process:
         records = message_of(request)["vectors"]
         numbers = tuple(map(number_of, records))
         self.journal.append(Started(world.clock_s, numbers, body_bytes))
-        reply = world.receive(records, body_bytes, self._weather, world.clock_s - self._started_s)
+        reply = self._reply(records, body_bytes, self._weather)
         ends_at_s = world.clock_s + reply.after_s
         completion = Completion(request, body_bytes, _result(reply, ends_at_s))
         heapq.heappush(self._in_flight, (ends_at_s, next(self._numbers), completion, numbers))
+
+    def _reply(self, records: list[dict[str, Any]], body_bytes: int, weather: Weather) -> Reply:
+        return self._world.receive(records, body_bytes, weather, self._world.clock_s - self._started_s)
 
     def next_completion(self, timeout_s: float) -> Completion | None:
         self._step()
         world = self._world
         if not self._in_flight or self._in_flight[0][0] > world.clock_s + timeout_s:
-            world.advance_to(world.clock_s + timeout_s)
+            self._wait_until(world.clock_s + timeout_s)
             return None
         ends_at_s, _, completion, numbers = heapq.heappop(self._in_flight)
-        world.advance_to(ends_at_s)
+        self._wait_until(ends_at_s)
         result = completion.result
         outcome = result.upserted_count if isinstance(result, UpsertResponse) else result
         self.journal.append(Completed(world.clock_s, numbers, completion.body_bytes, outcome))
@@ -411,7 +417,7 @@ class Process:
             chunk = [one for one in records[first : first + self._chunk_rows] if one.origin == records[first].origin]
             if not chunk:
                 return
-            self._world.advance_to(self._world.clock_s + self._weather.reading_s)
+            self._wait_until(self._world.clock_s + self._weather.reading_s)
             self.journal.append(Read(range(first, first + len(chunk))))
             yield _chunk(chunk)
             first += len(chunk)

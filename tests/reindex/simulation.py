@@ -1,6 +1,10 @@
 """
 A world in which reindexing runs without waiting: the server and the clock of ``tests/pipeline/simulation.py``, which
-also deletes and is read from, and the storage of a manifest that fails, and in whose accesses a process dies.
+also deletes, is read from and loses records, and the storage of a manifest, which is slow, fails and loses answers, and
+in whose accesses a process dies.
+
+Excluded is what the manifest cannot see, and says so: a request of a run that was replaced, applied by the server later
+than a request of the run that replaced it for the same id. :meth:`Namespace.advance_to` drops it, and nothing else.
 """
 
 # ruff: noqa: ARG002 - the signatures are those of protocols
@@ -8,10 +12,12 @@ also deletes and is read from, and the storage of a manifest that fails, and in 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
+from random import Random
 from typing import Any, NamedTuple
 
 import orjson
@@ -19,14 +25,35 @@ import orjson
 from airflow_pinecone_upsert import exceptions
 from airflow_pinecone_upsert.api.models import DeleteResponse, UpsertResponse
 from airflow_pinecone_upsert.api.models import Record as StoredRecord
+from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest
 from airflow_pinecone_upsert.pipeline.send.transport import Completion
+from airflow_pinecone_upsert.reindex.lease import LIFETIME_S
 from airflow_pinecone_upsert.reindex.manifest import Manifest, ManifestFolder
-from tests.pipeline.simulation import Process, Record, Weather, World, _chunk, _result
+from tests.pipeline.simulation import EPOCH_S, Process, Record, Reply, Weather, World, _chunk, _result
+from tests.reindex.turns import Turns
 
+NAMESPACE = "nightly"
 DELETED = "deleted"
+RUN = "run"
 DELETE_FAULTS = ("throttled", "down", "reset", "stalled")
+UNAVAILABLE = "no connection to the storage"
+
+
+START, UPSERT, DELETION, COMMIT = "start", "upsert", "deletion", "commit"
+
+
+class Moment(NamedTuple):
+    """
+    A moment in the life of a try.
+
+    :param steps: How many steps after the event.
+    :param since: The event: its start, its first upsert, its first deletion or its first commit.
+    """
+
+    steps: int
+    since: str = START
 
 
 class Deleting(NamedTuple):
@@ -38,21 +65,63 @@ class Deleting(NamedTuple):
 
 @dataclass
 class Namespace(World):
-    """The server, which also deletes. ``stored`` has what it holds, and ``files`` those of the manifest."""
+    """
+    The server, which also deletes, and the storage.
+
+    :ivar stored: What the namespace holds.
+    :ivar lost: Ids of records that it lost and that no run has written or deleted since.
+    :ivar foreign: Ids of records that something else has written.
+    :ivar manifest_files: The manifest's, by name.
+    """
 
     manifest_files: dict[str, bytes] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    foreign: set[str] = field(default_factory=set)
+    _last_run: dict[str, int] = field(default_factory=dict)  # by id, the newest one whose request was applied
 
     def advance_to(self, moment_s: float) -> None:
         self.clock_s = max(self.clock_s, moment_s)
         while self._writes and self._writes[0][0] <= self.clock_s:
             for record in heapq.heappop(self._writes)[2]:
-                if DELETED in record:
-                    self.stored.pop(record["id"], None)
-                else:
-                    self.stored[record["id"]] = record
+                self._apply(record)
+
+    def _apply(self, record: dict[str, Any]) -> None:
+        record_id, run = record["id"], record[RUN]
+        if run < self._last_run.get(record_id, 0):
+            return
+        self._last_run[record_id] = run
+        self.lost.discard(record_id)
+        if DELETED in record:
+            self.stored.pop(record_id, None)
+        else:
+            self.stored[record_id] = record
+
+    def lose(self, ids: Iterable[str]) -> None:
+        """Lose records."""
+        for record_id in ids:
+            del self.stored[record_id]
+            self.lost.add(record_id)
+
+    def add_foreign(self, record_id: str) -> None:
+        """Enter a record that something else has written."""
+        self.stored[record_id] = {"id": record_id, "values": [0.0, 1.0]}
+        self.foreign.add(record_id)
 
     def _rejection(self, records: list[dict[str, Any]], body_bytes: int, weather: Weather) -> Any:
         return None if DELETED in records[0] else super()._rejection(records, body_bytes, weather)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """
+    The conditions of the storage of a manifest. By default nothing goes wrong.
+
+    :param failures: Share of the accesses that fail. Of those that write, every second one is done nevertheless.
+    :param slowest_s: How long an access takes at most.
+    """
+
+    failures: float = 0.0
+    slowest_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +129,7 @@ class SimulatedFolder(ManifestFolder):
     """The folder of the manifest, as one process sees it."""
 
     process: Any = None
-    failures: float = 0.0
+    storage: Storage = Storage()
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -68,28 +137,38 @@ class SimulatedFolder(ManifestFolder):
 
     def _access(self) -> None:
         self.process.step()
+        if self.storage.slowest_s:
+            self.process.sleep(self.process.world.random.uniform(0, self.storage.slowest_s))
 
     def _fails(self) -> bool:
-        return self.process.world.random.random() < self.failures
+        return self.storage.failures > 0 and self.process.world.random.random() < self.storage.failures
 
-    def _change(self, name: str, content: bytes) -> None:
-        self._access()
-        fails = self._fails()
-        if not fails or self._fails():  # the answer may be lost, too
-            self.files[name] = content
-        self._access()
-        if fails:
-            raise exceptions.StorageError("no connection to the storage")
-
-    def sizes(self) -> dict[str, int]:
+    def _read(self) -> None:
         self._access()
         if self._fails():
-            raise exceptions.StorageError("no connection to the storage")
+            raise exceptions.StorageError(UNAVAILABLE)
+
+    def _change(self, name: str, content: bytes, *, only_if_absent: bool = False) -> bool:
+        self._access()
+        if only_if_absent and name in self.files:
+            return self.files[name] == content
+        fails = self._fails()
+        if not fails or self.process.world.random.random() < 0.5:  # the answer may be lost, too
+            self.files[name] = content
+            if name.startswith("gen-"):
+                self.process.created_generation(name)
+        self._access()
+        if fails:
+            raise exceptions.StorageError(UNAVAILABLE)
+        return True
+
+    def sizes(self) -> dict[str, int]:
+        self._read()
         return {name: len(content) for name, content in self.files.items()}
 
     def read_all(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         for name in names:
-            self._access()
+            self._read()
             if name not in self.files:
                 raise FileNotFoundError(name)
             yield name, self.files[name]
@@ -103,11 +182,7 @@ class SimulatedFolder(ManifestFolder):
         self._change(name, content)
 
     def create(self, name: str, content: bytes) -> bool:
-        self._access()
-        if name in self.files:
-            return False
-        self._change(name, content)
-        return True
+        return self._change(name, content, only_if_absent=True)
 
     @contextmanager
     def create_large(self, name: str) -> Iterator[Any]:
@@ -117,19 +192,24 @@ class SimulatedFolder(ManifestFolder):
 
     def delete(self, names: Any) -> None:
         for name in names:
-            self._access()
+            self._read()
             self.files.pop(name, None)
             self._access()
 
 
-class CompactingManifest(Manifest):
-    """A manifest that is compacted in the middle of a run, too."""
+class OftenCompacted:
+    """A manifest of which a compaction in the middle of a run is due every second time."""
 
-    random: Any = None
+    def __init__(self, manifest: Manifest, random: Random) -> None:
+        self._manifest = manifest
+        self._random = random
 
     @property
     def compaction_is_due(self) -> bool:
-        return self.random is not None and self.random.random() < 0.5
+        return not self._manifest.is_being_read and self._random.random() < 0.5
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manifest, name)
 
 
 class Night(Process):
@@ -137,20 +217,68 @@ class Night(Process):
     One try of reindexing: its source, the index, the transport and the clock.
 
     :param records: What the source has tonight.
+    :param listing_breaks: The index does not answer when its ids are listed.
+    :param dies: When it dies.
+    :param is_cancelled: When it is cancelled.
+    :ivar run: The number of the generation with which it took the manifest over: runs are replaced in this order.
+    :ivar stored_at_commit: What the namespace held when it created its last generation.
+    :ivar is_working: It holds the lease.
     """
 
-    def __init__(self, world: Namespace, weather: Weather, records: Sequence[Record], **more: Any) -> None:
-        super().__init__(world, weather, version=None, **more)
+    def __init__(
+        self,
+        world: Namespace,
+        weather: Weather,
+        records: Sequence[Record],
+        *,
+        chunk_rows: int = 1,
+        listing_breaks: bool = False,
+        dies: Moment | None = None,
+        is_cancelled: Moment | None = None,
+    ) -> None:
+        super().__init__(world, weather, chunk_rows=chunk_rows, version=None, dies_at=None, cancelled_at=None)
         self.records = [one._replace(origin="tonight", row=row) for row, one in enumerate(records)]
         self.world = world
         self.deletions: list[Deleting] = []
+        self.run = 0
+        self.stored_at_commit: dict[str, Any] = {}
+        self.is_working = False
+        self.orphaned_at_s = math.inf
+        self.cancellation = CancellationToken("reindexing", is_orphaned=lambda: world.clock_s >= self.orphaned_at_s)
+        self._listing_breaks = listing_breaks
+        self._events = {START: 0}  # with their steps
+        self._dies = dies
+        self._is_cancelled = is_cancelled
+
+    def _note(self, event: str) -> None:
+        self._events.setdefault(event, self._steps)
+
+    def _is_at(self, moment: Moment | None) -> bool:
+        return moment is not None and self._steps == self._events.get(moment.since, math.inf) + moment.steps
+
+    def _step(self) -> None:
+        if self._is_at(self._dies):
+            self._dies_at = self._steps + 1
+        if self._is_at(self._is_cancelled):
+            self._cancelled_at = self._steps + 1
+        super()._step()
+
+    def created_generation(self, name: str) -> None:
+        """Note that a file of a generation was created."""
+        if self.run:
+            self._note(COMMIT)
+        self.run = self.run or int(name[4:-5])
+        self.stored_at_commit = dict(self.world.stored)
+
+    def epoch_s(self) -> float:
+        return EPOCH_S + self.world.clock_s
 
     def step(self) -> None:
         self._step()
 
     def sleep(self, seconds: float) -> None:
         self._step()
-        self.world.advance_to(self.world.clock_s + seconds)
+        self._wait_until(self.world.clock_s + seconds)
 
     # The source
 
@@ -159,7 +287,7 @@ class Night(Process):
             self._step()
             if number == self._weather.source_breaks_at:
                 raise exceptions.SourceError("broken")
-            self.world.advance_to(self.world.clock_s + self._weather.reading_s)
+            self._wait_until(self.world.clock_s + self._weather.reading_s)
             yield _chunk(self.records[first : first + self._chunk_rows])
 
     def share_before(self, position: Any) -> None:
@@ -173,25 +301,35 @@ class Night(Process):
     send = upsert
 
     def fetch(self, ids: Sequence[str], *, namespace: str = "") -> dict[str, StoredRecord]:
+        assert namespace == NAMESPACE
         self._step()
         stored = self.world.stored
         return {one: StoredRecord.model_validate(stored[one]) for one in ids if one in stored}
 
-    def max_indexed_lsn(self, record_id: str, *, namespace: str = "") -> int | None:
+    def max_indexed_lsn(self, record_id: str = "", *, namespace: str = "") -> int | None:
         self._step()
         return None
 
     def list_ids(self, *, prefix: str = "", namespace: str = "") -> Iterator[str]:
-        raise NotImplementedError
+        assert namespace == NAMESPACE
+        Night._step(self)  # in a thread of the listing: the turn is not passed on
+        if self._listing_breaks:
+            raise exceptions.ServerError("down")
+        yield from sorted(one for one in self.world.stored if one.startswith(prefix))
 
     # The transport
 
     def start(self, request: Any) -> None:
         if not isinstance(request, DeleteRequest):
+            assert b"".join(request.body).endswith(b'"namespace":"%b"}' % NAMESPACE.encode()), "another namespace"
+            self._note(UPSERT)
             super().start(request)
             return
+        self._note(DELETION)
         self._step()
-        ids = tuple(orjson.loads(request.body)["ids"])
+        body = orjson.loads(request.body)
+        assert body["namespace"] == NAMESPACE, "a deletion from another namespace"
+        ids = tuple(body["ids"])
         self.deletions.append(
             Deleting(ids, sum(not isinstance(one[2].request, DeleteRequest) for one in self._in_flight))
         )
@@ -199,11 +337,77 @@ class Night(Process):
         weather = replace(
             self._weather, faults=faults, fault_rate=self._weather.fault_rate if faults else 0.0, final_rate=0.0
         )
-        records = [{"id": one, DELETED: True} for one in ids]
-        reply = self.world.receive(records, len(request.body), weather, self.world.clock_s - self._started_s)
+        reply = self._reply([{"id": one, DELETED: True} for one in ids], len(request.body), weather)
         ends_at_s = self.world.clock_s + reply.after_s
         result = _result(reply, ends_at_s)
         if isinstance(result, UpsertResponse):
             result = DeleteResponse()
         completion = Completion(request, len(request.body), result)
         heapq.heappush(self._in_flight, (ends_at_s, next(self._numbers), completion, ()))
+
+    def _reply(self, records: list[dict[str, Any]], body_bytes: int, weather: Weather) -> Reply:
+        return super()._reply([{**record, RUN: self.run} for record in records], body_bytes, weather)
+
+
+class NightAtOnce(Night):
+    """
+    One of two tries that run at once.
+
+    :param name: Its name among those that take turns.
+    :param wakes: The name of the one that it wakes.
+    :param wakes_at: When it does; None for never.
+    :param wakes_after_s: How long after that the other one starts.
+    :param pause_s: How long its machine is suspended then.
+    :param orphaned_after_s: When it notices, after that step, that its supervisor is gone.
+    :ivar must_not_replace: A run of another task instance, whose lease it must respect.
+    """
+
+    must_not_replace: NightAtOnce | None = None
+
+    def __init__(
+        self,
+        *args: Any,
+        turns: Turns,
+        name: str,
+        wakes: str = "",
+        wakes_at: Moment | None = None,
+        wakes_after_s: float = 0.0,
+        pause_s: float = 0.0,
+        orphaned_after_s: float = math.inf,
+        **more: Any,
+    ) -> None:
+        super().__init__(*args, **more)
+        self._turns = turns
+        self._name = name
+        self._wakes = wakes
+        self._wakes_at = wakes_at
+        self._wakes_after_s = wakes_after_s
+        self._pause_s = pause_s
+        self._orphaned_after_s = orphaned_after_s
+        self._last_step_s = self.world.clock_s
+        self._longest_step_s = 0.0
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether it never slept for half as long as its lease lasts."""
+        return max(self._longest_step_s, self.world.clock_s - self._last_step_s) < LIFETIME_S / 2
+
+    def created_generation(self, name: str) -> None:
+        super().created_generation(name)
+        other = self.must_not_replace
+        assert other is None or not (other.is_working and other.is_prompt), "a run that is at work is replaced"
+
+    def _step(self) -> None:
+        now = self.world.clock_s
+        self._longest_step_s = max(self._longest_step_s, now - self._last_step_s)
+        self._last_step_s = now
+        super()._step()
+        if self._is_at(self._wakes_at):
+            self.orphaned_at_s = now + self._orphaned_after_s
+            self._turns.wake(self._wakes, now + self._wakes_after_s)
+            self._wait_until(now + self._pause_s)
+        elif self.world.random.random() < 0.3:
+            self._wait_until(now)
+
+    def _wait_until(self, moment_s: float) -> None:
+        self._turns.wait_until(self._name, moment_s)
