@@ -158,6 +158,7 @@ def _try(random: Random, numbers: list[int]) -> Try:
         dry_run=random.random() < 0.05,
         verify_sample=random.choice([0, 2, 100]),
         verify_timeout_s=20,
+        transport=random.choice(["rest", "grpc"]),
     )
     weather = Weather(
         latency_s=random.choice([0.001, 0.2, 3.0]),

@@ -31,6 +31,7 @@ from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest
 from airflow_pinecone_upsert.pipeline.send.transport import Completion
 from airflow_pinecone_upsert.reindex.lease import LIFETIME_S
 from airflow_pinecone_upsert.reindex.manifest import Manifest, ManifestFolder
+from tests.pipeline.sent import message_of
 from tests.pipeline.simulation import EPOCH_S, Process, Record, Reply, Weather, World, _chunk, _result
 from tests.reindex.turns import Turns
 
@@ -321,7 +322,7 @@ class Night(Process):
 
     def start(self, request: Any) -> None:
         if not isinstance(request, DeleteRequest):
-            assert b"".join(request.body).endswith(b'"namespace":"%b"}' % NAMESPACE.encode()), "another namespace"
+            assert message_of(request)["namespace"] == NAMESPACE, "another namespace"
             self._note(UPSERT)
             super().start(request)
             return
