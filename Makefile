@@ -12,7 +12,7 @@ RUN = $(VENV)/bin/python
 SIDE_BY_SIDE = --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo airflow test test-airflow-3.1 test-pythons test-all bench lint format clean
+.PHONY: help demo airflow test test-airflow-3.1 test-pythons test-all bench docs lint format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,6 +39,10 @@ test-all: test test-airflow-3.1 ## Run all tests: also the slow ones, and those 
 bench: $(BENCH_VENV)/.bench ## Compare speed and memory with the Pinecone SDK, the official operator and LangChain (an hour)
 	$(BENCH_VENV)/bin/python -m tests.benchmarks $(BENCH)
 
+docs: $(VENV)/.dev ## Build the documentation site in build/docs; a warning or a broken link is an error
+	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "Open build/docs/index.html."
+
 lint: $(VENV)/.dev ## Run ruff and mypy --strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -49,7 +53,7 @@ format: $(VENV)/.dev ## Let ruff fix what it can
 	$(VENV)/bin/ruff format .
 
 clean: ## Remove the environments and all caches
-	rm -rf $(VENV) $(VENV_3_1) $(BENCH_VENV) .venv-python3.* .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf $(VENV) $(VENV_3_1) $(BENCH_VENV) .venv-python3.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else \

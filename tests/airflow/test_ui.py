@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +22,8 @@ import pytest
 
 from airflow_pinecone_upsert.hooks import connection_form
 from airflow_pinecone_upsert.links import console_url
+
+from .programs import program
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -142,10 +143,7 @@ def chromium(tmp_path_factory):
     """Start Debian's chromium with a new profile, and return selenium's driver."""
     from selenium import webdriver
 
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        fail_or_skip = pytest.fail if os.environ.get("BROWSER_REQUIRED") else pytest.skip
-        fail_or_skip("needs a browser: apt-get install chromium chromium-driver")
+    browser, driver = program("chromium"), program("chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for option in (*CHROMIUM_OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
