@@ -12,7 +12,7 @@ RUN = $(VENV)/bin/python
 SIDE_BY_SIDE = --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo airflow test test-airflow-3.1 test-pythons test-all bench docs lint format clean
+.PHONY: help demo airflow test test-airflow-3.1 test-pythons test-all bench docs dist lint format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ bench: $(BENCH_VENV)/.bench ## Compare speed and memory with the Pinecone SDK, t
 docs: $(VENV)/.dev ## Build the documentation site in build/docs; a warning or a broken link is an error
 	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
 	@echo "Open build/docs/index.html."
+
+dist: $(VENV)/.dev ## Build sdist and wheel in dist/, twice, and use the wheel in a new environment
+	$(RUN) dev/dist.py
 
 lint: $(VENV)/.dev ## Run ruff and mypy --strict
 	$(VENV)/bin/ruff check .
