@@ -7,6 +7,7 @@ INSTALL = -m pip install --quiet --disable-pip-version-check --constraint
 PIP = $(VENV)/bin/python $(INSTALL) constraints.txt
 PIP_3_1 = $(VENV_3_1)/bin/python $(INSTALL) constraints-airflow-3.1.txt
 RUN = $(VENV)/bin/python
+SCHEMA = $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 
 # Each test file runs in one process, so that its fixtures are set up once.
 SIDE_BY_SIDE = --numprocesses 2 --dist loadfile
@@ -46,10 +47,16 @@ docs: $(VENV)/.dev ## Build the documentation site in build/docs; a warning or a
 dist: $(VENV)/.dev ## Build sdist and wheel in dist/, twice, and use the wheel in a new environment
 	$(RUN) dev/dist.py
 
-lint: $(VENV)/.dev ## Run ruff and mypy --strict
+lint: $(VENV)/.dev ## Run ruff, mypy --strict, codespell, and check the files of the forge
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell
+	$(SCHEMA)github-workflows .github/workflows/*.yml
+	$(SCHEMA)dependabot .github/dependabot.yml
+	$(SCHEMA)github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA)github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(VENV)/bin/pre-commit validate-config
 
 format: $(VENV)/.dev ## Let ruff fix what it can
 	$(VENV)/bin/ruff check --fix .

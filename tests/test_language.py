@@ -14,6 +14,8 @@ AVOIDED = re.compile(
 FILES = [
     *ROOT.glob("*.md"),
     *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("docs/*.py"),
+    *ROOT.glob(".github/**/*.*"),
     *ROOT.glob("Makefile"),
     *(
         path
