@@ -58,6 +58,7 @@ PAGES = {
     "README.md": "index",
     "SECURITY.md": "security",
     "CHANGELOG.md": "project/changelog",
+    "CODE_OF_CONDUCT.md": "project/code-of-conduct",
     "CONTRIBUTING.md": "project/contributing",
     "example_dags": "how-to/index",
 }
