@@ -178,13 +178,13 @@ class Log:
     :param upserts: The requests in the order of their arrival.
     :param cpu_s: User and system time of the server in seconds.
     :param calls: The other requests, by path.
-    :param call_bytes: The bytes of their bodies.
+    :param deletion_bytes: The bytes of the bodies of deletions.
     """
 
     upserts: Sequence[Upsert]
     cpu_s: float
     calls: Mapping[str, int] = field(default_factory=dict)
-    call_bytes: int = 0
+    deletion_bytes: int = 0
 
     @property
     def accepted(self) -> Sequence[Upsert]:
@@ -220,7 +220,7 @@ class IndexService(Service):
         """Return what the server logged since the rules were set."""
         log = json.loads(self._request("GET", "/log"))
         upserts = [Upsert(*upsert) for upsert in log["upserts"]]
-        return Log(upserts, log["cpu_s"], log["calls"], log["call_bytes"])
+        return Log(upserts, log["cpu_s"], log["calls"], log["deletion_bytes"])
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         request = urllib.request.Request(self.url + path, data=body, method=method)  # noqa: S310 - our own server

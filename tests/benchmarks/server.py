@@ -95,7 +95,7 @@ class Index:
         self.rules = rules
         self.log: list[Upsert] = []
         self.calls: Counter[str] = Counter()
-        self.call_bytes = 0
+        self.deletion_bytes = 0
         self.in_flight = 0
         self._bytes = Bucket(rules.bytes_per_second, rules.burst_s)
         self._requests = Bucket(rules.requests_per_second, rules.burst_s)
@@ -125,11 +125,11 @@ class Index:
         url = urlsplit(path)
         if url.path not in {"/rules", "/log"}:
             self.calls[url.path] += 1
-            self.call_bytes += len(body)
         match method, url.path:
             case "POST", "/describe_index_stats":
                 return {"namespaces": {}, "dimension": self.rules.dimension, "indexFullness": 0, "totalVectorCount": 0}
             case "POST", "/vectors/delete":
+                self.deletion_bytes += len(body)
                 return {}
             case "GET", "/vectors/fetch":
                 assert self._stored is not None, "the rules name no file whose records could be fetched"
@@ -147,8 +147,12 @@ class Index:
                 self.set_rules(Rules.from_json(body))
                 return {}
             case "GET", "/log":
-                cpu_s = time.process_time() - self._cpu_s
-                return {"upserts": self.log, "calls": self.calls, "call_bytes": self.call_bytes, "cpu_s": cpu_s}
+                return {
+                    "upserts": self.log,
+                    "calls": self.calls,
+                    "deletion_bytes": self.deletion_bytes,
+                    "cpu_s": time.process_time() - self._cpu_s,
+                }
         raise ValueError(f"{method} {path} is not supported")
 
 

@@ -49,13 +49,13 @@ def nights(bench: Bench, rivals: Sequence[str] = (LANGCHAIN,)) -> Section:
     50,000 records of 1536 float32 and metadata in one Parquet file. In the first night, the namespace and the manifest
     are empty. Then the same file again, and files in which every 100th or every 10th record has another vector and
     another title. Each run is a whole process on one core, imports included, and starts with what its first night has
-    left. "upsert" is what the upsert operator does every night. LangChain is its `index()` with its
-    `SQLRecordManager` on SQLite, `cleanup="full"` and 100 documents in a batch; its text is the title, its embeddings
-    are those of the file and cost nothing, and as a changed text has another id there, it writes and deletes. It
-    compares no vectors, and verifies nothing. This project compares vectors and metadata, and fetches a sample of 100
-    records of each kind in the end; these fetches and the statistics are the other requests. Requests and bytes are
-    those of upserts and deletions, bytes those of the bodies. The contenders run alternately; a ratio is the median of
-    the ratios of each round.
+    left. "upsert" is what the upsert operator does every night. LangChain is its `index()` with its `SQLRecordManager`
+    on SQLite, `cleanup="full"` and 100 documents in a batch; its text is the title, its embeddings are those of the
+    file and cost nothing. A changed text has another id there, so it is written, and the old one is deleted; what has
+    changed in one batch of documents is one request. It compares no vectors, and verifies nothing. This project
+    compares vectors and metadata, and fetches a sample of 100 records of each kind in the end; these fetches and the
+    statistics are the other requests. Requests and bytes are those of upserts and deletions, bytes those of the bodies.
+    The contenders run alternately; a ratio is the median of the ratios of each round.
     """
     records = bench.amount(50_000, 1_000)
     url, files = bench.index.url, bench.amount(8, 1)
@@ -117,7 +117,7 @@ def _requests(samples: Sequence[Sample]) -> list[int]:
 
 
 def _bytes(samples: Sequence[Sample]) -> list[int]:
-    return [sample.log.body_bytes + sample.log.call_bytes for sample in samples]
+    return [sample.log.body_bytes + sample.log.deletion_bytes for sample in samples]
 
 
 def _table(samples: Mapping[str, Sequence[Sample]]) -> Table:
@@ -208,8 +208,9 @@ def _one(core: int, client: str, *arguments: object) -> Run:
 def manifest(bench: Bench) -> Section:
     """
     A manifest of 10 million records: it is loaded, each of its records is compared with it, 4,096 at a time, and after
-    one new record it is compacted, as a night does. Records, and so their digests, are not read. Memory is the largest
-    resident set of the whole process with its imports. Loading and compaction are wall-clock time on one core.
+    one new record it is compacted, as a night does. Nothing is read from a source: what that takes, point 11 shows.
+    Memory is the largest resident set of the whole process with its imports. Loading and compaction are wall-clock time
+    on one core.
     """
     records = bench.amount(10_000_000, 20_000)
     folder = bench.cache / "manifest-of-ids"
