@@ -82,10 +82,13 @@ def schedule_of(random: Random) -> tuple[list[Record], list[Act]]:
     for night in range(random.randint(1, 3)):
         for _ in range(random.randint(0, 2)):
             one = _try(random, numbers)
-            if random.random() < 0.4:
+            if random.random() < 0.5:
                 numbers = _changed(random, numbers, len(ids))
-            rival = _rival(random, _try(random, numbers)) if random.random() < 0.4 else None
-            acts.append(_drifting(random, Act(night, one, rival)))
+            if random.random() < 0.4:
+                rival = _rival(random, _maybe_steady(random, _try(random, numbers)))
+                acts.append(_drifting(random, Act(night, _maybe_steady(random, one), rival)))
+            else:
+                acts.append(_drifting(random, Act(night, one)))
         acts.append(_drifting(random, Act(night, _calm(_try(random, numbers)), is_calm=True)))
         numbers = _changed(random, numbers, len(ids))
     return records, acts
@@ -121,13 +124,25 @@ def _drifting(random: Random, act: Act) -> Act:
     return act._replace(loses=loses, foreign_ids=foreign_ids)
 
 
+def _maybe_steady(random: Random, one: Try) -> Try:
+    """Let a try run for long, and meet nothing but the other one: most others end before the other one starts."""
+    if random.random() < 0.4:
+        return one
+    latency_s, reading_s = random.choice([(0.2, 0.5), (3.0, 0.5), (0.2, 10.0), (3.0, 20.0)])
+    options = one.options.model_copy(update={"batch_size": random.choice([1, 2, 5]), "dry_run": False})
+    return Try(
+        one.numbers, options, Weather(latency_s=latency_s, reading_s=reading_s), Storage(), random.choice([1, 4])
+    )
+
+
 def _rival(random: Random, one: Try) -> Rival:
     pause_s = random.choice([0.0, 0.0, 5.0, 150.0])
+    is_retry = random.random() < 0.6
     return Rival(
         one,
         starts_at=_moment(random),
-        delay_s=random.choice([0.0, pause_s / 2, 5.0, 30.0, 90.0]),
-        is_retry=random.random() < 0.6,
+        delay_s=random.choice([0.0, 0.0, pause_s / 2, 5.0] if is_retry else [0.0, pause_s / 2, 70.0, 90.0]),
+        is_retry=is_retry,
         orphaned_after_s=random.choice([0.0, 3.0, 30.0, math.inf]),
         pause_s=pause_s,
     )
