@@ -196,6 +196,7 @@ def test_every_error_class_is_public():
     }
     others = {
         "Counts",
+        "PineconeBulkImportOperator",
         "PineconeDeleteOperator",
         "PineconeFreshnessSensor",
         "PineconeHook",
