@@ -76,6 +76,7 @@ def airflow_environment(home: Path, embeddings: Path) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLE_DAGS),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW_VAR_EMBEDDINGS": str(embeddings),
+        "AIRFLOW_VAR_IMPORT_URI": str(embeddings.parent),
         "AIRFLOW_VAR_MANIFESTS": str(home / "manifests"),
         "AIRFLOW_VAR_WITHDRAWN": str(embeddings / "part-2.parquet"),
     }

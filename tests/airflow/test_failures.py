@@ -45,8 +45,8 @@ def test_a_fault_of_the_user_has_no_traceback_of_this_package(run_failing, caplo
     caplog.set_level(logging.DEBUG)
     printed = run_failing(task)
     frames = re.findall(r'File "[^"]*/airflow_pinecone_upsert/([^"]+)"', printed)
-    assert frames.count("operators/base.py") == 1  # where the error leaves the operator
-    assert set(frames) <= {"operators/base.py", "decorators/upsert.py"}
+    assert frames.count("operators/base.py") == 2  # where the error leaves the operator: perform(), execute()
+    assert set(frames) <= {"operators/base.py", "decorators/function_records.py"}
     assert not re.search("direct cause|another exception", printed)
     (in_full,) = [record for record in caplog.records if record.getMessage() == "The traceback of this error:"]
     assert in_full.levelname == "DEBUG"

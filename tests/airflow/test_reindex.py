@@ -373,9 +373,9 @@ def test_a_retry_sends_only_what_is_missing(nights):
 
 @pytest.fixture
 def bucket(s3, monkeypatch):
-    """Create a bucket, and the Airflow connection `aws_default`."""
+    """Create a bucket, and the Airflow connection `aws_nights`: Airflow keeps a file system for each connection of a process."""
     monkeypatch.setenv(
-        "AIRFLOW_CONN_AWS_DEFAULT",
+        "AIRFLOW_CONN_AWS_NIGHTS",
         f'{{"conn_type": "aws", "login": "k", "password": "s", "extra": {{"endpoint_url": "{s3}", "region_name": "us-east-1"}}}}',
     )
     client = boto3.client(
@@ -389,7 +389,7 @@ def bucket(s3, monkeypatch):
 
 
 def test_a_manifest_in_object_storage(nights, bucket):
-    nights.manifest = "s3://aws_default@manifests/articles"
+    nights.manifest = "s3://aws_nights@manifests/articles"
     nights(ids(20))
     run = nights(ids(20, start=3))
     assert counts_of(run, "new", "unchanged", "deleted") == (3, 17, 3)

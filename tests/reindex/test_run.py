@@ -386,7 +386,7 @@ class Clock:
         return self.now_s
 
     def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
+        self.now_s = round(self.now_s + seconds, 6)  # ten tenths of a second are one
 
 
 @pytest.fixture

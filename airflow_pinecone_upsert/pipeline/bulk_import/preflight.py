@@ -88,10 +88,11 @@ class _Problems:
     def raise_if_any(self, uri: str) -> None:
         if not self.files:
             return
-        lines = [
-            f"{urls[0]}{f' and {len(urls) - 1:,} more' if len(urls) > 1 else ''}: {problem}"
+        # Sorted, because footers are read in parallel.
+        lines = sorted(
+            f"{min(urls)}{f' and {len(urls) - 1:,} more' if len(urls) > 1 else ''}: {problem}"
             for problem, urls in self.files.items()
-        ]
+        )
         more = f" … and {len(lines) - _MAX_SHOWN} more problems." if len(lines) > _MAX_SHOWN else ""
         raise SourceError(f"{uri} cannot be imported. {' '.join(lines[:_MAX_SHOWN])}{more}")
 

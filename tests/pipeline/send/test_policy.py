@@ -78,8 +78,10 @@ def test_every_class_of_error_has_a_row():
         exceptions.StorageError,
         exceptions.RecordError,
         exceptions.IncompleteUpsertError,
+        exceptions.BulkImportError,
         exceptions.ManifestError,
         exceptions.ManifestInUseError,
+        exceptions.NotSearchableError,
         exceptions.VerificationError,
     }
     decided = {*TRANSIENT, *FINAL, *REJECTED, *from_source_or_run}
