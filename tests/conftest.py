@@ -105,7 +105,9 @@ def serve() -> Iterator[Callable[..., LoopbackServer]]:
 def s3() -> Iterator[str]:
     """Start an S3 server without buckets, and return its URL."""
     from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
 
+    S3FileSystem.clear_instance_cache()  # one that the environment configured may be that of an earlier server
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
