@@ -342,12 +342,12 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("seeds", _blocks(0, 1_000, 25), ids=str)
+@pytest.mark.parametrize("seeds", _blocks(0, 500, 25), ids=str)
 def test_the_namespace_becomes_equal_to_the_source(seeds):
     run_block(seeds)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", _blocks(1_000, 20_000, 250), ids=str)
+@pytest.mark.parametrize("seeds", _blocks(500, 8_000, 250), ids=str)
 def test_the_namespace_becomes_equal_to_the_source_in_many_more_schedules(seeds):
     run_block(seeds)
