@@ -501,6 +501,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         PineconeHook().reindex_options("n")
 
 
-def test_invalid_options_are_named():
+def test_invalid_options_are_named(pinecone_index, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
     with pytest.raises(exceptions.SetupError, match=r"max_delete_fraction: .* \(found 3\); verify_sample"):
         PineconeHook().reindex_options("n", max_delete_fraction=3, verify_sample=-1)
