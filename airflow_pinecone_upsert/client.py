@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, Generic, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -41,6 +41,7 @@ from airflow_pinecone_upsert.api.models import (
     Match,
     NamespaceAlias,
     NamespaceDescription,
+    Page,
     QueryVectors,
     Record,
     UpsertResponse,
@@ -60,6 +61,8 @@ from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, Deletion, UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.sender import Sender
 from airflow_pinecone_upsert.pipeline.send.transport import InlineTransport, ThreadTransport
+
+PageT = TypeVar("PageT", bound=Page)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,14 +280,8 @@ class IndexClient:
         :param prefix: Only ids that begin with it.
         :param namespace: ``""`` is the default one.
         """
-        token: str | None = None
-        while True:
-            params = _given(prefix=prefix, namespace=namespace, limit=MAX_IDS_PER_LIST_PAGE, paginationToken=token)
-            page = self._call(endpoints.LIST, params=params)
+        for page in self._page_by_page(endpoints.LIST, prefix=prefix, namespace=namespace, limit=MAX_IDS_PER_LIST_PAGE):
             yield from (listed.id for listed in page.vectors)
-            token = page.pagination.next if page.pagination else None
-            if not token:
-                return
 
     def query(  # noqa: PLR0913 - the API's own parameters
         self,
@@ -389,13 +386,8 @@ class IndexClient:
 
     def list_namespaces(self) -> Iterator[NamespaceDescription]:
         """Yield the namespaces, page by page."""
-        token: str | None = None
-        while True:
-            page = self._call(endpoints.NAMESPACES, params=_given(paginationToken=token))
+        for page in self._page_by_page(endpoints.NAMESPACES):
             yield from page.namespaces
-            token = page.pagination.next if page.pagination else None
-            if not token:
-                return
 
     def delete_namespace(self, namespace: str) -> None:
         """
@@ -471,14 +463,9 @@ class IndexClient:
         :param target_namespace: Only aliases of this namespace; ``""`` is the default one.
         """
         target = None if target_namespace is None else shown_namespace(target_namespace)
-        token: str | None = None
-        while True:
-            params = _given(prefix=prefix, target_namespace=target, limit=MAX_IDS_PER_LIST_PAGE, paginationToken=token)
-            page = self._call(endpoints.LIST_ALIASES, params=params)
+        parameters = {"prefix": prefix, "target_namespace": target, "limit": MAX_IDS_PER_LIST_PAGE}
+        for page in self._page_by_page(endpoints.LIST_ALIASES, **parameters):
             yield from page.namespace_aliases
-            token = page.pagination.next if page.pagination else None
-            if not token:
-                return
 
     def delete_alias(self, name: str) -> None:
         """
@@ -514,13 +501,8 @@ class IndexClient:
 
     def list_imports(self) -> Iterator[BulkImport]:
         """Yield the bulk imports of the index, page by page."""
-        token: str | None = None
-        while True:
-            page = self._call(endpoints.IMPORTS, params=_given(paginationToken=token))
+        for page in self._page_by_page(endpoints.IMPORTS):
             yield from page.data
-            token = page.pagination.next if page.pagination else None
-            if not token:
-                return
 
     def cancel_import(self, import_id: str) -> None:
         """
@@ -532,6 +514,15 @@ class IndexClient:
 
     def _perform(self, request: Deletion) -> DeleteResponse:
         return self._http.send(request.endpoint, content=request.body)
+
+    def _page_by_page(self, endpoint: Endpoint[PageT], **params: Any) -> Iterator[PageT]:
+        token: str | None = None
+        while True:
+            page = self._call(endpoint, params=_given(**params, paginationToken=token))
+            yield page
+            token = page.next_token
+            if token is None:
+                return
 
     def _call(
         self, endpoint: Endpoint[ResponseT], *, params: Mapping[str, Any] | None = None, body: bytes = b""

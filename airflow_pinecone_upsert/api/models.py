@@ -332,15 +332,25 @@ class _Pagination(_CamelCaseModel):
     next: str | None = None
 
 
+class Page(BaseModel):
+    """A part of a listing."""
+
+    pagination: _Pagination | None = None
+
+    @property
+    def next_token(self) -> str | None:
+        """What asks for the next part; None after the last one."""
+        return (self.pagination.next if self.pagination else None) or None
+
+
 class _ListedId(_CamelCaseModel):
     id: str
 
 
-class ListResponse(_CamelCaseModel):
+class ListResponse(_CamelCaseModel, Page):
     """``GET /vectors/list``."""
 
     vectors: list[_ListedId] = Field(default_factory=list)
-    pagination: _Pagination | None = None
 
 
 class NamespaceDescription(_SnakeCaseModel):
@@ -350,11 +360,10 @@ class NamespaceDescription(_SnakeCaseModel):
     record_count: int = 0
 
 
-class NamespacesResponse(_SnakeCaseModel):
+class NamespacesResponse(_SnakeCaseModel, Page):
     """``GET /namespaces``."""
 
     namespaces: list[NamespaceDescription] = Field(default_factory=list)
-    pagination: _Pagination | None = None
 
 
 class NamespaceAlias(_SnakeCaseModel):
@@ -373,11 +382,10 @@ class NamespaceAlias(_SnakeCaseModel):
     updated_at: datetime | None = None
 
 
-class AliasesResponse(_SnakeCaseModel):
+class AliasesResponse(_SnakeCaseModel, Page):
     """``GET /namespace-aliases``."""
 
     namespace_aliases: list[NamespaceAlias] = Field(default_factory=list)
-    pagination: _Pagination | None = None
 
 
 class StartedImport(_CamelCaseModel):
@@ -419,11 +427,10 @@ class BulkImport(_CamelCaseModel):
         return f"Import {self.id} is {self.status}: {self.percent_complete:.1f} %, {self.records_imported:,} records imported"
 
 
-class ImportsResponse(_CamelCaseModel):
+class ImportsResponse(_CamelCaseModel, Page):
     """``GET /bulk/imports``."""
 
     data: list[BulkImport] = Field(default_factory=list)
-    pagination: _Pagination | None = None
 
 
 class IndexSchema(_SnakeCaseModel):

@@ -12,7 +12,6 @@ from airflow_pinecone_upsert.operators.vectors import Vectors
 from airflow_pinecone_upsert.pipeline import defaults
 
 if TYPE_CHECKING:
-    import jinja2
     from airflow.sdk import Context, ObjectStoragePath
 
     from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
@@ -25,8 +24,8 @@ class PineconeDeleteOperator(PineconeBaseOperator):
 
     What is gone already is success, so a retry is safe. The output is a dict with ``deletedCount``, ``requestCount``,
     ``requestBytes``, ``retryCount``, ``throttledCount``, ``durationSeconds``, ``lsn``, ``dryRun``, ``namespace`` and
-    ``indexHost``; ``deletedCount`` and ``lsn`` are also pushed under their own keys. The first counts ids that the server confirmed, unknown ones
-    included; for a filter, the records that it matched, or None where the server does not count them; for ``delete_all``,
+    ``indexHost``; ``deletedCount`` and ``lsn`` are also pushed under their own keys. The first counts ids that the server
+    confirmed, unknown ones included; for a filter, the records that it matched, or None where the server does not count them; for ``delete_all``,
     what the statistics said before.
 
     :param ids: A list of ids, also as the output of an upstream task, mapped or not. They are not rendered or shown.
@@ -74,18 +73,6 @@ class PineconeDeleteOperator(PineconeBaseOperator):
         self.is_dry_run = dry_run  # dry_run() is a method of every operator
         for reference in self.ids.references() if self.ids else ():
             XComArg.apply_upstream_relationship(self, reference)
-
-    def render_template(
-        self,
-        content: Any,
-        context: Context,
-        jinja_env: jinja2.Environment | None = None,
-        seen_oids: set[int] | None = None,
-    ) -> Any:
-        """Render one field; of ids, only resolve the XComs: Airflow would render and store every one of them."""
-        if isinstance(content, Vectors):
-            return content.resolved(context)
-        return super().render_template(content, context, jinja_env, seen_oids)
 
     def run(self, context: Context, cancellation: CancellationToken) -> dict[str, Any]:  # noqa: ARG002 - of all operators
         """Delete what is selected. See :class:`PineconeBaseOperator`."""

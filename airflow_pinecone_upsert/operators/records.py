@@ -13,7 +13,6 @@ from airflow_pinecone_upsert.operators.vectors import Vectors
 from airflow_pinecone_upsert.pipeline import defaults
 
 if TYPE_CHECKING:
-    import jinja2
     from airflow.sdk import Context, ObjectStoragePath
 
     from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
@@ -130,22 +129,6 @@ class PineconeGivenRecordsOperator(PineconeRecordsBaseOperator):
         self.vectors = None if vectors is None else Vectors(vectors)
         for reference in self.vectors.references() if self.vectors else ():
             XComArg.apply_upstream_relationship(self, reference)
-
-    def render_template(
-        self,
-        content: Any,
-        context: Context,
-        jinja_env: jinja2.Environment | None = None,
-        seen_oids: set[int] | None = None,
-    ) -> Any:
-        """
-        Render one field; of vectors, only resolve the XComs.
-
-        Airflow would visit every number in them (3000 x 1536 took 10 s and 142 MB) and render their text as Jinja.
-        """
-        if isinstance(content, Vectors):
-            return content.resolved(context)
-        return super().render_template(content, context, jinja_env, seen_oids)
 
     def source(self, context: Context, columns: Columns, cancellation: CancellationToken) -> RecordSource:  # noqa: ARG002
         """Return the records of the files, or those in memory."""
