@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.clock import Clock
+
 if TYPE_CHECKING:
     from airflow_pinecone_upsert.client import IndexClient
 
@@ -99,6 +101,12 @@ def serve() -> Iterator[Callable[..., LoopbackServer]]:
             return state
 
         yield serve
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock for an emulated index that is to lag, or to import slowly. It begins at 0."""
+    return Clock()
 
 
 @pytest.fixture(scope="module")

@@ -26,21 +26,6 @@ DURATION_S = 100.0
 RECORDS = 10
 
 
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def index(pinecone_index_factory, use_index):
     """Whose imports end at once."""

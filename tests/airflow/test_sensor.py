@@ -21,21 +21,6 @@ LAG_S = 100.0
 KEY = "local-key"
 
 
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def lagging(pinecone_index_factory, use_index, clock):
     return use_index(pinecone_index_factory(8, lag_s=LAG_S, clock=clock))

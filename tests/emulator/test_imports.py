@@ -15,21 +15,6 @@ DURATION_S = 100.0
 VERSION = {"X-Pinecone-Api-Version": "2026-07"}
 
 
-class Clock:
-    """A clock that stands still until a test moves it."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def slow(pinecone_index_factory, connect, clock):
     """Open a client of an index whose imports take a while."""

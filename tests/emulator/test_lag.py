@@ -8,23 +8,14 @@ from hypothesis import strategies as st
 
 from airflow_pinecone_upsert.emulator import IndexSpec, Store
 from airflow_pinecone_upsert.emulator.records import Row
+from tests.clock import Clock
 
 LAG_S = 2.0
 
 
-class Clock:
-    """A clock that stands still until a test moves it."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
@@ -123,7 +114,7 @@ steps = st.one_of(
 
 @given(st.lists(steps, max_size=30))
 def test_readers_see_the_state_after_the_last_visible_write(script):
-    clock = Clock()
+    clock = Clock(100.0)
     store = Store(IndexSpec(1), lag_s=LAG_S, clock=clock)
     state, history = {}, [(clock.now, {})]
     for action, name, number in script:
