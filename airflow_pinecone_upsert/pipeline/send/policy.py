@@ -15,10 +15,10 @@ from airflow_pinecone_upsert.exceptions import (
 
 MAX_REJECTED_AT_FIRST: Final = 19
 """
-Rejected requests, before the server accepted any, after which a rejected single item is no reason to look for others.
+Rejected requests, a single item among them, after which a server that accepted none is not asked about other items.
 
 Enough for the eight requests that are in flight when the first one is rejected, and to halve one of them to its first item
-and the next: with 1,000 records in each, 8 + 10 + 1.
+and one more: with 1,000 records in each, 8 + 10 + 1.
 """
 
 # Not tuples: two empty ones of different kinds would be equal.
@@ -57,6 +57,7 @@ def decide(  # noqa: PLR0913 - what a decision depends on
     items: int,
     random: Random,
     rejected_at_first: int = 0,
+    rejected_single: bool = False,
 ) -> Decision:
     """
     Decide about one failed attempt.
@@ -65,10 +66,10 @@ def decide(  # noqa: PLR0913 - what a decision depends on
     error                                          while                        decision
     =============================================  ===========================  ================================
     ``TransientError``                             attempts are left            retry, after backoff with jitter
+    ``BadRequestError``                            19 requests were rejected,   abort
+                                                   a single item among them,
+                                                   and none accepted
     ``RequestTooLargeError``, ``BadRequestError``  it has two items or more     split
-    ``BadRequestError``                            it has one item, and 19      abort
-                                                   requests were rejected and
-                                                   none accepted
     ``RequestTooLargeError``, ``BadRequestError``  it has one item              reject
     any other                                      always                       abort
     =============================================  ===========================  ================================
@@ -82,11 +83,12 @@ def decide(  # noqa: PLR0913 - what a decision depends on
     :param items: Items in the request: records, or ids.
     :param random: A source of floats in [0, 1).
     :param rejected_at_first: Requests that the server rejected, this one included, before it accepted any.
+    :param rejected_single: One of the earlier of these had a single item.
     """
     match error:
         case TransientError() if attempt < max_attempts:
             return Retry(backoff_s(attempt, retry_after_s(error), random))
-        case BadRequestError() if items == 1 and rejected_at_first >= MAX_REJECTED_AT_FIRST:
+        case BadRequestError() if (items == 1 or rejected_single) and rejected_at_first >= MAX_REJECTED_AT_FIRST:
             return Abort()
         case RequestTooLargeError() | BadRequestError():
             return Split() if items > 1 else Reject()

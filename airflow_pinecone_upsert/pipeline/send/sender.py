@@ -100,6 +100,7 @@ class Sender(Generic[RequestT]):
         self._max_attempts = max_attempts
         self._is_proven = is_proven
         self._rejected_at_first = 0  # requests, until one is accepted
+        self._rejected_single = False  # one of these had a single item
         self._on_turn = on_turn
         self._in_flight: dict[RequestT, tuple[_Unsettled[RequestT], float]] = {}  # with the time of its start
         self._waiting: list[_Unsettled[RequestT]] = []  # for a retry
@@ -240,7 +241,8 @@ class Sender(Generic[RequestT]):
             self._is_proven = True
             self._unsettled_ids.difference_update(request.ids)
             return [attempt]
-        self._rejected_at_first += isinstance(error, BadRequestError) and not self._is_proven
+        is_rejected_at_first = isinstance(error, BadRequestError) and not self._is_proven
+        self._rejected_at_first += is_rejected_at_first
         decision = decide(
             error,
             attempt=one.attempt,
@@ -248,7 +250,9 @@ class Sender(Generic[RequestT]):
             items=len(request),
             random=self._random,
             rejected_at_first=self._rejected_at_first,
+            rejected_single=self._rejected_single,
         )
+        self._rejected_single |= is_rejected_at_first and len(request) == 1
         match decision:
             case Retry(after_s):
                 log.warning(

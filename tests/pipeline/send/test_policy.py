@@ -23,7 +23,7 @@ FINAL = [
 ]
 
 
-def decision(error, *, attempt=1, max_attempts=MAX_ATTEMPTS, items=10, rejected_at_first=0):
+def decision(error, *, attempt=1, max_attempts=MAX_ATTEMPTS, items=10, rejected_at_first=0, rejected_single=False):
     return decide(
         error,
         attempt=attempt,
@@ -31,6 +31,7 @@ def decision(error, *, attempt=1, max_attempts=MAX_ATTEMPTS, items=10, rejected_
         items=items,
         random=lambda: 0.5,
         rejected_at_first=rejected_at_first,
+        rejected_single=rejected_single,
     )
 
 
@@ -60,6 +61,8 @@ def test_a_rejected_record_is_final_if_the_server_accepted_none_of_many_requests
     assert decision(error, items=1, rejected_at_first=many - 1) == Reject()
     assert decision(error, items=1, rejected_at_first=many) == Abort()
     assert decision(error, items=2, rejected_at_first=many) == Split()
+    assert decision(error, items=2, rejected_at_first=many, rejected_single=True) == Abort()
+    assert decision(error, items=2, rejected_at_first=many - 1, rejected_single=True) == Split()
     assert decision(exceptions.RequestTooLargeError("x"), items=1, rejected_at_first=many) == Reject()
 
 

@@ -399,10 +399,11 @@ def rejects(ids):
     )
 
 
-def test_a_server_that_rejects_everything_ends_the_run_after_few_requests():
+@pytest.mark.parametrize("window", range(1, 9))  # fewer may be in flight when the first one is rejected
+def test_a_server_that_rejects_everything_ends_the_run_after_few_requests(window):
     ids = [str(n) for n in range(20_000)]
     transport = SimulatedTransport(rejects(set(ids)))
-    failure = failures(sent(transport, requests_of(ids, size=1_000), window=8))[0]
+    failure = failures(sent(transport, requests_of(ids, size=1_000), window=window))[0]
     assert str(failure.error) == "The server has rejected the first 19 requests, and accepted none: no"
     assert len(transport.started) == 19
 
