@@ -118,7 +118,8 @@ def python_bytes(value: Any, nesting: int = _NESTING) -> int:
     """
     Estimate how many bytes a Python value needs, as it occurs in a record: 1 µs for metadata of five keys.
 
-    :param value: Texts, one byte a character, numbers, lists, mappings and arrays; any other value counts like a number.
+    :param value: Texts, one byte a character, numbers, lists, mappings and arrays; any other value counts like a number,
+        and a list that begins with a number is one of numbers: no other is valid.
     :param nesting: How many levels of lists and mappings are weighed.
     """
     if isinstance(value, (str, bytes)):
