@@ -89,6 +89,8 @@ def test_the_long_description_is_rendered_without_relative_urls(metadata):
     urls = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert len(urls) >= 5
     assert [url for url in urls if not url.startswith(("https://", "#"))] == []
+    (picture,) = re.findall(r"!\[([^\]]+)\]", (ROOT / "README.md").read_text())
+    assert picture not in html, "neither the picture nor a caption without one"
     assert not re.findall(r"\]\(|!\[", re.sub(r"<(pre|code)\b.*?</\1>", "", html, flags=re.DOTALL))
 
 

@@ -87,6 +87,13 @@ def run_dag(airflow_db, pinecone_index, monkeypatch, tmp_path) -> Iterator[Calla
 
 
 @pytest.fixture
+def my_project(monkeypatch) -> None:
+    """Create the module of the user that the snippets import: it embeds a text in 8 dimensions."""
+    (HOME / "my_project.py").write_text("def embed(text):\n    return [float(len(text)), *[1.0] * 7]\n")
+    monkeypatch.syspath_prepend(str(HOME))
+
+
+@pytest.fixture
 def use_index(monkeypatch) -> Callable[[EmulatedIndex], EmulatedIndex]:
     """Point the default connection to another index of the emulator."""
 

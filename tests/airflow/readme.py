@@ -30,11 +30,6 @@ def tables_of(text: str) -> list[list[list[str]]]:
     return [[[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]] for rows in tables]
 
 
-def readme_table(heading: str, number: int = 0) -> list[list[str]]:
-    """Return the rows of a table of the README; see :func:`table`."""
-    return table(README, heading, number)
-
-
 def table(text: str, heading: str, number: int = 0) -> list[list[str]]:
     """
     Return the rows of a table, without its header.
@@ -47,14 +42,30 @@ def table(text: str, heading: str, number: int = 0) -> list[list[str]]:
     return tables_of(section)[number]
 
 
+def snippets_of(text: str) -> dict[str, str]:
+    """Return the Python code that a text shows, by the id of the DAG or the name of the test that it defines."""
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    named = {re.search(r'with DAG\(\s*"(\w+)"|^def (test_\w+)', code, re.MULTILINE): code for code in snippets}
+    return {match[1] or match[2]: code for match, code in named.items()}
+
+
 def dags_of(page: str) -> dict[str, str]:
-    """Return the snippets of a page in ``docs/`` that are DAG files, by the id of the DAG."""
-    snippets = re.findall(r"```python\n(.*?)```", page_text(page), re.DOTALL)
-    return {re.search(r'with DAG\(\s*"(\w+)"', code)[1]: code for code in snippets}
+    """Return the snippets of a page in ``docs/``; see :func:`snippets_of`."""
+    return snippets_of(page_text(page))
+
+
+def exported_connection(text: str) -> str:
+    """Return the connection that the command of a text exports, as JSON."""
+    return text.partition("export AIRFLOW_CONN_PINECONE_DEFAULT='")[2].partition("'")[0]
 
 
 def is_known_command(line: str) -> bool:
-    """Return whether a line of a shell is a target of `make`, or a `pip install` of extras that exist."""
+    """
+    Return whether a line of a shell is a target of `make`, a `pip install` of extras that exist, or part of the command
+    that exports a connection, which the tests of the text import.
+    """
+    if re.match(r"export AIRFLOW_CONN_PINECONE_DEFAULT='| +\"|}'$", line):
+        return True
     if line.startswith("make "):
         return f"\n{line.removeprefix('make ')}: " in (ROOT / "Makefile").read_text()
     extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The how-to pages in ``docs/``: every snippet is a DAG file that runs, and every link and key exists."""
+"""The pages in ``docs/``: every snippet runs, and every link and key exists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_pinecone_upsert import PineconeHook
 from airflow_pinecone_upsert.pipeline.delete.report import DeletionReport
 from airflow_pinecone_upsert.reindex.swap_options import SwapReport
 
-from .readme import ROOT, dags_of
+from .readme import ROOT, dags_of, page_text, table
 
 PAGES = {
     "bulk-import.md": {"first_load"},
@@ -21,8 +21,11 @@ PAGES = {
     "metadata-for-readers.md": {"for_langchain", "for_llama_index", "for_haystack", "books"},
     "reindexing.md": {"adopt_articles", "preview_articles", "reindex_chapters"},
     "swap-namespaces.md": {"new_articles", "show_aliases"},
+    "testing.md": {"test_upsert", "test_my_dag"},
+    "how-to/upsert-parquet-files.md": {"products"},
+    "how-to/use-the-hook.md": {"appendix"},
 }
-"""The pages, with the DAGs of their snippets, each of which has a test: below, in test_readers.py or test_reindexing_page.py."""
+"""The pages with the names of their snippets, each of which has a test: below, in test_readers.py or in test_…_page.py."""
 
 
 @pytest.fixture
@@ -45,10 +48,50 @@ def test_every_snippet_has_a_test(page):
     assert set(dags_of(page)) == PAGES[page]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)
 def test_links_point_to_files(page):
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "docs" / page).read_text())
-    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+    links = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_plain_columns(run_dag, pinecone_index, tmp_path):
+    columns = {
+        "sku": [1, 2, 3],
+        "embedding": [[1.0] * 8] * 3,
+        "title": ["a", "b", "c"],
+        "price": [1.5, 2.0, None],
+        "released_on": pa.array([1, 2, 3], pa.date32()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "1.parquet")
+    code = dags_of("how-to/upsert-parquet-files.md")["products"].replace("s3://my-bucket/products/", str(tmp_path))
+    assert run_dag(code).state == "success"
+    assert pinecone_index.vectors()["1"].metadata == {"title": "a", "price": 1.5, "released_on": "1970-01-02"}
+    assert pinecone_index.vectors()["3"].metadata == {"title": "c", "released_on": "1970-01-04"}
+
+
+def test_the_hook(run_dag, pinecone_index, my_project):
+    run = run_dag(dags_of("how-to/use-the-hook.md")["appendix"])
+    assert run.state == "success"
+    assert run.output("upsert_appendix") == 3
+    assert set(pinecone_index.vectors("appendix")) == set("ABC")
+
+
+def test_the_methods_of_the_hook_exist():
+    methods = re.findall(
+        r"`(\w+)`", page_text("how-to/use-the-hook.md").partition("It also has\n")[2].partition("\n\nAll")[0]
+    )
+    assert [method for method in methods if not callable(getattr(PineconeHook, method, None))] == []
+    assert len(methods) >= 14
+
+
+def test_the_extras_are_listed():
+    text = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    listed = {
+        name
+        for cell, _ in table(page_text("quick-start.md"), "With your own Airflow")
+        for name in re.findall(r"`(\w+)`", cell)
+    }
+    assert listed == set(re.findall(r"^(\w+) = \[", text, re.MULTILINE)) - {"demo", "test", "docs", "dist", "lint"}
 
 
 def test_a_deletion_by_files(run_dag, pinecone_index, articles, tmp_path):

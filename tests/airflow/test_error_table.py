@@ -1,4 +1,4 @@
-"""The README's table of failures: each row is reproduced, and the task behaves and logs as the row says."""
+"""The table in ``docs/troubleshooting.md``: each row is reproduced, and the task behaves and logs as the row says."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from airflow_pinecone_upsert.reindex.manifest import Manifest, new_run_id
 from airflow_pinecone_upsert.storage import manifest_folder
 from tests.state_store import InMemoryStateStore
 
-from .readme import readme_table
+from .readme import page_text, table
 
 ROWS = [
     [failure, behaviour.strip("*"), re.findall(r"`([^`]+)`", messages), remedy]
-    for failure, behaviour, messages, remedy in readme_table("Troubleshooting")
+    for failure, behaviour, messages, remedy in table(page_text("troubleshooting.md"), "Problems")
 ]
 STATS = "/describe_index_stats"
 UPSERT = "/vectors/upsert"

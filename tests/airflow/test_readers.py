@@ -15,17 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from .airflow_home import HOME
 from .readme import dags_of
 
 SNIPPETS = dags_of("metadata-for-readers.md")
-
-
-@pytest.fixture
-def my_project(monkeypatch):
-    """Create the user's module that embeds a text."""
-    (HOME / "my_project.py").write_text("def embed(text):\n    return [float(len(text)), *[1.0] * 7]\n")
-    monkeypatch.syspath_prepend(str(HOME))
 
 
 @pytest.fixture

@@ -14,19 +14,11 @@ import pytest
 
 from airflow_pinecone_upsert import PineconeHook
 
-from .airflow_home import HOME
 from .readme import commands_of, dags_of, page_text, tables_of
 
 PAGE = page_text("reindexing.md")
 SNIPPETS = dags_of("reindexing.md")
 MANIFESTS = "s3://my-bucket/manifests"
-
-
-@pytest.fixture
-def my_project(monkeypatch):
-    """Create the user's module that embeds a text."""
-    (HOME / "my_project.py").write_text("def embed(text):\n    return [float(len(text))] * 8\n")
-    monkeypatch.syspath_prepend(str(HOME))
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """
 `make airflow`: the web UI of a real Airflow, in a browser.
 
-These tests take the README's screenshots. They are written to a temporary folder, unless ``SCREENSHOTS`` is set.
+These tests take the screenshots of the README and of the pages in ``docs/``. They are written to a temporary folder, unless ``SCREENSHOTS`` is set.
 """
 
 from __future__ import annotations
