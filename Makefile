@@ -9,8 +9,8 @@ PIP_3_1 = $(VENV_3_1)/bin/python $(INSTALL) constraints-airflow-3.1.txt
 RUN = $(VENV)/bin/python
 SCHEMA = $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 
-# Each test file runs in one process, so that its fixtures are set up once.
-SIDE_BY_SIDE = --numprocesses 2 --dist loadfile
+# Each test file runs in one process, so that its fixtures are set up once. Three processes for two cores: many tests wait for a task.
+SIDE_BY_SIDE = --numprocesses 3 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo airflow test test-airflow-3.1 test-pythons test-all bench docs dist lint format clean
