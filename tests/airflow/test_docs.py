@@ -21,6 +21,7 @@ PAGES = {
     "metadata-for-readers.md": {"for_langchain", "for_llama_index", "for_haystack", "books"},
     "reindexing.md": {"adopt_articles", "preview_articles", "reindex_chapters"},
     "swap-namespaces.md": {"new_articles", "show_aliases"},
+    "migration.md": {f"{peer}_{time}" for peer in ("ingest", "langchain", "sdk") for time in ("before", "after")},
     "testing.md": {"test_upsert", "test_my_dag"},
     "how-to/upsert-parquet-files.md": {"products"},
     "how-to/use-the-hook.md": {"appendix"},
