@@ -34,7 +34,8 @@ test-airflow-3.1: $(VENV_3_1)/.test ## Run the tests on Airflow 3.1, the oldest 
 test-pythons: $(VENV)/.dev ## Run the tests on the other Pythons from 3.10 to 3.13 that are installed here
 	$(RUN) dev/test_pythons.py
 
-test-all: test test-airflow-3.1 ## Run all tests: also the slow ones, and those on Airflow 3.1
+# The environment of the benchmarks has the packages from which the page about migration leads away.
+test-all: test test-airflow-3.1 $(BENCH_VENV)/.bench ## Run all tests: also the slow ones, and those on Airflow 3.1
 	$(RUN) -m pytest -m slow $(SIDE_BY_SIDE)
 
 bench: $(BENCH_VENV)/.bench ## Compare speed and memory with the Pinecone SDK, the official operator and LangChain (an hour)
