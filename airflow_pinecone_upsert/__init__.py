@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.reindex.report import ReindexReport
     from airflow_pinecone_upsert.sensors.freshness import PineconeFreshnessSensor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AuthenticationError",
