@@ -18,7 +18,7 @@ _STYLE = """
     .allowed { stroke: #9198a1 } .axis { stroke: #3d444d }
   }
 """
-_WIDTH = 880
+WIDTH = 880
 _NAMES = 170  # width of the contenders' names
 _ROW = 26
 _TOP = 34  # where the content below the title starts
@@ -26,14 +26,16 @@ _TOP = 34  # where the content below the title starts
 _Point = tuple[float, float]
 
 
-def _svg(title: str, height: float, parts: Sequence[str]) -> str:
+def svg(title: str, height: float, parts: Sequence[str]) -> str:
+    """Return a picture of the width ``WIDTH``."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" role="img">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</svg>\n"
     )
 
 
-def _text(x: float, y: float, text: str, style: str = "", anchor: str = "start") -> str:
+def label(x: float, y: float, text: str, style: str = "", anchor: str = "start") -> str:
+    """Return a text whose baseline is at this point."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(text)}</text>'
 
 
@@ -46,20 +48,20 @@ def bars(title: str, names: Sequence[str], panels: Mapping[str, Sequence[tuple[f
     :param panels: Panels by title: for each contender the value and its label.
     """
     top = _TOP + 24
-    parts = [_text(0, 16, title, "title")]
-    parts += [_text(0, top + _ROW * row + 16.5, name, "title" if row == 0 else "") for row, name in enumerate(names)]
-    width = (_WIDTH - _NAMES) / len(panels)
+    parts = [label(0, 16, title, "title")]
+    parts += [label(0, top + _ROW * row + 16.5, name, "title" if row == 0 else "") for row, name in enumerate(names)]
+    width = (WIDTH - _NAMES) / len(panels)
     for column, (heading, values) in enumerate(panels.items()):
         left = _NAMES + column * width
-        parts.append(_text(left, top - 10, heading))
+        parts.append(label(left, top - 10, heading))
         longest = max(value for value, _ in values)
         for row, (value, text) in enumerate(values):
             length = max(2.0, value / longest * (width - 90))
             style = "ours" if row == 0 else "other"
             y = top + _ROW * row
             parts.append(f'<rect x="{left:.1f}" y="{y + 4}" width="{length:.1f}" height="16" rx="3" class="{style}"/>')
-            parts.append(_text(left + length + 6, y + 16.5, text))
-    return _svg(title, top + _ROW * len(names) + 6, parts)
+            parts.append(label(left + length + 6, y + 16.5, text))
+    return svg(title, top + _ROW * len(names) + 6, parts)
 
 
 def lines(
@@ -81,30 +83,29 @@ def lines(
     height, bottom = 300, 30
     end = max(x for _, points in series.values() for x, _ in points)
     top = 1.12 * max(y for _, points in series.values() for _, y in points)
-    left = max(60.0, 6.6 * max(len(y_label(tick)) for tick in _ticks(top)) + 12)
+    left = max(60.0, 6.6 * max(len(y_label(tick)) for tick in ticks(top)) + 12)
 
     def position(point: _Point) -> str:
-        x = left + point[0] / end * (_WIDTH - left - 20)
+        x = left + point[0] / end * (WIDTH - left - 20)
         return f"{x:.1f} {height - bottom - point[1] / top * (height - bottom - _TOP - 18):.1f}"
 
-    parts = [_text(0, 16, title, "title")]
-    for tick in _ticks(top):
+    parts = [label(0, 16, title, "title")]
+    for tick in ticks(top):
         height_of_tick = float(position((0, tick)).split()[1])
         parts.append(f'<path d="M{position((0, tick))} L{position((end, tick))}" class="axis" style="stroke-width:1"/>')
-        parts.append(_text(left - 8, height_of_tick + 4, y_label(tick), anchor="end"))
+        parts.append(label(left - 8, height_of_tick + 4, y_label(tick), anchor="end"))
     parts += [
-        _text(float(position((tick, 0)).split()[0]), height - 10, x_label(tick), anchor="middle")
-        for tick in _ticks(end)
+        label(float(position((tick, 0)).split()[0]), height - 10, x_label(tick), anchor="middle") for tick in ticks(end)
     ]
     x = left
     for name, (style, points) in series.items():
         css = "allowed" if style == "allowed" else f"{style}line"
         parts.append(f'<path d="M{" L".join(map(position, points))}" class="{css}"/>')
         parts.append(f'<path d="M{x} {_TOP} h22" class="{css}"/>')
-        parts.append(_text(x + 28, _TOP + 4, name))
+        parts.append(label(x + 28, _TOP + 4, name))
         x += 60 + 6.6 * len(name)
-    parts.append(_text(_WIDTH - 20, _TOP + 4, unit, anchor="end"))
-    return _svg(title, height, parts)
+    parts.append(label(WIDTH - 20, _TOP + 4, unit, anchor="end"))
+    return svg(title, height, parts)
 
 
 def stairs(points: Sequence[_Point]) -> list[_Point]:
@@ -113,7 +114,8 @@ def stairs(points: Sequence[_Point]) -> list[_Point]:
     return [point for pair in zip(points, held, strict=False) for point in pair] + [points[-1]]
 
 
-def _ticks(end: float) -> list[float]:
+def ticks(end: float) -> list[float]:
+    """Return round numbers from 0 to the end, at most seven."""
     steps = (step * 10**power for power in range(7) for step in (1, 2, 5))
     step = next(step for step in steps if end / step <= 6)
     return [step * number for number in range(int(end / step) + 1)]
