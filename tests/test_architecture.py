@@ -19,6 +19,7 @@ PACKAGE = Path(airflow_pinecone_upsert.__file__).parent
 LAYERS = [
     ["exceptions"],
     ["api"],
+    ["capacity"],
     [
         f"pipeline.{name}"
         for name in ("defaults", "cancellation", "counts", "index_shape", "position", "violation", "whole_file")
@@ -129,6 +130,7 @@ def modules_after(statement):
     [
         ("airflow_pinecone_upsert.api", {"airflow", "pyarrow", "fsspec", "pandas"}),
         ("airflow_pinecone_upsert.client", {"airflow", "pyarrow", "fsspec", "pandas"}),
+        ("airflow_pinecone_upsert.capacity", {"airflow", "pyarrow", "fsspec", "pandas", "httpx", "pydantic"}),
         ("airflow_pinecone_upsert.pipeline", {"airflow", "pandas"}),
         ("airflow_pinecone_upsert.reindex", {"airflow", "pandas"}),
         ("airflow_pinecone_upsert.emulator", {"airflow", "pyarrow", "pandas"}),
