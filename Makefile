@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_3_1 ?= .venv-3.1
 BENCH_VENV ?= .venv-bench
+CLUSTER_VENV ?= .venv-cluster
 INSTALL = -m pip install --quiet --disable-pip-version-check --constraint
 PIP = $(VENV)/bin/python $(INSTALL) constraints.txt
 PIP_3_1 = $(VENV_3_1)/bin/python $(INSTALL) constraints-airflow-3.1.txt
@@ -13,7 +14,7 @@ SCHEMA = $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 SIDE_BY_SIDE = --numprocesses 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo airflow test test-airflow-3.1 test-pythons test-all bench docs dist lint format clean
+.PHONY: help demo airflow test test-airflow-3.1 test-pythons test-all test-cluster bench docs dist lint format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,6 +38,10 @@ test-pythons: $(VENV)/.dev ## Run the tests on the other Pythons from 3.10 to 3.
 # The environment of the benchmarks has the packages from which the page about migration leads away.
 test-all: test test-airflow-3.1 $(BENCH_VENV)/.bench ## Run all tests: also the slow ones, and those on Airflow 3.1
 	$(RUN) -m pytest -m slow $(SIDE_BY_SIDE)
+
+# In one process: its tests share a cluster.
+test-cluster: $(CLUSTER_VENV)/.cluster ## Kill workers of a real cluster: needs Debian's postgresql and redis-server
+	$(CLUSTER_VENV)/bin/python -m pytest -m cluster tests/cluster
 
 bench: $(BENCH_VENV)/.bench ## Compare speed and memory with the Pinecone SDK, the official operator and LangChain (an hour)
 	$(BENCH_VENV)/bin/python -m tests.benchmarks $(BENCH)
@@ -64,7 +69,7 @@ format: $(VENV)/.dev ## Let ruff fix what it can
 	$(VENV)/bin/ruff format .
 
 clean: ## Remove the environments and all caches
-	rm -rf $(VENV) $(VENV_3_1) $(BENCH_VENV) .venv-python3.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(VENV_3_1) $(BENCH_VENV) $(CLUSTER_VENV) .venv-python3.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else \
@@ -91,4 +96,10 @@ $(VENV_3_1)/.test: pyproject.toml constraints-airflow-3.1.txt tests/requirements
 # The other packages in the comparison need a separate environment: they exclude versions that the tests pin.
 $(BENCH_VENV)/.bench: pyproject.toml constraints.txt tests/benchmarks/requirements.txt | $(BENCH_VENV)/bin/python
 	$(BENCH_VENV)/bin/python $(INSTALL) constraints.txt --editable '.[reindex,s3]' --requirement tests/benchmarks/requirements.txt
+	@touch $@
+
+# Celery's dependencies stay out of the other environments, which test that the package works without them.
+$(CLUSTER_VENV)/.cluster: pyproject.toml constraints.txt tests/cluster/requirements.txt | $(CLUSTER_VENV)/bin/python
+	@echo "Installing the package, Airflow and Celery into $(CLUSTER_VENV). This happens once and takes about two minutes."
+	$(CLUSTER_VENV)/bin/python $(INSTALL) constraints.txt --editable '.[emulator,reindex]' --requirement tests/cluster/requirements.txt
 	@touch $@
