@@ -21,8 +21,8 @@ DYING, SURVIVING = "worker-1", "worker-2"
 WORK_LOST_S = 6.0
 """A checkpoint is saved every 5 s, and so is a manifest."""
 
-MIN_HELD = 2
-"""Tasks that the worker must hold when it is killed."""
+MIN_IN_MID_RUN = 2
+"""Tasks of the worker that have confirmed three fifths when it is killed: at their pace, 7.5 s of work."""
 
 ORPHAN_S = 10.0
 """How long an orphan may go on. Airflow starts the next try when 15 s have passed."""
@@ -53,7 +53,7 @@ def test_a_worker_dies_and_another_one_resumes_its_tasks(*, cluster, write_tenan
             confirmed = target.confirmed()
             held = cluster.running(dag_id, run_id, "load", DYING)
             counts = [confirmed.get(namespaces[one.map_index], 0) for one in held]
-            return len(counts) >= MIN_HELD and min(counts) >= 0.6 * RECORDS
+            return sum(count >= 0.6 * RECORDS for count in counts) >= MIN_IN_MID_RUN
 
         cluster.wait_until(is_in_mid_run)
         held = cluster.running(dag_id, run_id, "load", DYING)
@@ -73,24 +73,26 @@ def test_a_worker_dies_and_another_one_resumes_its_tasks(*, cluster, write_tenan
         stored = {namespace: target.fingerprints(namespace) for namespace in namespaces}
 
     assert state == "success"
-    for namespace in namespaces:
-        assert stored[namespace] == written[namespace], f"{namespace} differs from its source"
+    # Names only: pytest would compare and print 25,000 entries.
+    assert not [namespace for namespace in namespaces if stored[namespace] != written[namespace]]
     assert [output["upsertedCount"] + output.get("unchangedCount", 0) for output in outputs] == [RECORDS] * NAMESPACES
 
     killed = [one for one in tries if one.worker == DYING and one.ended_s > killed_s]
-    assert killed
+    ages_s = []
     for one in killed:
         (retry,) = [other for other in tries if (other.map_index, other.number) == (one.map_index, one.number + 1)]
         assert retry.worker == SURVIVING
         own = [request for request in upserts if request.namespace == namespaces[one.map_index]]
         by_killed = [request for request in own if request.started_s < retry.started_s]
         assert not [request for request in by_killed if request.started_s > killed_s + ORPHAN_S]
+        ages_s += [killed_s - request.finished_s for request in by_killed if request.is_confirmed]
         notes.append(f"Task {one.map_index:02}: {check_resumed(by_killed, own[len(by_killed) :], killed_s)}")
+    assert max(ages_s) > WORK_LOST_S, "the kill came too early to tell a resumed task from a restarted one"
 
 
 def check_resumed(by_killed: Sequence[Upsert], by_retry: Sequence[Upsert], killed_s: float) -> str:
     """
-    Check that a retry resumed, and return a sentence that says what it sent again.
+    Check that a retry resumed instead of starting again, and return a sentence that says what it sent again.
 
     :param by_killed: The requests of the try that was killed, in the order of their responses.
     :param by_retry: Those of the try after it.
@@ -100,7 +102,6 @@ def check_resumed(by_killed: Sequence[Upsert], by_retry: Sequence[Upsert], kille
     }
     repeated = confirmed_s.keys() & {record_id for request in by_retry for record_id in request.ids}
     lost_s = max((killed_s - confirmed_s[record_id] for record_id in repeated), default=0.0)
-    assert len(repeated) < len(confirmed_s), "it was restarted, not resumed"
     assert lost_s <= WORK_LOST_S
     return f"{len(confirmed_s):,} records were confirmed, {len(repeated):,} sent again: the work of {lost_s:.1f} s."
 
