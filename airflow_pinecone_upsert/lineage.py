@@ -37,9 +37,15 @@ _MAX_FILES_NAMED: Final = 100
 """With more files, each folder is one dataset: an event contains the schema of every dataset."""
 
 
-def outlet_alias(operator: BaseOperator) -> AssetAlias:
+def outlet_alias(dag_id: str, task_id: str) -> AssetAlias:
     """Build the outlet of a task whose asset is known only when it runs."""
-    return AssetAlias(f"pinecone:{operator.dag_id}.{operator.task_id}")
+    return AssetAlias(f"pinecone:{dag_id}.{task_id}")
+
+
+def with_outlet(outlets: Iterable[Any], dag_id: str, task_id: str) -> list[Any]:
+    """Add that outlet to those of a task, unless it is one of them."""
+    alias = outlet_alias(dag_id, task_id)
+    return [*(outlet for outlet in outlets if outlet != alias), alias]
 
 
 def emit_event(operator: BaseOperator, context: Context, output: dict[str, Any]) -> None:
@@ -55,7 +61,7 @@ def emit_event(operator: BaseOperator, context: Context, output: dict[str, Any])
     if "outlet_events" not in context:
         return
     try:
-        _add_event(operator.outlets, context, output, outlet_alias(operator))
+        _add_event(operator.outlets, context, output, outlet_alias(operator.dag_id, operator.task_id))
     except Exception:
         what = getattr(operator, "operation", "upsert")
         log.warning(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context, RetryPolicy
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 
@@ -66,7 +67,7 @@ class PineconeBaseOperator(BaseOperator, ABC):
     ) -> None:
         super().__init__(**kwargs, **retry_policy_argument(retry_policy))
         if self.writes:
-            self.outlets = [*self.outlets, lineage.outlet_alias(self)]
+            self.outlets = lineage.with_outlet(self.outlets, self.dag_id, self.task_id)
         self.namespace = namespace
         self.pinecone_conn_id = pinecone_conn_id
         self.index_host = index_host
@@ -76,6 +77,20 @@ class PineconeBaseOperator(BaseOperator, ABC):
         self._cancellation: CancellationToken | None = None
         self._lineage: lineage.Trace | None = None
         self._output: dict[str, Any] = {}
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """
+        Declare the outlet also of a mapped task, whose ``__init__`` runs only in its instances.
+
+        Otherwise Airflow creates the alias when the first instance ends: of two that ended at the same time, it marked one as
+        failed, for good, although all of its records had been confirmed.
+        """
+        mapped: OperatorPartial = super().partial(**kwargs)
+        if cls.writes and (dag := mapped.kwargs.get("dag")) is not None:
+            outlets = mapped.kwargs.get("outlets") or []
+            mapped.kwargs["outlets"] = lineage.with_outlet(outlets, dag.dag_id, mapped.kwargs["task_id"])
+        return mapped
 
     @cached_property
     def hook(self) -> PineconeHook:

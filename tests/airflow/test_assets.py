@@ -5,10 +5,11 @@ from __future__ import annotations
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from airflow.sdk import DAG, Asset, AssetAlias, TaskGroup
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_pinecone_upsert import pinecone_asset
+from airflow_pinecone_upsert import PineconeUpsertOperator, pinecone_asset
 
 HOST = "articles-abc123.svc.aped-4627-b74a.pinecone.io"
 
@@ -99,3 +100,13 @@ def test_the_provider_registers_uri_handler_factory_and_converter(airflow_db):
     dataset = manager.asset_to_openlineage_converters["pinecone"](pinecone_asset(HOST, "a/b"), None)
     assert (dataset.namespace, dataset.name) == (f"pinecone://{HOST}", "a/b")
     assert "pinecone" in manager.asset_uri_handlers
+
+
+def test_a_mapped_task_declares_its_outlet_when_the_dag_is_parsed():
+    """Airflow then creates the alias once. Otherwise each instance does when it ends, and one of two at a time fails."""
+    declared = Asset("x-declared")
+    with DAG("mapped", schedule=None) as dag, TaskGroup("group"):
+        PineconeUpsertOperator.partial(task_id="load", parquet_paths="p", outlets=[declared]).expand(namespace=["a"])
+    mapped = dag.get_task("group.load")
+    expected = [declared, AssetAlias("pinecone:mapped.group.load")]
+    assert mapped.outlets == mapped.unmap({"namespace": "a"}).outlets == expected
