@@ -78,15 +78,17 @@ def test_a_worker_dies_and_another_one_resumes_its_tasks(*, cluster, write_tenan
     assert [output["upsertedCount"] + output.get("unchangedCount", 0) for output in outputs] == [RECORDS] * NAMESPACES
 
     killed = [one for one in tries if one.worker == DYING and one.ended_s > killed_s]
-    ages_s = []
+    ages_s, confirmed = [], []
     for one in killed:
         (retry,) = [other for other in tries if (other.map_index, other.number) == (one.map_index, one.number + 1)]
         assert retry.worker == SURVIVING
         own = [request for request in upserts if request.namespace == namespaces[one.map_index]]
         by_killed = [request for request in own if request.started_s < retry.started_s]
         assert not [request for request in by_killed if request.started_s > killed_s + ORPHAN_S]
+        confirmed.append(sum(len(request.ids) for request in by_killed if request.is_confirmed))
         ages_s += [killed_s - request.finished_s for request in by_killed if request.is_confirmed]
         notes.append(f"Task {one.map_index:02}: {check_resumed(by_killed, own[len(by_killed) :], killed_s)}")
+    assert min(confirmed) < 0.9 * RECORDS, "the orphans sent all of their records instead of stopping"
     assert max(ages_s) > WORK_LOST_S, "the kill came too early to tell a resumed task from a restarted one"
 
 
