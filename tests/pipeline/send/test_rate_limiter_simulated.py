@@ -92,7 +92,7 @@ class Server:
 class Client:
     """One sender, which is its own transport. It runs in a thread of its own, but only while the world waits for it."""
 
-    def __init__(self, world, server, latency, seed, *, requests, window=8, rate_limiter=None):
+    def __init__(self, world, server, latency, seed, *, requests, window=8, rate_limiter=None, start_s=0.0):
         self._world, self._server, self._latency = world, server, latency
         self._random = random.Random(seed)  # noqa: S311
         self._completions: list[Completion] = []
@@ -125,7 +125,8 @@ class Client:
             self._world_turn.release()
 
         threading.Thread(target=work, daemon=True).start()
-        world.at(self._random.uniform(0, 0.3), self._continue)
+        self.start_s = start_s + self._random.uniform(0, 0.3)
+        world.at(self.start_s, self._continue)
 
     def _continue(self):
         self._waits, self._wakes = False, self._wakes + 1
@@ -163,13 +164,19 @@ class Client:
             self._turn.acquire()
         return self._completions.pop(0) if self._completions else None
 
-    def confirmed(self, until):
-        return sum(getattr(event, "confirmed", 0) for at, event in self.events if at < until)
+    def confirmed(self, until, since=0.0):
+        return sum(getattr(event, "confirmed", 0) for at, event in self.events if since <= at < until)
 
 
-def simulate(server: Server, latency: Callable, seed: int, *, clients: int = 1, **options) -> SimpleNamespace:
+def simulate(
+    server: Server, latency: Callable, seed: int, *, clients: int = 1, apart_s: float = 0.0, **options
+) -> SimpleNamespace:
+    """Run clients that start ``apart_s`` after each other, until all of them have ended."""
     world = World()
-    senders = [Client(world, server, latency, seed * 100 + number, **options) for number in range(clients)]
+    senders = [
+        Client(world, server, latency, seed * 100 + number, start_s=number * apart_s, **options)
+        for number in range(clients)
+    ]
     world.run()
     assert not [event for sender in senders for _, event in sender.events if isinstance(event, Failure)]
     return SimpleNamespace(senders=senders, end_s=min(sender.end_s for sender in senders))
@@ -229,6 +236,24 @@ def test_several_senders_share_the_allowance():
     assert sum(share <= 0.05 for share in throttled_shares) >= 0.85 * len(throttled_shares)
     assert median(ratios) <= 1.75
     assert sum(ratio <= 2 for ratio in ratios) >= 0.75 * len(ratios)
+
+
+@pytest.mark.parametrize("every", [49, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("apart_s", [0.0, 1.0])
+def test_none_of_eight_senders_is_below_half_of_its_fair_share(apart_s, every):
+    """
+    Mapped task instances that share a namespace start together, or as workers become free.
+
+    The shares are those of more than a minute. A sender may be below half for 20 s, because a rate is kept for 10 s.
+    """
+    for seed, capacity_s, latency in spread(99, 0.25)[::every]:
+        server = Server(capacity_s)
+        run = simulate(server, LATENCIES[latency], seed, clients=8, apart_s=apart_s, requests=400)
+        since_s = max(sender.start_s for sender in run.senders)
+        counts = [sender.confirmed(run.end_s, since_s) for sender in run.senders]
+        assert run.end_s - since_s > 60
+        assert min(counts) >= 0.5 * sum(counts) / len(counts), (seed, counts)
+        assert server.accepted_bytes(since_s + 2.0, run.end_s) >= 0.9 * BYTES_PER_SECOND * (run.end_s - since_s - 2.0)
 
 
 @servers
