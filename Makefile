@@ -37,7 +37,7 @@ test-pythons: $(VENV)/.dev ## Run the tests on the other Pythons from 3.10 to 3.
 
 # The environment of the benchmarks has the packages from which the page about migration leads away.
 test-all: test test-airflow-3.1 $(BENCH_VENV)/.bench ## Run all tests: also the slow ones, and those on Airflow 3.1
-	$(RUN) -m pytest -m slow $(SIDE_BY_SIDE)
+	$(RUN) -m pytest -m slow --numprocesses 2 --dist loadfile
 
 # In one process: its tests share a cluster.
 test-cluster: $(CLUSTER_VENV)/.cluster ## Kill workers of a real cluster: needs Debian's postgresql and redis-server
