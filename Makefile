@@ -10,7 +10,8 @@ PIP_3_1 = $(VENV_3_1)/bin/python $(INSTALL) constraints-airflow-3.1.txt
 RUN = $(VENV)/bin/python
 SCHEMA = $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 
-# Each test file runs in one process, so that its fixtures are set up once. Three processes for two cores: many tests wait for a task.
+# Each test file runs in one process, so that its fixtures are set up once.
+# Three processes keep two cores busy: many tests wait for a task.
 SIDE_BY_SIDE = --numprocesses 3 --dist loadfile
 
 .DEFAULT_GOAL := help

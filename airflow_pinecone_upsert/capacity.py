@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal
 
-from airflow_pinecone_upsert.api.cost import USD_PER_MILLION_WRITE_UNITS
+from airflow_pinecone_upsert.api.cost import USD_PER_MILLION_WRITE_UNITS, write_units
 from airflow_pinecone_upsert.api.limits import (
     BYTES_PER_WRITE_UNIT,
     MAX_BYTES_PER_SECOND,
@@ -31,6 +31,7 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_REQUESTS_PER_SECOND,
     MIN_WRITE_UNITS_PER_REQUEST,
 )
+from airflow_pinecone_upsert.pipeline.report import fact_lines, number_of
 
 Transport = Literal["rest", "grpc"]
 
@@ -147,10 +148,9 @@ def estimate(load: Load, usd_per_million_write_units: float = USD_PER_MILLION_WR
     )
     record_bytes = 4 * load.dimension + load.metadata_bytes + ID_BYTES
     requests = max(ceil(sent / per_request), min(sent, load.namespaces))
-    write_units = max(
-        ceil(sent * record_bytes * (2 if load.overwrites else 1) / BYTES_PER_WRITE_UNIT),
-        MIN_WRITE_UNITS_PER_REQUEST * requests,
-    )
+    written_bytes = sent * record_bytes
+    units = write_units(written_bytes, written_bytes if load.overwrites else 0)
+    units = max(units, MIN_WRITE_UNITS_PER_REQUEST * requests)
     return Estimate(
         sent=sent,
         record_bytes=record_bytes,
@@ -158,8 +158,8 @@ def estimate(load: Load, usd_per_million_write_units: float = USD_PER_MILLION_WR
         requests=requests,
         seconds=seconds,
         cores=cpu_s / seconds,
-        write_units=write_units,
-        usd=write_units * usd_per_million_write_units / 1e6,
+        write_units=units,
+        usd=units * usd_per_million_write_units / 1e6,
     )
 
 
@@ -171,17 +171,15 @@ def _on_line(dimension: int, small: float, large: float) -> float:
 def describe(load: Load, usd_per_million_write_units: float = USD_PER_MILLION_WRITE_UNITS) -> str:
     """Return the estimate as text, one fact a line."""
     found = estimate(load, usd_per_million_write_units)
-    whole = ceil(found.cores)
     facts = {
         "records sent": f"{found.sent:,} of {load.records:,}, {found.record_bytes:,} bytes each by Pinecone's cost rule",
         "requests": f"{found.requests:,}, {shown_bytes(found.request_bytes)} in all",
-        "time": f"{shown_time(found.seconds)}, with {_counted(min(whole, load.namespaces), 'task')} at a time",
+        "time": f"{shown_time(found.seconds)}, with {number_of(min(ceil(found.cores), load.namespaces), 'task')} at a time",
         "cores": f"{found.cores:,.1f} for that; on one core {shown_time(found.seconds_on(1))}",
         "write units": f"{found.write_units:,}, {found.usd:,.2f} USD",
         "bulk import": _import_advice(load, found, usd_per_million_write_units),
     }
-    width = max(map(len, facts)) + 2
-    return "\n".join(f"{name:{width}}{value}" for name, value in facts.items())
+    return fact_lines(facts)
 
 
 def _import_advice(load: Load, found: Estimate, usd_per_million_write_units: float) -> str:
@@ -210,10 +208,6 @@ def shown_bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count:,.0f} bytes"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,12 +19,12 @@ PACKAGE = Path(airflow_pinecone_upsert.__file__).parent
 LAYERS = [
     ["exceptions"],
     ["api"],
-    ["capacity"],
     [
         f"pipeline.{name}"
         for name in ("defaults", "cancellation", "counts", "index_shape", "position", "violation", "whole_file")
     ],
     ["pipeline.options", "pipeline.report"],
+    ["capacity"],
     ["pipeline.read"],
     ["pipeline.encode"],
     ["pipeline.send"],

@@ -7,6 +7,7 @@ import json
 import pyarrow.parquet as pq
 
 from airflow_pinecone_upsert.exceptions import ManifestError
+from airflow_pinecone_upsert.pipeline.report import fact_lines
 from airflow_pinecone_upsert.reindex.folder import ManifestFolder
 from airflow_pinecone_upsert.reindex.generation import Generation, unseen_segments
 from airflow_pinecone_upsert.reindex.manifest import read_generation
@@ -34,8 +35,7 @@ def describe(folder: ManifestFolder) -> str:
         "options": json.dumps(dict(target.options)),
         "files": f"{len(sizes):,} in {folder.url}, {sum(sizes.values()):,} bytes",
     }
-    width = max(map(len, facts)) + 2
-    return "\n".join(f"{name:{width}}{value}" for name, value in facts.items())
+    return fact_lines(facts)
 
 
 def _journaled(folder: ManifestFolder, generation: Generation, sizes: dict[str, int]) -> str:

@@ -38,9 +38,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Start a cluster without workers."""
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # so that it is also cleaned up after `timeout` or a CI's stop
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of `timeout`, or of a CI: then clean up, too
     cluster = Cluster([Path(__file__).with_name("dags") / "cluster_tenants.py"])
     try:
         cluster.start()
