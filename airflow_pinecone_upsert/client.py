@@ -80,6 +80,7 @@ class _Call(Generic[ResponseT]):
     body: bytes = b""
 
     ids: Collection[str] = ()
+    namespace = ""
     rate_units = 0
 
     def __len__(self) -> int:

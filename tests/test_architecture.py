@@ -21,7 +21,16 @@ LAYERS = [
     ["api"],
     [
         f"pipeline.{name}"
-        for name in ("defaults", "cancellation", "counts", "index_shape", "position", "violation", "whole_file")
+        for name in (
+            "defaults",
+            "cancellation",
+            "counts",
+            "index_shape",
+            "namespaces",
+            "position",
+            "violation",
+            "whole_file",
+        )
     ],
     ["pipeline.options", "pipeline.report"],
     ["capacity"],

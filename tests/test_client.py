@@ -70,7 +70,9 @@ def waits(index):
 
 def upsert_request(*records, namespace=""):
     ids, bodies = [record["id"] for record in records], [orjson.dumps(record) for record in records]
-    encoded = EncodedRecords(["XCom"] * len(records), list(range(len(records))), ids, bodies, [b""] * len(ids))
+    encoded = EncodedRecords(
+        ["XCom"] * len(records), list(range(len(records))), ids, bodies, [b""] * len(ids), [""] * len(ids)
+    )
     return UpsertRequest(encoded, Envelope(namespace))
 
 

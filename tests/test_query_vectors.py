@@ -50,7 +50,7 @@ VECTOR_FORMS = [
 
 @pytest.mark.parametrize("form", VECTOR_FORMS)
 def test_a_query_takes_a_vector_in_every_form(client, form):
-    client.upsert(UpsertRequest(EncodedRecords(["XCom"], [0], ["a"], [orjson.dumps(RECORD)], [b""]), Envelope()))
+    client.upsert(UpsertRequest(EncodedRecords(["XCom"], [0], ["a"], [orjson.dumps(RECORD)], [b""], [""]), Envelope()))
     [match] = client.query(vector=form([0.5, 0.25]), include_values=True)
     assert (match.id, match.score) == ("a", 0.5)
     sparse = {"indices": form([5.0, 9.0]), "values": form([0.5, 0.25])}

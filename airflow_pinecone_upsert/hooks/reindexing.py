@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from airflow_pinecone_upsert.api.cost import USD_PER_MILLION_WRITE_UNITS
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError
-from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.reindex.digest import DIGEST_NAME, DIGEST_VERSION
 from airflow_pinecone_upsert.reindex.forecast import forecast
 from airflow_pinecone_upsert.reindex.lease import Holder, Lease
@@ -39,8 +38,7 @@ class OpenManifest(NamedTuple):
 
 def target_of(index_url: str, options: ReindexOptions) -> Target:
     """Return what a manifest must describe to be used: the index, the namespace, and how records are read."""
-    columns = options.model_dump(mode="json", include=set(Columns.model_fields))
-    return Target(index_url, options.namespace, columns, DIGEST_NAME, DIGEST_VERSION)
+    return Target(index_url, options.namespace, options.identity, DIGEST_NAME, DIGEST_VERSION)
 
 
 def _running_task(run_id: str) -> Holder:

@@ -30,6 +30,8 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
     :param sparse_values_column: Column of structs of ``indices`` and ``values``; may be absent.
     :param metadata_column: Column of metadata, JSON text, structs or maps; may be absent.
     :param metadata_columns: Instead of ``metadata_column``: the names of plain columns, each a key of the metadata.
+    :param namespace_column: Column of the namespace of each record, strings, integers or UUIDs; a record in memory has it as
+        a key. Null is ``namespace``. The rates below are then for each namespace.
     :param batch_size: Records in one request, at most.
     :param max_request_bytes: Bytes of one request's body, at most.
     :param max_concurrency: Requests in flight, at most.
@@ -57,6 +59,7 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
         sparse_values_column: str = defaults.SPARSE_VALUES_COLUMN,
         metadata_column: str = defaults.METADATA_COLUMN,
         metadata_columns: Sequence[str] | None = None,
+        namespace_column: str | None = None,
         batch_size: int = defaults.BATCH_SIZE,
         max_request_bytes: int = defaults.MAX_REQUEST_BYTES,
         max_concurrency: int = defaults.MAX_CONCURRENCY,
@@ -76,6 +79,7 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
         self.sparse_values_column = sparse_values_column
         self.metadata_column = metadata_column
         self.metadata_columns = metadata_columns
+        self.namespace_column = namespace_column
         self.batch_size = batch_size
         self.max_request_bytes = max_request_bytes
         self.max_concurrency = max_concurrency

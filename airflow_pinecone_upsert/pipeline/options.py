@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self, Unpack
@@ -11,11 +11,11 @@ from typing_extensions import Self, Unpack
 from airflow_pinecone_upsert.api.limits import (
     MAX_CONCURRENCY,
     MAX_DECODED_REQUEST_BYTES,
-    MAX_NAMESPACE_LENGTH,
     MAX_RECORDS_PER_REQUEST,
 )
 from airflow_pinecone_upsert.exceptions import SetupError
 from airflow_pinecone_upsert.pipeline import defaults
+from airflow_pinecone_upsert.pipeline.namespaces import check_namespace
 
 
 class CheckedOptions(BaseModel):
@@ -40,18 +40,12 @@ class CheckedOptions(BaseModel):
             raise SetupError(f"Invalid parameters: {wrong}.") from exc
 
 
-def _check_namespace(name: str) -> str:
-    if len(name) > MAX_NAMESPACE_LENGTH or not name.isascii() or "\0" in name:
-        raise ValueError(f"a namespace has at most {MAX_NAMESPACE_LENGTH} ASCII characters, none of them NUL")
-    return name
-
-
-NamespaceName = Annotated[str, AfterValidator(_check_namespace)]
+NamespaceName = Annotated[str, AfterValidator(check_namespace)]
 
 
 class Columns(CheckedOptions):
     """
-    The names of a table's columns.
+    The names of a table's columns, and where else its namespace may be.
 
     :param id_column: Strings, integers, UUIDs, whole floats, decimals of scale 0, or UTF-8 bytes.
     :param values_column: Lists of numbers, each perhaps in a list of its own, or Spark's ``VectorUDT``; may be absent for a sparse index.
@@ -59,6 +53,7 @@ class Columns(CheckedOptions):
     :param sparse_values_column: Structs of ``indices`` and ``values``; may be absent.
     :param metadata_column: JSON strings, structs or maps; may be absent.
     :param metadata_columns: Instead of ``metadata_column``: plain columns, each one a key of the metadata.
+    :param namespace_column: Strings, integers or UUIDs: the namespace of each record. Null is the namespace of the run.
     """
 
     id_column: str = defaults.ID_COLUMN
@@ -67,6 +62,7 @@ class Columns(CheckedOptions):
     sparse_values_column: str = defaults.SPARSE_VALUES_COLUMN
     metadata_column: str = defaults.METADATA_COLUMN
     metadata_columns: tuple[str, ...] | None = None
+    namespace_column: str | None = None
 
     @model_validator(mode="after")
     def _one_kind_of_metadata(self) -> Self:
@@ -80,7 +76,24 @@ class Columns(CheckedOptions):
     def names(self) -> frozenset[str]:
         """The columns that are read where they exist."""
         metadata = (self.metadata_column,) if self.metadata_columns is None else self.metadata_columns
-        return frozenset((self.id_column, self.values_column, self.sparse_values_column, *metadata))
+        namespace = () if self.namespace_column is None else (self.namespace_column,)
+        return frozenset((self.id_column, self.values_column, self.sparse_values_column, *metadata, *namespace))
+
+    @property
+    def has_many_namespaces(self) -> bool:
+        """Whether the records name their namespaces."""
+        return self.namespace_column is not None
+
+    @property
+    def namespaces_named_by(self) -> str | None:
+        """What names the namespaces, for messages; None where the run has one."""
+        return f"the namespaces in {self.namespace_column!r}" if self.has_many_namespaces else None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """A JSON value that differs where a record would be read in another way. What is not used is not in it."""
+        unused = {name for name in ("namespace_column",) if not getattr(self, name)}
+        return self.model_dump(mode="json", include=set(Columns.model_fields) - unused)
 
     def is_named(self, parameter: str) -> bool:
         """Return whether the user named this column, so that its absence is an error."""
@@ -96,6 +109,7 @@ class UpsertParameters(TypedDict, total=False):
     sparse_values_column: str
     metadata_column: str
     metadata_columns: Sequence[str] | None
+    namespace_column: str | None
     batch_size: int
     max_request_bytes: int
     max_concurrency: int

@@ -20,7 +20,7 @@ from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.models import IndexStats
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.observer import Observer
-from airflow_pinecone_upsert.pipeline.options import Columns, UpsertOptions
+from airflow_pinecone_upsert.pipeline.options import UpsertOptions
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 from airflow_pinecone_upsert.pipeline.report import UpsertReport
 from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
@@ -84,11 +84,12 @@ def upsert(  # noqa: PLR0913 - what a run may be given
             namespace=options.namespace,
             index_host=index.host,
             lsn=tracker.lsn,
+            namespaces=tracker.namespaces() if options.has_many_namespaces else None,
         )
 
     try:
         stats = index_stats(index, cancellation)
-        if checkpoint and earlier and not _is_backed(earlier, stats, options.namespace):
+        if checkpoint and earlier and not _is_backed(earlier, stats, options):
             checkpoint.discard()
             earlier = None
             books = Books.open(source, options, rejects_folder, checkpoint, earlier, started_s)
@@ -120,34 +121,41 @@ def _checkpoint(
         "the files": source.identity,
         "the index": index.host,
         "the namespace": options.namespace,
-        "the columns": options.model_dump(mode="json", include=set(Columns.model_fields)),
+        "the columns": options.identity,
     }
     return Checkpoint(state, identity, source)
 
 
-def _is_backed(earlier: CheckpointState, stats: IndexStats | None, namespace: str) -> bool:
+def _is_backed(earlier: CheckpointState, stats: IndexStats | None, options: UpsertOptions) -> bool:
     """
-    Return whether the namespace may still contain every record that a checkpoint says is confirmed.
+    Return whether each namespace may still contain every record that a checkpoint says is confirmed.
 
     It does not where the namespace was emptied in between, or the index created again. Repeated ids and counts that lag
     look the same: then everything is sent again, which is safe.
     """
-    count = stats.count_of(namespace) if stats else 0
-    if count >= earlier.counts.upserted:
+    confirmed = {options.namespace: earlier.counts.upserted}
+    if options.has_many_namespaces:
+        confirmed = {name: written.upserted for name, written in earlier.namespaces.items()}
+        if sum(confirmed.values()) != earlier.counts.upserted:
+            confirmed[options.namespace] = earlier.counts.upserted  # written by a version that did not note them
+    counts = {name: stats.count_of(name) if stats else 0 for name in confirmed}
+    namespace = next((name for name, count in counts.items() if count < confirmed[name]), None)
+    if namespace is None:
         return True
     log.warning(
         "The checkpoint of an earlier try is not used. It says that %s records are confirmed, and the namespace %r "
         "contains %s. Starting at the first row.",
-        f"{earlier.counts.upserted:,}",
+        f"{confirmed[namespace]:,}",
         namespace,
-        f"{count:,}" if stats else "an unknown number",
+        f"{counts[namespace]:,}" if stats else "an unknown number",
     )
     return False
 
 
 def _log_start(source: RecordSource, index: Index, options: UpsertOptions, earlier: CheckpointState | None) -> None:
     start = f", from {earlier.position.origin}, row {earlier.position.row} on" if earlier else ""
-    log.info("Upserting %s into namespace %r of %s%s.", source, options.namespace, index.host, start)
+    target = options.namespaces_named_by or f"namespace {options.namespace!r}"
+    log.info("Upserting %s into %s of %s%s.", source, target, index.host, start)
 
 
 def _log_success(source: RecordSource, report: UpsertReport) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
@@ -41,8 +41,10 @@ from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 from airflow_pinecone_upsert.pipeline.report import UpsertReport, number_of
-from airflow_pinecone_upsert.pipeline.send.batch import Batcher
+from airflow_pinecone_upsert.pipeline.send.batch import Batcher, RequestSize
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
+from airflow_pinecone_upsert.pipeline.send.grouping import NamespaceBatcher
+from airflow_pinecone_upsert.pipeline.send.limiters import Limiters, NamespaceLimiters, SharedLimiter
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.sender import Sender
@@ -130,6 +132,11 @@ class Stages:
         """The part of each request around its records, and with it the format of all."""
         return Envelope(self.options.namespace, wire_format_of(self.options.transport))
 
+    @cached_property
+    def request_size(self) -> RequestSize:
+        """How many bytes a body may have."""
+        return RequestSize(self.options.max_request_bytes)
+
     def encoded(
         self, shape: IndexShape, books: Books, select: Callable[[Chunk], Chunk]
     ) -> Iterator[tuple[Chunk, EncodedChunk]]:
@@ -146,22 +153,39 @@ class Stages:
             if not len(pending.rows):
                 books.tracker.skip(chunk.row_range)
                 continue
-            encoded = encode(pending, shape, max_bytes=longest_record, wire_format=self.envelope.wire_format)
+            encoded = encode(
+                pending,
+                shape,
+                max_bytes=longest_record,
+                wire_format=self.envelope.wire_format,
+                namespace=self.options.namespace,
+            )
             books.tracker.read(chunk.row_range, pending, encoded)
             yield pending, encoded
 
-    def batcher(self, records: Iterable[EncodedRecords]) -> Batcher:
-        """Return the stage that fills requests."""
-        return Batcher(
-            records,
-            self.envelope,
-            max_records=self.options.batch_size,
-            max_bytes=self.options.max_request_bytes,
-        )
+    def batcher(self, records: Iterable[EncodedRecords]) -> Iterable[UpsertRequest]:
+        """Return the stage that fills requests, each for one namespace."""
+        options = self.options
+        if not options.has_many_namespaces:
+            return Batcher(records, self.envelope, max_records=options.batch_size, size=self.request_size)
+
+        def create(namespace: str) -> Batcher:
+            envelope = replace(self.envelope, namespace=namespace, is_one_of_many=True)
+            return Batcher((), envelope, max_records=options.batch_size, size=self.request_size)
+
+        return NamespaceBatcher(records, create)
+
+    def _limiters(self) -> Limiters:
+        options = self.options
+
+        def create() -> RateLimiter:
+            return RateLimiter(options.max_requests_per_second, options.max_bytes_per_second, self.random)
+
+        return NamespaceLimiters(create) if options.has_many_namespaces else SharedLimiter(create())
 
     def send(  # noqa: PLR0913 - what a run may do at each stage
         self,
-        batcher: Batcher,
+        batcher: Iterable[UpsertRequest],
         books: Books,
         *,
         is_proven: bool,
@@ -184,7 +208,7 @@ class Stages:
         def enter(event: Event[UpsertRequest]) -> None:
             if isinstance(event, Attempt):
                 if isinstance(event.error, RequestTooLargeError):
-                    batcher.too_large(event.request)
+                    self.request_size.too_large(event.request)
                 for observer in self.observers:
                     observer.attempted(event)
             books.tracker.add(event)
@@ -198,7 +222,8 @@ class Stages:
         sender = Sender(
             announced(iter(batcher)),
             self.transport,
-            rate_limiter=RateLimiter(options.max_requests_per_second, options.max_bytes_per_second, self.random),
+            rate_limiter=self._limiters(),
+            max_pulled=options.max_concurrency if options.has_many_namespaces else 1,
             max_unsettled=options.max_concurrency,
             random=self.random,
             cancellation=self.cancellation,
@@ -221,10 +246,13 @@ class Stages:
         if not self.options.wait_until_searchable or (done.lsn is None and not done.upserted_count):
             return
         at_least = done.distinct_count or min(1, done.upserted_count)
-        goal = Goal(self.options.namespace, done.lsn, fallback_records=at_least)
         now = self.transport.now
         polling = Polling(self.options.searchable_timeout_s, now, sleep, self.cancellation)
-        wait_until_searchable(Freshness(index, goal, now), polling)
+        goals = [Goal(self.options.namespace, done.lsn, fallback_records=at_least)]
+        if done.namespaces is not None:
+            goals = [Goal(name, written.lsn, fallback_records=1) for name, written in done.namespaces.items()]
+        for goal in goals:
+            wait_until_searchable(Freshness(index, goal, now), polling)
 
     def fail(self, books: Books, report: Callable[[], UpsertReport]) -> None:
         """Write what would be lost, after an error that is to be raised again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import Self, Unpack
 
 from airflow_pinecone_upsert.pipeline import defaults
@@ -42,6 +42,12 @@ class ReindexOptions(UpsertOptions):
     dry_run: bool = False
     verify_sample: int = Field(default=defaults.VERIFY_SAMPLE, ge=0, le=10_000)
     verify_timeout_s: float = Field(default=defaults.VERIFY_TIMEOUT_S, ge=0, le=3_600)
+
+    @model_validator(mode="after")
+    def _one_namespace(self) -> Self:
+        if self.has_many_namespaces:
+            raise ValueError("reindexing makes one namespace equal to its source; reindex each namespace for itself")
+        return self
 
     @classmethod
     def checked(cls, namespace: str = "", **parameters: Unpack[ReindexParameters]) -> Self:

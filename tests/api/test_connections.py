@@ -26,7 +26,7 @@ from airflow_pinecone_upsert.api.http import ClientSettings, HttpClient
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
 
-REQUEST = UpsertRequest(EncodedRecords(["XCom"], [0], ["a"], [b'{"id":"a","values":[1,2]}'], [b""]), Envelope())
+REQUEST = UpsertRequest(EncodedRecords(["XCom"], [0], ["a"], [b'{"id":"a","values":[1,2]}'], [b""], [""]), Envelope())
 
 
 def response(count, status=b"200 OK"):

@@ -30,7 +30,7 @@ Code = grpc.StatusCode
 
 def request_of(metadata):
     body = PROTOBUF.encode("a", None, None, metadata)
-    return UpsertRequest(EncodedRecords(["XCom"], [0], ["a"], [body], [b""]), Envelope("n", PROTOBUF))
+    return UpsertRequest(EncodedRecords(["XCom"], [0], ["a"], [body], [b""], [""]), Envelope("n", PROTOBUF))
 
 
 REQUEST = request_of({"x": 1})
@@ -188,7 +188,7 @@ def test_the_reason_of_a_rejected_write_is_read(index, open_client):
     """By its status alone, it would be taken for a fault of a record."""
     client = open_client(index.url, key=index.api_key, grpc_port=index.grpc_port)
     record = PROTOBUF.encode("a", np.float32([1, 2]), None, None)
-    records = EncodedRecords(["XCom"], [0], ["a"], [record], [b""])
+    records = EncodedRecords(["XCom"], [0], ["a"], [record], [b""], [""])
     client.upsert(UpsertRequest(records, Envelope("articles-1", PROTOBUF)))
     client.create_alias("articles", "articles-1")
     with pytest.raises(exceptions.SetupError, match="A namespace alias only serves reads") as caught:

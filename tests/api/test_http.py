@@ -22,7 +22,7 @@ from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertReque
 
 SECRET = "pcsk_very-secret"
 RECORD = {"id": "a", "values": [1, 2]}
-REQUEST = UpsertRequest(EncodedRecords(["XCom"], [0], ["a"], [orjson.dumps(RECORD)], [b""]), Envelope())
+REQUEST = UpsertRequest(EncodedRecords(["XCom"], [0], ["a"], [orjson.dumps(RECORD)], [b""], [""]), Envelope())
 
 
 @pytest.fixture

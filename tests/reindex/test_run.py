@@ -432,7 +432,7 @@ def test_a_run_ends_once_what_it_wrote_is_searchable(pinecone_index_factory, loc
 def upsert_elsewhere(client, records):
     ids, bodies = [record["id"] for record in records], [orjson.dumps(record) for record in records]
     count = len(records)
-    encoded = EncodedRecords(["XCom"] * count, list(range(count)), ids, bodies, [b""] * count)
+    encoded = EncodedRecords(["XCom"] * count, list(range(count)), ids, bodies, [b""] * count, [""] * count)
     client.upsert(UpsertRequest(encoded, Envelope(NAMESPACE)))
 
 

@@ -30,6 +30,7 @@ from airflow_pinecone_upsert.exceptions import RecordError, SetupError, SourceEr
 from airflow_pinecone_upsert.pipeline.encode.ids import check_ids
 from airflow_pinecone_upsert.pipeline.encode.json_format import JSON
 from airflow_pinecone_upsert.pipeline.encode.metadata import metadata_rows, metadata_values, too_long
+from airflow_pinecone_upsert.pipeline.encode.namespaces import check_namespaces
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.encode.vector_forms import plain_lists
 from airflow_pinecone_upsert.pipeline.encode.wire_format import Vector, WireFormat
@@ -61,25 +62,31 @@ class EncodedChunk(NamedTuple):
     errors: list[RecordError]
 
 
-def encode(chunk: Chunk, shape: IndexShape, *, max_bytes: int, wire_format: WireFormat = JSON) -> EncodedChunk:
+def encode(
+    chunk: Chunk, shape: IndexShape, *, max_bytes: int, wire_format: WireFormat = JSON, namespace: str = ""
+) -> EncodedChunk:
     """
     Encode the records of a chunk.
 
     :param chunk: The records.
     :param shape: The index they are for.
-    :param max_bytes: The longest record that fits into a request.
+    :param max_bytes: The longest record that fits into a request for the namespace of the run.
     :param wire_format: How the records are written.
+    :param namespace: That of the run, for records that name none.
     :raises SourceError: No value of a column can be read, for example because its time zone is unknown.
     :raises SetupError: There are sparse vectors, and the index takes none next to dense ones.
     """
-    return _Encoder(chunk, shape, max_bytes, wire_format).run()
+    return _Encoder(chunk, shape, max_bytes, wire_format, namespace).run()
 
 
 class _Encoder:
     """The columns of one chunk, and the first broken rule of each row."""
 
-    def __init__(self, chunk: Chunk, shape: IndexShape, max_bytes: int, wire_format: WireFormat) -> None:
+    def __init__(
+        self, chunk: Chunk, shape: IndexShape, max_bytes: int, wire_format: WireFormat, namespace: str
+    ) -> None:
         self._chunk = chunk
+        self._namespace = namespace
         self._shape = shape
         self._max_bytes = max_bytes
         self._wire_format = wire_format
@@ -89,15 +96,18 @@ class _Encoder:
     def run(self) -> EncodedChunk:
         self._ids, violations = check_ids(self._chunk.records.column("id"), self._chunk.names["id"])
         self._add(violations.items())
+        namespaces, violations = check_namespaces(self._chunk, self._namespace)
+        self._add(violations.items())
         dense = self._dense()
         sparse = self._sparse()
         self._check_parts(dense, sparse)
         metadata = self._metadata()
         nothing: repeat[None] = repeat(None)
         bodies = self._bodies(self._ids, dense or nothing, sparse or nothing, metadata or nothing)
-        self._check_sizes(bodies, metadata)
+        self._check_sizes(bodies, metadata, namespaces)
         chunk, count = self._chunk, len(bodies)
-        records = EncodedRecords([chunk.origin] * count, list(chunk.rows), self._ids, bodies, [b""] * count)
+        entries = [b""] * count
+        records = EncodedRecords([chunk.origin] * count, list(chunk.rows), self._ids, bodies, entries, namespaces)
         if not self._violations:
             return EncodedChunk(records, [])
         valid = records.only(offset not in self._violations for offset in range(count))
@@ -293,7 +303,9 @@ class _Encoder:
         self._add(violations.items())
         return rows
 
-    def _check_sizes(self, bodies: Sequence[bytes], metadata: Sequence[dict[str, Any] | None] | None) -> None:
+    def _check_sizes(
+        self, bodies: Sequence[bytes], metadata: Sequence[dict[str, Any] | None] | None, namespaces: Sequence[str]
+    ) -> None:
         lengths = np.fromiter(map(len, bodies), np.int64, len(bodies))
         if metadata is not None:
             name = self._chunk.names["metadata"]
@@ -303,11 +315,20 @@ class _Encoder:
                 violation = too_long(plain, len(orjson.dumps(plain)), name)
                 self._add([(offset, violation)] if violation else [])
         remedy = f"Raise max_request_bytes (at most {MAX_DECODED_REQUEST_BYTES:,}) or shorten the metadata."
-        reason = (
-            f"the record must have at most {self._max_bytes:,} bytes of {self._wire_format.name} to fit into a request"
+        tails = {name: len(self._wire_format.tail(name)) for name in {self._namespace, *namespaces}}
+        longest = {name: self._max_bytes + tails[self._namespace] - tail for name, tail in tails.items()}
+        too_large = np.flatnonzero(lengths > min(longest.values()))
+        too_large = np.array([row for row in too_large.tolist() if lengths[row] > longest[namespaces[row]]], np.int64)
+        self._note(
+            too_large,
+            "record",
+            lambda offset: (
+                f"the record must have at most {longest[namespaces[offset]]:,} bytes of "
+                f"{self._wire_format.name} to fit into a request"
+            ),
+            remedy,
+            lambda offset: len(bodies[offset]),
         )
-        too_large = np.flatnonzero(lengths > self._max_bytes)
-        self._note(too_large, "record", reason, remedy, lambda offset: len(bodies[offset]))
 
     def _column(self, part: str) -> pa.Array[Any] | None:
         records = self._chunk.records

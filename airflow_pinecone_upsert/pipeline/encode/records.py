@@ -18,6 +18,7 @@ class EncodedRecords(NamedTuple):
     :param ids: The id of each.
     :param bodies: The bytes of each, in a :class:`airflow_pinecone_upsert.pipeline.encode.wire_format.WireFormat`.
     :param entries: What a manifest will say of each once it is confirmed; empty bytes where there is no manifest.
+    :param namespaces: The namespace of each; ``""`` is the default one.
     """
 
     origins: list[str]
@@ -25,11 +26,12 @@ class EncodedRecords(NamedTuple):
     ids: list[str]
     bodies: list[bytes]
     entries: list[bytes]
+    namespaces: list[str]
 
     @classmethod
     def none(cls) -> EncodedRecords:
         """Return no records."""
-        return cls([], [], [], [], [])
+        return cls([], [], [], [], [], [])
 
     @property
     def columns(self) -> tuple[list[Any], ...]:
@@ -53,6 +55,18 @@ class EncodedRecords(NamedTuple):
     def split(self, count: int) -> tuple[EncodedRecords, EncodedRecords]:
         """Return the first ``count`` records, and the others."""
         return self._map(lambda column: column[:count]), self._map(lambda column: column[count:])
+
+    def by_namespace(self) -> dict[str, EncodedRecords]:
+        """Divide the records by their namespaces, each time in order, from the namespace of the first one on."""
+        offsets: dict[str, list[int]] = {namespace: [] for namespace in dict.fromkeys(self.namespaces)}
+        if len(offsets) == 1:
+            return dict.fromkeys(offsets, self)
+        for offset, namespace in enumerate(self.namespaces):
+            offsets[namespace].append(offset)
+        return {namespace: self._at(chosen) for namespace, chosen in offsets.items()}
+
+    def _at(self, offsets: Iterable[int]) -> EncodedRecords:
+        return self._map(lambda column: [column[offset] for offset in offsets])
 
     def _map(self, change: Callable[[list[Any]], list[Any]]) -> EncodedRecords:
         return EncodedRecords(*map(change, self.columns))

@@ -26,6 +26,9 @@ XCOM: Final = "XCom"
 PARTS: Final[Mapping[str, str]] = {name: name for name in ("id", "values", "sparse_values", "metadata")}
 """The parts of a record, under the names that they have where the user named no columns."""
 
+NAMESPACE: Final = "namespace"
+"""The column of the namespace that each record names, where records name them."""
+
 _CHUNK_BYTES: Final = 2_000_000
 """Of float32 components in one chunk: a few hundred records, so that Arrow's and our copies of it stay small."""
 
@@ -44,7 +47,7 @@ class Chunk:
 
     :param origin: The file's path or URL, or ``XCom``.
     :param rows: The row of each record in the origin, counted from 0, ascending; one or more.
-    :param records: ``id``, and those of ``values``, ``sparse_values`` and ``metadata`` that exist.
+    :param records: ``id``, and those of ``values``, ``sparse_values``, ``metadata`` and ``namespace`` that exist.
     :param names: What the user calls these columns.
     :param violations: What the source itself found, by offset in ``records``; such a row is null there.
     :param metadata: The metadata as Python values, instead of a column: mappings, JSON texts, or nothing.

@@ -21,7 +21,7 @@ from pyarrow import types
 from airflow_pinecone_upsert.exceptions import SourceError
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
-from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, without_dictionary
+from airflow_pinecone_upsert.pipeline.read.chunk import NAMESPACE, PARTS, without_dictionary
 from airflow_pinecone_upsert.pipeline.read.hints import conversion_hint, is_variant
 from airflow_pinecone_upsert.pipeline.violation import preview_names
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _PANDAS_INDEX: Final = "__index_level_"
 """How pandas begins the name of a column that holds a nameless index."""
+
+_PLURALS: Final = {NAMESPACE: "namespaces"}
 
 _UUID_BYTES: Final = 16
 
@@ -85,6 +87,8 @@ class ColumnSelection:
         }
         if columns.metadata_columns is None:
             wanted["metadata"] = ("metadata_column", False)
+        if columns.namespace_column is not None:
+            wanted[NAMESPACE] = ("namespace_column", True)
         if ids_only:
             wanted = {"id": wanted["id"]}
         self._columns: dict[str, str] = {}
@@ -182,11 +186,12 @@ class ColumnSelection:
                 "JSON strings, structs or maps",
                 _is_text(kind) or types.is_map(kind) or (types.is_struct(kind) and not is_variant(kind)),
             ),
+            NAMESPACE: ("strings, integers or UUIDs", _is_text(kind) or types.is_integer(kind)),
         }
         description, fits = expected[part]
         if not fits and not types.is_null(kind):
             raise SourceError(
-                f"{self._origin}: column {name!r} is of type {field.type}, but {part} come as {description}. "
+                f"{self._origin}: column {name!r} is of type {field.type}, but {_PLURALS.get(part, part)} come as {description}. "
                 f"{conversion_hint(part, kind)}, or set {parameter} to another column."
             )
 

@@ -10,10 +10,16 @@ def conversion_hint(part: str, kind: pa.DataType) -> str:
     """
     Say how a column is converted, as the beginning of a sentence.
 
-    :param part: ``id``, ``values``, ``sparse_values`` or ``metadata``.
+    :param part: ``id``, ``values``, ``sparse_values``, ``metadata`` or ``namespace``.
     :param kind: The type of the column, of which encodings are undone.
     """
-    hint = {"id": _of_ids, "values": _of_values, "sparse_values": _of_sparse_values, "metadata": _of_metadata}[part]
+    hint = {
+        "id": _of_ids,
+        "values": _of_values,
+        "sparse_values": _of_sparse_values,
+        "metadata": _of_metadata,
+        "namespace": _of_namespaces,
+    }[part]
     return hint(kind)
 
 
@@ -55,6 +61,12 @@ def _of_metadata(kind: pa.DataType) -> str:
         if _is_binary(kind)
         else "Name it in metadata_columns, so that it becomes a key of the metadata"
     )
+
+
+def _of_namespaces(kind: pa.DataType) -> str:
+    if types.is_floating(kind):
+        return 'Cast it to integers, in pandas with astype("Int64")'
+    return "Name a column of single values" if types.is_nested(kind) else "Cast it to text"
 
 
 def is_variant(kind: pa.DataType) -> bool:

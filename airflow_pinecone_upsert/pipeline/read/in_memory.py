@@ -21,9 +21,10 @@ from pydantic import ConfigDict, ValidationError, ValidatorFunctionWrapHandler, 
 from airflow_pinecone_upsert.api.models import Record, SparseValues, to_id
 from airflow_pinecone_upsert.exceptions import SourceError
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.namespaces import VALID_NAMESPACE, to_namespace
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.position import Position
-from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, XCOM, Chunk, list_array, rows_per_chunk
+from airflow_pinecone_upsert.pipeline.read.chunk import NAMESPACE, PARTS, XCOM, Chunk, list_array, rows_per_chunk
 from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection, UnusedColumns
 from airflow_pinecone_upsert.pipeline.read.objects import SPARSE_FIELDS, fields_of, record_fields
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
@@ -117,7 +118,14 @@ class InMemorySource:
             yield self._chunk_of_records(rows, first_row)
 
     def _chunk_of_records(self, rows: Sequence[Any], first_row: int) -> Chunk:
-        return _chunk_of_records(rows, self._origin, first_row, text_values=self._columns.values_format == "json")
+        columns = self._columns
+        return _chunk_of_records(
+            rows,
+            self._origin,
+            first_row,
+            text_values=columns.values_format == "json",
+            namespace_key=columns.namespace_column,
+        )
 
     def _chunks_of_table(self, table: Any, shape: IndexShape, first_row: int) -> Iterator[Chunk]:
         size = rows_per_chunk(shape)
@@ -276,9 +284,11 @@ def _bytes_of_record(record: Any) -> int:
     return sum([python_bytes(part if isinstance(part, (str, dict)) else _without_class(part)) for part in parts])
 
 
-def _chunk_of_records(objects: Sequence[Any], origin: str, first_row: int, *, text_values: bool) -> Chunk:
+def _chunk_of_records(
+    objects: Sequence[Any], origin: str, first_row: int, *, text_values: bool, namespace_key: str | None
+) -> Chunk:
     rows_or_fields = [_mapping_or_sequence(one) for one in objects]
-    checked = [_checked(one, text_values=text_values) for one in rows_or_fields]
+    checked = [_checked(one, namespace_key, text_values=text_values) for one in rows_or_fields]
     records = [item if isinstance(item, Record) else None for item in checked]
     violations = {offset: item for offset, item in enumerate(checked) if isinstance(item, Violation)}
     sparse = [record.sparse_values if record else None for record in records]
@@ -294,9 +304,34 @@ def _chunk_of_records(objects: Sequence[Any], origin: str, first_row: int, *, te
             mask=pa.array([part is None for part in sparse]),
         ),
     }
+    names = PARTS
+    if namespace_key is not None:
+        names = {**PARTS, NAMESPACE: namespace_key}
+        namespaces = [_namespace(one, namespace_key) for one in rows_or_fields]
+        columns[NAMESPACE] = pa.array([one if isinstance(one, str) else None for one in namespaces], pa.string())
+        found = {offset: one for offset, one in enumerate(namespaces) if isinstance(one, Violation)}
+        violations = {**found, **violations}
     rows = range(first_row, first_row + len(objects))
     metadata = [record.metadata if record else None for record in records]
-    return Chunk(origin, rows, pa.RecordBatch.from_pydict(columns), PARTS, violations, metadata, objects)
+    return Chunk(origin, rows, pa.RecordBatch.from_pydict(columns), names, violations, metadata, objects)
+
+
+def _namespace(record: Any, key: str) -> str | Violation | None:
+    """
+    Return the namespace that a record names; None for that of the run.
+
+    A record without the key is not one for the namespace of the run: it could be another tenant's, with a misspelt key.
+    """
+    if not isinstance(record, Mapping) or key not in record:
+        remedy = f"Give each record, as a dict, the key {key!r}; None is the namespace of the task."
+        return Violation(key, "the record names no namespace", remedy)
+    value = record[key]
+    if value is None:
+        return None
+    try:
+        return to_namespace(value)
+    except ValueError as exc:
+        return Violation(key, str(exc), f"{VALID_NAMESPACE} Change it at its source.", preview(value))
 
 
 def _mapping_or_sequence(value: Any) -> Any:
@@ -304,7 +339,7 @@ def _mapping_or_sequence(value: Any) -> Any:
     return value if isinstance(value, (Record, Mapping, list, tuple)) else record_fields(value)
 
 
-def _checked(row: Any, *, text_values: bool) -> Record | Violation:
+def _checked(row: Any, namespace_key: str | None, *, text_values: bool) -> Record | Violation:
     if isinstance(row, Record):
         return row
     keys = ("id", "values", "metadata")
@@ -312,6 +347,8 @@ def _checked(row: Any, *, text_values: bool) -> Record | Violation:
         return Violation("record", f"a tuple of {len(row)}", "A tuple is (id, values) or (id, values, metadata).")
     try:
         fields = dict(row if isinstance(row, Mapping) else zip(keys, row, strict=False))
+        if namespace_key not in PARTS:
+            fields.pop(namespace_key, None)
         for name in fields.keys() & {"sparse_values", "sparseValues"}:
             fields[name] = _without_class(fields[name])
         if text_values and isinstance(fields.get("values"), str):

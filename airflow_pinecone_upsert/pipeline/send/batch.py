@@ -19,24 +19,15 @@ from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertReque
 log = logging.getLogger(__name__)
 
 
-class Batcher:
+class RequestSize:
     """
-    Fills requests greedily.
+    How many bytes a body may have, for all batchers of a run.
 
-    :param chunks: Records in order, none of them too long for a request.
-    :param envelope: The part of a request's body around the records.
-    :param max_records: Records in a request, at most.
-    :param max_bytes: Bytes of a body, at most.
+    :param max_bytes: At most.
     """
 
-    def __init__(
-        self, chunks: Iterable[EncodedRecords], envelope: Envelope, *, max_records: int, max_bytes: int
-    ) -> None:
-        self._chunks = chunks
-        self._envelope = envelope
-        self._max_records = max_records
-        self._max_bytes = max_bytes
-        self._waiting = EncodedRecords.none()
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
 
     def too_large(self, request: UpsertRequest) -> None:
         """
@@ -45,32 +36,66 @@ class Batcher:
         The halves of this one are sent in any case, so half of its size is what the next batches may have.
         """
         half = len(request.body) // 2
-        if len(request) > 1 and half < self._max_bytes:
-            self._max_bytes = half
+        if len(request) > 1 and half < self.max_bytes:
+            self.max_bytes = half
             log.warning(
                 "The server rejected the size of a request of %s bytes: further ones have at most %s.",
                 f"{len(request.body):,}",
                 f"{half:,}",
             )
 
+
+class Batcher:
+    """
+    Fills requests greedily.
+
+    :param chunks: Records in order, none of them too long for a request.
+    :param envelope: The part of a request's body around the records.
+    :param max_records: Records in a request, at most.
+    :param size: Bytes of a body, at most; it may become less meanwhile.
+    """
+
+    def __init__(
+        self, chunks: Iterable[EncodedRecords], envelope: Envelope, *, max_records: int, size: RequestSize
+    ) -> None:
+        self._chunks = chunks
+        self._envelope = envelope
+        self._max_records = max_records
+        self._size = size
+        self._waiting = EncodedRecords.none()
+
     def __iter__(self) -> Iterator[UpsertRequest]:
         """Yield the requests, in order."""
         for records in self._chunks:
-            self._waiting.extend(records)
+            self.extend(records)
             del records
-            yield from self._full()
+            yield from self.full()
+        yield from self.rest()
+
+    @property
+    def waiting(self) -> EncodedRecords:
+        """The records that are in no request yet."""
+        return self._waiting
+
+    def extend(self, records: EncodedRecords) -> None:
+        """Append records to those that wait."""
+        self._waiting.extend(records)
+
+    def rest(self) -> Iterator[UpsertRequest]:
+        """Yield requests of all records that wait, the last one of which may not be full."""
         while self._waiting.ids:  # also fewer than fit; a lowered bound may make them more than one request
             count = next(self._full_counts(), len(self._waiting.ids))
             yield self._take(count)
 
-    def _full(self) -> Iterator[UpsertRequest]:
+    def full(self) -> Iterator[UpsertRequest]:
+        """Yield the requests that are certainly full."""
         max_bytes = None
-        while max_bytes != self._max_bytes:  # counted again where the server has lowered it in between
-            max_bytes = self._max_bytes
+        while max_bytes != self._size.max_bytes:  # counted again where the server has lowered it in between
+            max_bytes = self._size.max_bytes
             # All counts before the first batch is taken, because taking shortens what they are counted in.
             for count in list(self._full_counts()):
                 yield self._take(count)
-                if max_bytes != self._max_bytes:
+                if max_bytes != self._size.max_bytes:
                     break
 
     def _take(self, count: int) -> UpsertRequest:
@@ -81,7 +106,7 @@ class Batcher:
     def _full_counts(self) -> Iterator[int]:
         """Yield the number of records of each batch that is certainly full; what follows the last one may yet grow."""
         ids, bodies = self._waiting.ids, self._waiting.bodies
-        max_bytes = self._max_bytes - self._envelope.size
+        max_bytes = self._size.max_bytes - self._envelope.size
         # One separator for each record but the first: count it for all, and allow for one more.
         separator = len(self._envelope.separator)
         ends_at = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)) + separator)

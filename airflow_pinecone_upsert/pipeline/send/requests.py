@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Protocol
 import orjson
 from typing_extensions import Self
 
-from airflow_pinecone_upsert.api.endpoints import DELETE, UPSERT, Body, Endpoint
+from airflow_pinecone_upsert.api.endpoints import DELETE, UPSERT, Body, Endpoint, shown_namespace
 from airflow_pinecone_upsert.api.models import DeleteResponse, UpsertResponse
 from airflow_pinecone_upsert.pipeline.encode.json_format import JSON
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
@@ -44,7 +44,12 @@ class Request(Protocol):
 
     @property
     def ids(self) -> Collection[str]:
-        """The ids that it writes: two requests that share one are never in flight together."""
+        """The ids that it writes: two requests that share one of a namespace are never in flight together."""
+        ...
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that it writes to; ``""`` is the default one."""
         ...
 
     @property
@@ -77,10 +82,12 @@ class Envelope:
 
     :param namespace: Left out of the body where it is the default one.
     :param wire_format: How the body is written.
+    :param is_one_of_many: The records named their namespace.
     """
 
     namespace: str = ""
     wire_format: WireFormat = JSON
+    is_one_of_many: bool = False
 
     @property
     def head(self) -> bytes:
@@ -149,7 +156,7 @@ class UpsertRequest:
     """
     An upsert of some records.
 
-    :param records: In the order of the source; one or more, no id twice.
+    :param records: In the order of the source; one or more, all of the envelope's namespace, no id twice.
     :param envelope: The part of the body around them.
     """
 
@@ -166,6 +173,11 @@ class UpsertRequest:
     def ids(self) -> Sequence[str]:
         """The id of each record."""
         return self.records.ids
+
+    @property
+    def namespace(self) -> str:
+        """That of the records."""
+        return self.envelope.namespace
 
     @cached_property
     def body(self) -> RequestBody:
@@ -192,7 +204,8 @@ class UpsertRequest:
     def location(self) -> str:
         """Where these records come from, for a message."""
         parts = [f"{rows.origin}, rows {rows.start} to {rows.stop - 1}" for rows in _spans(self.row_ranges)]
-        return "; ".join(parts if len(parts) <= _MAX_RANGES_SHOWN else [parts[0], "…", parts[-1]])
+        where = "; ".join(parts if len(parts) <= _MAX_RANGES_SHOWN else [parts[0], "…", parts[-1]])
+        return f"namespace {shown_namespace(self.namespace)!r}, {where}" if self.envelope.is_one_of_many else where
 
     def halves(self) -> tuple[Self, Self]:
         """Split two or more records in the middle."""

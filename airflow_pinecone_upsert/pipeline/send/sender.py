@@ -5,10 +5,12 @@ What to do about a failure is decided by ``policy``, how fast requests may start
 
 * All state belongs to the caller's thread. A transport's threads carry one request each and deliver what became of it.
 * At most ``max_unsettled`` requests are in flight, and no new one is started while as many are unsettled, that is in
-  flight or waiting for a retry. One more is pulled in advance, so that it is encoded while others are being answered.
+  flight or waiting for a retry. One more is pulled in advance, so that it is encoded while others are being answered. Of
+  many namespaces more are pulled, while the rate limiters of those that were pulled hold them back.
 * Of a request that was split, the smallest part is sent first, so that few parts wait. After a rejection, and until the
   server has accepted a request, only one is in flight: if the server rejects everything, few requests show it.
-* Two requests that share an id are never unsettled together, so the last one in the source is the last one written.
+* Two requests that share an id of a namespace are never unsettled together, and those of one namespace start in order, so
+  the last one in the source is the last one written.
 * Every request that was started is confirmed, or is reported as rejected or failed, before :meth:`Sender.wind_down`
   ends.
 """
@@ -32,12 +34,15 @@ from airflow_pinecone_upsert.exceptions import (
 )
 from airflow_pinecone_upsert.pipeline.cancellation import GRACE_S, POLL_INTERVAL_S, CancellationToken
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure, Rejection, RequestT
+from airflow_pinecone_upsert.pipeline.send.limiters import Limiters, SharedLimiter
 from airflow_pinecone_upsert.pipeline.send.policy import Abort, Reject, Retry, Split, decide, retry_after_s
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.requests import Request
 from airflow_pinecone_upsert.pipeline.send.transport import Completion, Transport
 
 log = logging.getLogger(__name__)
+
+_NOTHING: Final[frozenset[str]] = frozenset()
 
 _UNANSWERED: Final = "The run ended before the server answered. Running it again is safe."
 
@@ -68,7 +73,8 @@ class Sender(Generic[RequestT]):
 
     :param requests: Pulled one in advance of what is started.
     :param transport: Carries the requests.
-    :param rate_limiter: When the next one may start.
+    :param rate_limiter: When the next one may start, in all namespaces or in each.
+    :param max_pulled: Requests pulled in advance, at most.
     :param max_unsettled: Requests in flight or waiting for a retry, at most. The halves of a request that was split
         wait for each other: they are in flight within this bound.
     :param random: For the backoff.
@@ -83,7 +89,8 @@ class Sender(Generic[RequestT]):
         requests: Iterator[RequestT],
         transport: Transport[RequestT],
         *,
-        rate_limiter: RateLimiter,
+        rate_limiter: RateLimiter | Limiters,
+        max_pulled: int = 1,
         max_unsettled: int,
         random: Random,
         cancellation: CancellationToken,
@@ -93,7 +100,8 @@ class Sender(Generic[RequestT]):
     ) -> None:
         self._requests = requests
         self._transport = transport
-        self._rate_limiter = rate_limiter
+        self._limiters = SharedLimiter(rate_limiter) if isinstance(rate_limiter, RateLimiter) else rate_limiter
+        self._max_pulled = max_pulled
         self._max_unsettled = max_unsettled
         self._random = random
         self._cancellation = cancellation
@@ -104,8 +112,8 @@ class Sender(Generic[RequestT]):
         self._on_turn = on_turn
         self._in_flight: dict[RequestT, tuple[_Unsettled[RequestT], float]] = {}  # with the time of its start
         self._waiting: list[_Unsettled[RequestT]] = []  # for a retry
-        self._next: RequestT | None = None  # pulled, and not started yet
-        self._unsettled_ids: set[str] = set()  # of those in flight and waiting
+        self._pulled: list[RequestT] = []  # and not started yet
+        self._unsettled_ids: dict[str, set[str]] = {}  # of those in flight and waiting, by namespace
 
     def send_all(self, enter: Callable[[Event[RequestT]], None]) -> None:
         """
@@ -179,7 +187,7 @@ class Sender(Generic[RequestT]):
         if chosen is None:
             return None
         now = self._transport.now()
-        pause_s = max(chosen.not_before_s - now, self._rate_limiter.wait_s(now))
+        pause_s = self._pause_s(chosen, now)
         if pause_s > 0:
             return pause_s
         self._cancellation.raise_if_cancelled()  # once more: choosing may have included reading and encoding
@@ -187,32 +195,54 @@ class Sender(Generic[RequestT]):
         return 0.0
 
     def _choose(self) -> _Unsettled[RequestT] | None:
-        """Choose what starts next: a retry that is due, else a new request, else the retry that is due first."""
-        if self._next is None:
-            self._next = next(self._requests, None)
+        """Choose what starts next: a retry that is due, else a new request, else what may start first."""
+        self._pull()
         is_doubtful = self._rejected_at_first > 0 and not self._is_proven
         if len(self._in_flight) >= (1 if is_doubtful else self._max_unsettled):
             return None
-        retry = min(self._waiting, key=lambda one: (one.not_before_s, len(one.request)), default=None)
-        if retry is not None and retry.not_before_s <= self._transport.now():
-            return retry
-        return self._new() or retry
+        now = self._transport.now()
 
-    def _new(self) -> _Unsettled[RequestT] | None:
+        def priority(one: _Unsettled[RequestT]) -> tuple[float, float, int]:
+            return max(0.0, self._pause_s(one, now)), one.not_before_s, len(one.request)
+
+        retry = min(self._waiting, key=priority, default=None)
+        candidates = [one for one in (retry, self._new(now)) if one is not None]
+        return min(candidates, key=lambda one: max(0.0, self._pause_s(one, now)), default=None)
+
+    def _pull(self) -> None:
+        """Pull one request in advance, and further ones while none of those of other namespaces may start."""
+        now = self._transport.now()
+        while len(self._pulled) < self._max_pulled:
+            if self._pulled and any(self._limiters.of(one.namespace).wait_s(now) <= 0 for one in self._pulled):
+                return
+            request = next(self._requests, None)
+            if request is None:
+                return
+            self._pulled.append(request)
+
+    def _pause_s(self, one: _Unsettled[RequestT], now: float) -> float:
+        return max(one.not_before_s - now, self._limiters.of(one.request.namespace).wait_s(now))
+
+    def _new(self, now: float) -> _Unsettled[RequestT] | None:
+        """Return the new request that may start first, of each namespace only the first one."""
         if len(self._in_flight) + len(self._waiting) >= self._max_unsettled:
             return None
-        if self._next is None or not self._unsettled_ids.isdisjoint(self._next.ids):
-            return None
-        return _Unsettled(self._next)
+        firsts = {one.namespace: one for one in reversed(self._pulled)}
+        free = [
+            _Unsettled(one)
+            for one in self._pulled
+            if firsts[one.namespace] is one and self._unsettled_ids.get(one.namespace, _NOTHING).isdisjoint(one.ids)
+        ]
+        return min(free, key=lambda one: max(0.0, self._pause_s(one, now)), default=None)
 
     def _start(self, one: _Unsettled[RequestT], now: float) -> None:
         if one.is_repeat:
             self._waiting.remove(one)
         else:
-            self._unsettled_ids.update(one.request.ids)
-            self._next = None
+            self._unsettled_ids.setdefault(one.request.namespace, set()).update(one.request.ids)
+            self._pulled.remove(one.request)
         self._in_flight[one.request] = one, now
-        self._rate_limiter.started(one.request.rate_units, now)
+        self._limiters.of(one.request.namespace).started(one.request.rate_units, now)
         self._transport.start(one.request)
 
     def _complete(self, completion: Completion[RequestT]) -> tuple[_Unsettled[RequestT], Attempt[RequestT], int]:
@@ -222,7 +252,7 @@ class Sender(Generic[RequestT]):
         confirmed = max(confirmed, one.confirmed)  # what an earlier response confirmed stays confirmed
         now = self._transport.now()
         if isinstance(error, RateLimitError):
-            self._rate_limiter.throttled(started_s, retry_after_s(error), now)
+            self._limiters.of(one.request.namespace).throttled(started_s, retry_after_s(error), now)
         attempt = Attempt(
             one.request,
             completion.body_bytes,
@@ -234,12 +264,18 @@ class Sender(Generic[RequestT]):
         )
         return one, attempt, confirmed
 
+    def _forget_ids(self, request: RequestT) -> None:
+        unsettled = self._unsettled_ids[request.namespace]
+        unsettled.difference_update(request.ids)
+        if not unsettled:
+            del self._unsettled_ids[request.namespace]
+
     def _settle(self, completion: Completion[RequestT]) -> list[Event[RequestT]]:
         one, attempt, confirmed = self._complete(completion)
         request, error = one.request, attempt.error
         if error is None:
             self._is_proven = True
-            self._unsettled_ids.difference_update(request.ids)
+            self._forget_ids(request)
             return [attempt]
         is_rejected_at_first = isinstance(error, BadRequestError) and not self._is_proven
         self._rejected_at_first += is_rejected_at_first
@@ -269,7 +305,7 @@ class Sender(Generic[RequestT]):
                 )
                 self._waiting += [_Unsettled(half, is_repeat=True, error=error) for half in request.halves()]
             case Reject():
-                self._unsettled_ids.difference_update(request.ids)
+                self._forget_ids(request)
                 return [attempt, Rejection(request, error)]
             case Abort():
                 if isinstance(error, BadRequestError):

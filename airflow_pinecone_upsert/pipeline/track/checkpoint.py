@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import orjson
@@ -19,11 +19,16 @@ from airflow_pinecone_upsert.exceptions import TransientError
 from airflow_pinecone_upsert.pipeline.counts import Counts
 from airflow_pinecone_upsert.pipeline.position import Position, RowRange
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
+from airflow_pinecone_upsert.pipeline.report import Written
+from airflow_pinecone_upsert.pipeline.track.compact import compact_ranges, expanded_ranges, packed, unpacked
 
 log = logging.getLogger(__name__)
 
 _FORMAT: Final = 2
 """Raised when the stored form changes: a checkpoint of another format is not used."""
+
+_MAX_CHARS: Final = 200_000
+"""Of a stored checkpoint. Airflow recommends 64 KB; 300 namespaces, of which all rows alternate, take about 20 KB."""
 
 _PROGRESS: Final = "progress"
 _KEY: Final = "resume"
@@ -56,6 +61,7 @@ class CheckpointState:
     :param counts: The counters; of records, those that need not be sent again.
     :param rejects_paths: The files of rejected records.
     :param lsn: The log sequence number of the last write; None where the server reports none.
+    :param namespaces: Of the counted records, those of each namespace.
     """
 
     position: Position
@@ -63,15 +69,17 @@ class CheckpointState:
     counts: Counts
     rejects_paths: tuple[str, ...]
     lsn: int | None = None
+    namespaces: Mapping[str, Written] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the stored form."""
         return {
             "position": list(self.position),
-            "settledAfter": [list(rows) for rows in self.settled_after],
+            "settledAfter": compact_ranges(self.settled_after),
             "counts": self.counts.as_json(),
             "rejectsPaths": list(self.rejects_paths),
             "lsn": self.lsn,
+            "namespaces": packed({name: list(written) for name, written in self.namespaces.items()}),
         }
 
     @classmethod
@@ -87,10 +95,11 @@ class CheckpointState:
         lsn = value.get("lsn")  # absent in a checkpoint of an earlier version
         return cls(
             Position(str(origin), int(row)),
-            tuple(RowRange(str(name), int(start), int(stop)) for name, start, stop in value["settledAfter"]),
+            tuple(expanded_ranges(value["settledAfter"])),
             Counts.from_json(value["counts"]),
             tuple(map(str, value["rejectsPaths"])),
             None if lsn is None else int(lsn),
+            {name: Written(*written) for name, written in unpacked(value.get("namespaces", {})).items()},
         )
 
 
@@ -131,6 +140,7 @@ class Checkpoint(TaskState):
         super().__init__(store)
         self._identity = {what: _digest(value) for what, value in identity.items()}
         self._source = source
+        self._is_too_long = False
         self._content: Any = None  # the digest in the checkpoint that this try resumes from
 
     def load(self) -> CheckpointState | None:
@@ -175,7 +185,20 @@ class Checkpoint(TaskState):
         begun = {rows.origin for rows in state.settled_after}
         content = self._source.content_digest(state.position, begun, self._content)
         stored = {"format": _FORMAT, "identity": self._identity, "content": content, **state.as_json()}
-        self._set(_KEY, orjson.dumps(stored).decode())  # as text, which the UI shows in a few lines instead of fifty
+        text = orjson.dumps(stored).decode()  # as text, which the UI shows in a few lines instead of fifty
+        if len(text) > _MAX_CHARS:
+            self._log_too_long(len(text))  # the one before is still true: what came after it is sent again
+        else:
+            self._set(_KEY, text)
+
+    def _log_too_long(self, length: int) -> None:
+        if not self._is_too_long:
+            self._is_too_long = True
+            log.warning(
+                "The checkpoint would have %s characters, for so many namespaces or files, and is not saved: a retry sends "
+                "more again. Divide the source among several tasks.",
+                f"{length:,}",
+            )
 
     def discard(self) -> None:
         """

@@ -19,11 +19,11 @@ class DistinctIds:
         self._hashes: list[npt.NDArray[np.int64]] = []
         self._counted = 0
 
-    def add(self, ids: Collection[str]) -> None:
-        """Count the ids of a request; once there are too many of them, none."""
+    def add(self, ids: Collection[str], namespace: str = "") -> None:
+        """Count the ids of a request, of each namespace for itself; once there are too many of them, none."""
         if self._counted <= MAX_COUNTED:
             self._counted += len(ids)
-            self._hashes.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
+            self._hashes.append(np.fromiter(map(hash, ids), np.int64, len(ids)) ^ hash(namespace))
         else:
             self._hashes.clear()
 

@@ -19,7 +19,7 @@ from airflow_pinecone_upsert.api.models import to_id
 from airflow_pinecone_upsert.exceptions import RecordError
 from airflow_pinecone_upsert.pipeline.encode.metadata import is_missing, legible, readable_column, readable_json
 from airflow_pinecone_upsert.pipeline.encode.vector_forms import plain_lists
-from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk, stored_value
+from airflow_pinecone_upsert.pipeline.read.chunk import NAMESPACE, PARTS, Chunk, stored_value
 from airflow_pinecone_upsert.pipeline.read.columns import is_list_of_numbers
 from airflow_pinecone_upsert.pipeline.read.objects import SPARSE_FIELDS, fields_of, record_fields
 
@@ -29,6 +29,7 @@ _COLUMNS: Final[Mapping[str, pa.DataType]] = {
     "file": pa.string(),
     "row": pa.int64(),
     "id": pa.string(),
+    "namespace": pa.string(),
     "reason": pa.string(),
     "field": pa.string(),
     "detail": pa.string(),
@@ -41,7 +42,7 @@ _COLUMNS: Final[Mapping[str, pa.DataType]] = {
 SCHEMA: Final = pa.schema(_COLUMNS)
 """
 The columns of a file of rejects. Once fixed, it is a source with the default column names; ``record`` is the whole
-record as JSON where a part of it fits no column.
+record as JSON where a part of it fits no column. ``namespace`` is what the record names, where records name namespaces.
 """
 
 _TUPLE: Final = ("id", "values", "metadata")
@@ -55,7 +56,7 @@ def reject_row(error: RecordError, record: Mapping[str, Any]) -> dict[str, Any]:
     :param record: ``id``, ``values``, ``sparse_values`` and ``metadata`` as the source has them, and anything else that
         it has.
     """
-    parts = {part: _fitting(part, record.get(part)) for part in PARTS}
+    parts = {part: _fitting(part, record.get(part)) for part in (*PARTS, NAMESPACE)}
     fits = all(parts.get(name) is not None for name, part in record.items() if part is not None)
     return {
         "file": error.origin,
@@ -72,7 +73,10 @@ def source_record(chunk: Chunk, row: int) -> Mapping[str, Any]:
     """Return a record as its source has it, under the names of :data:`SCHEMA`."""
     offset = bisect_left(chunk.rows, row)
     if chunk.objects:
-        return _python_record(chunk.objects[offset])
+        found = dict(_python_record(chunk.objects[offset]))
+        if NAMESPACE in chunk.names:
+            found[NAMESPACE] = found.pop(chunk.names[NAMESPACE], None)
+        return found
     record: dict[str, Any] = {}
     if chunk.metadata is not None:
         record["metadata"] = None if is_missing(chunk.metadata[offset]) else chunk.metadata[offset]
@@ -88,9 +92,13 @@ def source_record(chunk: Chunk, row: int) -> Mapping[str, Any]:
     return record
 
 
-def sent_record(decoded: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a record as it was sent, under the names of :data:`SCHEMA`."""
-    return _renamed(decoded)
+def sent_record(decoded: Mapping[str, Any], namespace: str | None = None) -> Mapping[str, Any]:
+    """
+    Return a record as it was sent, under the names of :data:`SCHEMA`.
+
+    :param namespace: Where the records name theirs.
+    """
+    return {**_renamed(decoded), **({} if namespace is None else {NAMESPACE: namespace})}
 
 
 def _python_record(row: Any) -> Mapping[str, Any]:
@@ -114,7 +122,7 @@ def _fitting(name: str, part: Any) -> Any:
         return None
     try:
         match name:
-            case "id":
+            case "id" | "namespace":
                 return _text(to_id(part))
             case "values":
                 return _numbers(part, pa.float64())

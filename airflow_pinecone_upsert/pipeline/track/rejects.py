@@ -20,6 +20,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from airflow_pinecone_upsert.api.endpoints import shown_namespace
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError, RecordError, SetupError
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 from airflow_pinecone_upsert.pipeline.read.files import url_of
@@ -108,7 +109,7 @@ class Rejects:
         :param request: A request of this record alone.
         :raises RecordError: One more than is allowed.
         """
-        [origin], [row], [record_id], [body], _ = request.records
+        [origin], [row], [record_id], [body], _, _ = request.records
         response = error.response
         detail = f"{response.status} “{response.message}”" if response else str(error)
         rejected = RecordError(
@@ -122,7 +123,9 @@ class Rejects:
         rejected.response = response
         rejected.__cause__ = error
         if self._files is not None:
-            self._files.add([reject_row(rejected, sent_record(request.envelope.wire_format.decode(body)))])
+            envelope = request.envelope
+            namespace = shown_namespace(envelope.namespace) if envelope.is_one_of_many else None
+            self._files.add([reject_row(rejected, sent_record(envelope.wire_format.decode(body), namespace))])
         self._take([rejected], among=1)
 
     def write(self) -> None:

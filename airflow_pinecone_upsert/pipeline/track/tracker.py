@@ -15,6 +15,7 @@ from airflow_pinecone_upsert.pipeline.encode.encoder import EncodedChunk
 from airflow_pinecone_upsert.pipeline.position import Position, RowRange, gaps
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
+from airflow_pinecone_upsert.pipeline.report import Written
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure, Rejection
 from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 from airflow_pinecone_upsert.pipeline.track.checkpoint import CheckpointState
@@ -45,6 +46,7 @@ class RunTracker:
         self._started_s = started_s
         self._last_rejection: Rejection[UpsertRequest] | None = None
         self._distinct = DistinctIds()
+        self._written = dict(earlier.namespaces) if earlier else {}
         self.lsn = earlier.lsn if earlier else None
         self.failures: list[Failure[UpsertRequest]] = []
 
@@ -96,7 +98,8 @@ class RunTracker:
                 self._counts += event.counts
                 self.lsn = later_lsn(self.lsn, event.response)
                 if event.error is None:
-                    self._distinct.add(event.request.ids)
+                    self._distinct.add(event.request.ids, event.request.namespace)
+                    self._note_written(event.request.namespace, event.confirmed, event.response)
                     self._settle(event.request)
             case Rejection():
                 self._rejects.take_rejected(event.request, event.error)
@@ -105,6 +108,19 @@ class RunTracker:
                 self._last_rejection = event
             case Failure():
                 self.failures.append(event)
+
+    def _note_written(self, namespace: str, count: int, response: object) -> None:
+        known = self._written.get(namespace, Written(0))
+        self._written[namespace] = Written(known.upserted + count, later_lsn(known.lsn, response))
+
+    def namespaces(self) -> dict[str, Written]:
+        """Return what the server confirmed in each namespace, over all tries."""
+        found = dict(self._written)
+        for failure in self.failures:
+            if failure.confirmed:
+                known = found.get(failure.request.namespace, Written(0))
+                found[failure.request.namespace] = known._replace(upserted=known.upserted + failure.confirmed)
+        return found
 
     @property
     def total_rejection(self) -> PineconeUpsertError | None:
@@ -133,7 +149,9 @@ class RunTracker:
         if position is None:
             return None
         settled_after = tuple(self._watermark.settled_after)
-        return CheckpointState(position, settled_after, self.counts(now), self._rejects.paths, self.lsn)
+        return CheckpointState(
+            position, settled_after, self.counts(now), self._rejects.paths, self.lsn, dict(self._written)
+        )
 
     def _settle(self, request: UpsertRequest) -> None:
         for rows in request.row_ranges:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from airflow_pinecone_upsert.pipeline.encode.json_format import JSON
 from airflow_pinecone_upsert.pipeline.encode.protobuf_format import PROTOBUF
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
-from airflow_pinecone_upsert.pipeline.send.batch import Batcher
+from airflow_pinecone_upsert.pipeline.send.batch import Batcher, RequestSize
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
 from tests.pipeline.sent import message_of
 
@@ -19,9 +19,9 @@ DEFAULT = Envelope()
 
 
 def record(row, record_id, padding=0, origin="XCom"):
-    """Return one record: origin, row, id, JSON and entry."""
+    """Return one record: origin, row, id, JSON, entry and namespace."""
     body = orjson.dumps({"id": record_id, "row": row, "text": "x" * padding})
-    return origin, row, record_id, body, b"entry %d" % row
+    return origin, row, record_id, body, b"entry %d" % row, ""
 
 
 def encoded(records):
@@ -59,7 +59,7 @@ NAMESPACES = st.text(st.characters(max_codepoint=127), max_size=20)
 def test_batches_are_full_in_order_and_complete(chunks, namespace, max_records, max_bytes, wire_format):
     source = map(encoded, chunks)
     envelope = Envelope(namespace, wire_format)
-    batches = list(Batcher(source, envelope, max_records=max_records, max_bytes=max_bytes))
+    batches = list(Batcher(source, envelope, max_records=max_records, size=RequestSize(max_bytes)))
 
     assert [one for batch in batches for one in records_of(batch)] == [one for chunk in chunks for one in chunk]
     for batch, following in zip_longest(batches, batches[1:]):
@@ -74,7 +74,7 @@ def test_batches_are_full_in_order_and_complete(chunks, namespace, max_records, 
 
 @given(chunks=chunked_records(), namespace=NAMESPACES)
 def test_a_body_is_json_of_the_records_and_the_namespace(chunks, namespace):
-    for batch in Batcher(map(encoded, chunks), Envelope(namespace), max_records=7, max_bytes=5_000):
+    for batch in Batcher(map(encoded, chunks), Envelope(namespace), max_records=7, size=RequestSize(5_000)):
         body = orjson.loads(b"".join(batch.body))
         assert body.pop("vectors") == [orjson.loads(one) for one in batch.records.bodies]
         assert body == ({"namespace": namespace} if namespace else {})
@@ -83,7 +83,9 @@ def test_a_body_is_json_of_the_records_and_the_namespace(chunks, namespace):
 
 def test_a_body_of_protobuf_is_the_records_and_the_namespace():
     bodies = [PROTOBUF.encode(f"r{row}", np.float32([row, 1]), None, {"n": row}) for row in range(300)]
-    records = EncodedRecords(["XCom"] * 300, list(range(300)), [f"r{row}" for row in range(300)], bodies, [b""] * 300)
+    records = EncodedRecords(
+        ["XCom"] * 300, list(range(300)), [f"r{row}" for row in range(300)], bodies, [b""] * 300, ["n" * 300] * 300
+    )
     message = message_of(UpsertRequest(records, Envelope("n" * 300, PROTOBUF)))
     assert [(one["id"], one["values"].tolist(), one["metadata"]) for one in message["vectors"]] == [
         (f"r{row}", [row, 1], {"n": row}) for row in range(300)
@@ -120,7 +122,7 @@ def test_a_batch_that_is_full_to_the_byte(wire_format):
     envelope = Envelope("ns", wire_format)
     both = request_of(two, envelope)
     for max_bytes, counts in [(len(both.body), [2]), (len(both.body) - 1, [1, 1])]:
-        batches = Batcher([encoded(two)], envelope, max_records=9, max_bytes=max_bytes)
+        batches = Batcher([encoded(two)], envelope, max_records=9, size=RequestSize(max_bytes))
         assert [len(batch) for batch in batches] == counts
 
 
@@ -132,7 +134,7 @@ def test_no_more_chunks_are_read_than_a_request_needs():
             pulled.append(row)
             yield encoded([record(row, str(row))])
 
-    batches = iter(Batcher(chunks(), Envelope(), max_records=3, max_bytes=10_000))
+    batches = iter(Batcher(chunks(), Envelope(), max_records=3, size=RequestSize(10_000)))
     next(batches)
     assert pulled == [0, 1, 2]
 
@@ -154,11 +156,12 @@ def test_half_the_size_that_the_server_rejected_is_the_limit_from_then_on():
     chunks = [
         encoded([record(row, f"record {row:03}", 80) for row in range(start, start + 50)]) for start in (0, 50, 100)
     ]
-    batcher = Batcher(chunks, DEFAULT, max_records=1_000, max_bytes=4_000)
+    size = RequestSize(4_000)
+    batcher = Batcher(chunks, DEFAULT, max_records=1_000, size=size)
     requests = iter(batcher)
     first = next(requests)
     assert len(first) > 20
-    batcher.too_large(first)
+    size.too_large(first)
     others = list(requests)
     assert [one for request in [first, *others] for one in records_of(request)] == [
         one for chunk in chunks for one in zip(*chunk, strict=True)
@@ -168,14 +171,13 @@ def test_half_the_size_that_the_server_rejected_is_the_limit_from_then_on():
 
 
 def test_a_record_beyond_a_lowered_limit_is_sent_alone():
-    batcher = Batcher(
-        [encoded([record(row, str(row), 400) for row in range(6)])], DEFAULT, max_records=2, max_bytes=900
-    )
+    size = RequestSize(900)
+    batcher = Batcher([encoded([record(row, str(row), 400) for row in range(6)])], DEFAULT, max_records=2, size=size)
     requests = iter(batcher)
     first = next(requests)
-    batcher.too_large(first)
+    size.too_large(first)
     second = next(requests)
-    batcher.too_large(second)  # one record cannot be split, so it lowers nothing
+    size.too_large(second)  # one record cannot be split, so it lowers nothing
     assert [len(request) for request in [first, second, *requests]] == [2, 1, 1, 1, 1]
 
 

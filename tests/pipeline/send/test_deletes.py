@@ -25,7 +25,7 @@ def deletes_of(count, *, size):
 
 def upsert_of(record_id, row):
     body = orjson.dumps({"id": record_id, "row": row})
-    return UpsertRequest(EncodedRecords(["XCom"], [row], [record_id], [body], [b""]), Envelope())
+    return UpsertRequest(EncodedRecords(["XCom"], [row], [record_id], [body], [b""], [""]), Envelope())
 
 
 def unlimited():

@@ -103,7 +103,7 @@ class Client:
         rate_limiter = rate_limiter or RateLimiter(REQUESTS_PER_SECOND, BYTES_PER_SECOND, self._random.random)
         source = (
             UpsertRequest(
-                EncodedRecords(["f"], [number], [str(number)], [b"x" * (BODY_BYTES - Envelope().size)], [b""]),
+                EncodedRecords(["f"], [number], [str(number)], [b"x" * (BODY_BYTES - Envelope().size)], [b""], [""]),
                 Envelope(),
             )
             for number in range(requests)

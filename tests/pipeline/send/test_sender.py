@@ -14,7 +14,7 @@ from airflow_pinecone_upsert import exceptions
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
 from airflow_pinecone_upsert.pipeline.cancellation import POLL_INTERVAL_S, CancellationToken
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
-from airflow_pinecone_upsert.pipeline.send.batch import Batcher
+from airflow_pinecone_upsert.pipeline.send.batch import Batcher, RequestSize
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Failure, Rejection
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope
@@ -25,8 +25,8 @@ from tests.pipeline.send.simulated_transport import OK, Outcome, SimulatedTransp
 def requests_of(ids, *, size=1):
     ids = list(ids)
     bodies = [orjson.dumps({"id": record_id, "row": row}) for row, record_id in enumerate(ids)]
-    records = EncodedRecords(["XCom"] * len(ids), list(range(len(ids))), ids, bodies, [b""] * len(ids))
-    return Batcher([records], Envelope(), max_records=size, max_bytes=100_000)
+    records = EncodedRecords(["XCom"] * len(ids), list(range(len(ids))), ids, bodies, [b""] * len(ids), [""] * len(ids))
+    return Batcher([records], Envelope(), max_records=size, size=RequestSize(100_000))
 
 
 def unlimited() -> RateLimiter:

@@ -111,7 +111,7 @@ def test_ten_million_rows_that_need_no_sending_take_no_memory_and_move_the_water
     source, nothing = Numbered(), EncodedRecords.none()
     tracker = RunTracker(source, Rejects(0, None), None, 0.0)
     empty = pa.RecordBatch.from_pydict({"id": pa.array([], pa.string())})
-    first = EncodedRecords(["f"], [0], ["r0"], [b"{}"], [b""])
+    first = EncodedRecords(["f"], [0], ["r0"], [b"{}"], [b""], [""])
     tracemalloc.start()
     for rows in source.ranges():
         pending = Chunk("f", [], empty, PARTS)
