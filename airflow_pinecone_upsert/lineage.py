@@ -79,13 +79,14 @@ def _add_event(outlets: Iterable[Any], context: Context, output: dict[str, Any],
         events[alias].add(asset, extra=output)
 
 
-def report_to_hook_lineage(hook: BaseHook, source: RecordSource, index_host: str, namespace: str) -> None:
+def report_to_hook_lineage(hook: BaseHook, source: RecordSource, index_host: str, namespace: str | None) -> None:
     """
     Report to Airflow what a hook reads and writes, for tasks whose operator does not report lineage itself.
 
     What else the task reads is reported by the hooks that read it.
 
     :param source: Its files are reported; records in memory are not a dataset.
+    :param namespace: None where the records name theirs, which nothing knows before they are read.
     """
     try:
         from airflow.providers.common.compat.sdk import get_hook_lineage_collector
@@ -94,7 +95,8 @@ def report_to_hook_lineage(hook: BaseHook, source: RecordSource, index_host: str
         parquet = _parquet(source)
         for file in parquet.files[:_MAX_FILES_NAMED] if parquet else ():
             collector.add_input_asset(context=hook, uri=f"file://{file.path}" if file.is_local else file.url)
-        collector.add_output_asset(context=hook, uri=pinecone_asset(index_host, namespace).uri)
+        if namespace is not None:
+            collector.add_output_asset(context=hook, uri=pinecone_asset(index_host, namespace).uri)
     except Exception:
         log.warning("This upsert could not be reported to hook lineage.", exc_info=True)
 
@@ -132,19 +134,26 @@ def openlineage(trace: Trace | None) -> OperatorLineage[Any, Any]:
     if trace is None or trace.report is None:
         return OperatorLineage()
     try:
-        outputs = [] if trace.report.is_dry_run else [_output(trace.report)]
+        outputs = [] if trace.report.is_dry_run else _outputs(trace.report)
         return OperatorLineage(inputs=list(_inputs(trace.source)), outputs=outputs)
     except Exception:
         log.warning("This upsert could not be reported to OpenLineage.", exc_info=True)
         return OperatorLineage()
 
 
-def _output(report: UpsertReport) -> OutputDataset:
+def _outputs(report: UpsertReport) -> list[OutputDataset]:
+    """Return one dataset; where the records name their namespaces, one for each of the largest, whose bytes are unknown."""
+    if report.namespaces is None:
+        return [_output(report.index_host, report.namespace, report.counts.upserted, report.counts.request_bytes)]
+    return [_output(report.index_host, name, count, None) for name, count in report.largest_namespaces.items()]
+
+
+def _output(index_host: str, namespace: str, rows: int, size: int | None) -> OutputDataset:
     from openlineage.client.event_v2 import OutputDataset
     from openlineage.client.facet_v2 import output_statistics_output_dataset as facet
 
-    names = openlineage_name(pinecone_asset(report.index_host, report.namespace))
-    statistics = facet.OutputStatisticsOutputDatasetFacet(report.counts.upserted, report.counts.request_bytes)
+    names = openlineage_name(pinecone_asset(index_host, namespace))
+    statistics = facet.OutputStatisticsOutputDatasetFacet(rows, size)
     return OutputDataset(*names, outputFacets={"outputStatistics": statistics})
 
 

@@ -14,7 +14,13 @@ from airflow_pinecone_upsert.exceptions import SetupError, SourceError
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.delete.selection import IdsInFiles
 from airflow_pinecone_upsert.pipeline.options import Columns
-from airflow_pinecone_upsert.pipeline.read.files import WILDCARDS, FileRef, find_parquet_files, list_parquet_files
+from airflow_pinecone_upsert.pipeline.read.files import (
+    WILDCARDS,
+    FileRef,
+    find_files_by_namespace,
+    find_parquet_files,
+    list_parquet_files,
+)
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
 from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
@@ -25,7 +31,11 @@ _EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 def parquet_files(
-    paths: Any, cancellation: CancellationToken | None = None, *, parameter: str = "parquet_paths"
+    paths: Any,
+    cancellation: CancellationToken | None = None,
+    *,
+    parameter: str = "parquet_paths",
+    namespace_from_path: bool | str = False,
 ) -> list[FileRef]:
     """
     Find the files that ``parquet_paths`` names.
@@ -33,6 +43,7 @@ def parquet_files(
     :param paths: A file, a folder or a glob, as text or ``ObjectStoragePath``; or a list of these, which may be nested.
     :param cancellation: Ends the wait for a storage that does not respond.
     :param parameter: Which parameter names them, for messages.
+    :param namespace_from_path: Whether their folders name their namespaces, or the folder that contains those.
     :return: Each file once, in the order of ``paths``; those of a folder or a glob are sorted.
     :raises SourceError: A value is not a path, or a path names no file.
     :raises SetupError: No installed package supports the scheme of a path.
@@ -40,9 +51,18 @@ def parquet_files(
     :raises IncompleteUpsertError: The upsert was cancelled.
     """
     opened = [_open_storage(path) for path in _each(paths, parameter)]
+    root = None
+    if isinstance(namespace_from_path, str):
+        (root_path,) = _each(namespace_from_path, "namespace_from_path")
+        root = _open_storage(root_path)[1]
 
     def find() -> list[FileRef]:
-        files = {file.url: file for fs, path in opened for file in find_parquet_files(fs, path)}
+        found: Iterator[FileRef]
+        if namespace_from_path:
+            found = (file for fs, path in opened for file in find_files_by_namespace(fs, path, root))
+        else:
+            found = (file for fs, path in opened for file in find_parquet_files(fs, path))
+        files = {file.url: file for file in found}
         return list(files.values())
 
     return call_in_background(find, cancellation or CancellationToken())
@@ -54,7 +74,8 @@ def parquet_source(paths: Any, columns: Columns, cancellation: CancellationToken
 
     :param columns: The names of the columns in these files.
     """
-    return ParquetSource(parquet_files(paths, cancellation), columns, cancellation)
+    files = parquet_files(paths, cancellation, namespace_from_path=columns.namespace_from_path)
+    return ParquetSource(files, columns, cancellation)
 
 
 def ids_in_files(paths: Any, id_column: str, cancellation: CancellationToken | None = None) -> IdsInFiles:
@@ -110,12 +131,13 @@ def manifest_folder(path: Any) -> ManifestFolder:
     return ManifestFolder(*_open_storage(storage_path))
 
 
-def check_rejects_path(rejects_path: Any, parquet_paths: Any) -> None:
+def check_rejects_path(rejects_path: Any, parquet_paths: Any, columns: Columns) -> None:
     """
     Check that the next run would not read the rejects of this one as records.
 
     :param rejects_path: As for :func:`rejects_folder`; None for none.
     :param parquet_paths: As for :func:`parquet_files`.
+    :param columns: Where folders name namespaces, all files below a folder are read.
     :raises SetupError: One of the paths includes files of rejects.
     """
     if not rejects_path:
@@ -123,7 +145,8 @@ def check_rejects_path(rejects_path: Any, parquet_paths: Any) -> None:
     folder = rejects_folder(rejects_path)
     is_file = folder.path.endswith(".parquet") and not folder.fs.isdir(folder.path)
     rejects = folder.path if is_file else f"{folder.path.rstrip('/')}/rejects.parquet"
-    if path := _path_that_includes(folder.fs, rejects, parquet_paths):
+    is_recursive = bool(columns.namespace_from_path)
+    if path := _path_that_includes(folder.fs, rejects, parquet_paths, is_recursive=is_recursive):
         raise SetupError(
             f"rejects_path {str(rejects_path)!r} is inside of parquet_paths ({path}): the next run would read the "
             "rejected records again. Name a folder elsewhere."
@@ -146,11 +169,14 @@ def check_manifest_path(manifest_path: Any, parquet_paths: Any) -> None:
         )
 
 
-def _path_that_includes(fs: Any, file: str, parquet_paths: Any) -> ObjectStoragePath | None:
+def _path_that_includes(
+    fs: Any, file: str, parquet_paths: Any, *, is_recursive: bool = False
+) -> ObjectStoragePath | None:
     """Return the first path that would include a file of a file system."""
     for path in _each(parquet_paths, "parquet_paths"):
         source_fs, source = _open_storage(path)
-        if type(source_fs) is type(fs) and _includes(source, file):
+        is_below = is_recursive and file.startswith(f"{source.rstrip('/')}/")
+        if type(source_fs) is type(fs) and (is_below or _includes(source, file)):
             return path
     return None
 

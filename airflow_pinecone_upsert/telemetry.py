@@ -20,11 +20,11 @@ class UpsertTelemetry:
     Observes an upsert. As a context manager it is a span inside the task's own; without a tracer it does nothing.
 
     :param index_url: The index's URL.
-    :param namespace: The namespace that is written.
+    :param namespace: The namespace that is written; None for many.
     :param operation: ``upsert`` or ``reindex``, for the span.
     """
 
-    def __init__(self, index_url: str, namespace: str, *, operation: str = "upsert") -> None:
+    def __init__(self, index_url: str, namespace: str | None, *, operation: str = "upsert") -> None:
         from airflow.providers.common.compat.sdk import Stats
         from opentelemetry import trace
 
@@ -34,8 +34,8 @@ class UpsertTelemetry:
         self._attributes = {
             "db.system.name": "pinecone",
             "db.operation.name": operation,
-            "db.namespace": namespace,
             "server.address": index_url,
+            **({} if namespace is None else {"db.namespace": namespace}),
         }
         self._span_name = f"pinecone_{operation}"
         self._span: trace.Span = trace.INVALID_SPAN

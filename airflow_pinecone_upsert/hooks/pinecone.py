@@ -266,9 +266,10 @@ class PineconeHook(BaseHook):
         if parquet_paths is None:
             source = InMemorySource(records, options, origin=caller)
         else:
-            check_rejects_path(rejects_path, parquet_paths)
+            check_rejects_path(rejects_path, parquet_paths, options)
             source = parquet_source(parquet_paths, options)
-        report_to_hook_lineage(self, source, self.get_conn().host, options.namespace)
+        namespace = None if options.has_many_namespaces else options.namespace
+        report_to_hook_lineage(self, source, self.get_conn().host, namespace)
         return source
 
     def upsert_options(self, namespace: str | None = None, **parameters: Unpack[UpsertParameters]) -> UpsertOptions:
@@ -315,7 +316,8 @@ class PineconeHook(BaseHook):
         cancellation = cancellation or cancellation_token()
         folder = rejects_folder(rejects_path) if rejects_path else None
         client = call_in_background(self.get_conn, cancellation)
-        with UpsertTelemetry(client.host, options.namespace) as telemetry:
+        namespace = None if options.has_many_namespaces else options.namespace
+        with UpsertTelemetry(client.host, namespace) as telemetry:
             return upsert(
                 source,
                 client,

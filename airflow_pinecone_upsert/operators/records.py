@@ -32,6 +32,9 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
     :param metadata_columns: Instead of ``metadata_column``: the names of plain columns, each a key of the metadata.
     :param namespace_column: Column of the namespace of each record, strings, integers or UUIDs; a record in memory has it as
         a key. Null is ``namespace``. The rates below are then for each namespace.
+    :param namespace_from_path: Instead of ``namespace_column``: True for the layout of bulk imports, in which the folder right
+        below a path (for a pattern, below its part before the first wildcard) names the namespace of the files in it, and a
+        folder means all files below it. Or the folder that contains the namespaces' folders, where the paths are other ones.
     :param batch_size: Records in one request, at most.
     :param max_request_bytes: Bytes of one request's body, at most.
     :param max_concurrency: Requests in flight, at most.
@@ -60,6 +63,7 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
         metadata_column: str = defaults.METADATA_COLUMN,
         metadata_columns: Sequence[str] | None = None,
         namespace_column: str | None = None,
+        namespace_from_path: bool | str = False,
         batch_size: int = defaults.BATCH_SIZE,
         max_request_bytes: int = defaults.MAX_REQUEST_BYTES,
         max_concurrency: int = defaults.MAX_CONCURRENCY,
@@ -80,6 +84,7 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
         self.metadata_column = metadata_column
         self.metadata_columns = metadata_columns
         self.namespace_column = namespace_column
+        self.namespace_from_path = namespace_from_path
         self.batch_size = batch_size
         self.max_request_bytes = max_request_bytes
         self.max_concurrency = max_concurrency
@@ -141,5 +146,5 @@ class PineconeGivenRecordsOperator(PineconeRecordsBaseOperator):
 
         if self.vectors is not None:
             return InMemorySource(self.vectors.value, columns)
-        check_rejects_path(self.rejects_path, self.parquet_paths)
+        check_rejects_path(self.rejects_path, self.parquet_paths, columns)
         return parquet_source(self.parquet_paths, columns, cancellation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from airflow_pinecone_upsert import lineage
@@ -47,6 +48,14 @@ class PineconeUpsertBaseOperator(PineconeRecordsBaseOperator):
             observers=[self._lineage],
         ).as_output()
 
+    def asset_events(self, output: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """Return one event; where the records name their namespaces, one for each that the output names."""
+        namespaces = output.get("namespaces")
+        if namespaces is None:
+            return super().asset_events(output)
+        common = {key: value for key, value in output.items() if key != "namespaces"}
+        return [{**common, "namespace": name, "upsertedCount": count} for name, count in namespaces.items()]
+
     def _state(self, context: Context, source: RecordSource) -> StateStore | None:
         """Return where the checkpoint goes; None for nowhere."""
         if not self.durable:
@@ -66,7 +75,9 @@ class PineconeUpsertOperator(PineconeGivenRecordsOperator, PineconeUpsertBaseOpe
     tries), ``distinctCount`` (distinct ids among them, where one try sent all of them and at most a million; else None),
     ``rejectedCount``, ``rejectsPaths``, ``requestCount``, ``requestBytes``, ``retryCount``, ``throttledCount``,
     ``durationSeconds``, ``namespace``, ``indexHost`` and ``lsn`` (the log sequence number of the last write; None where
-    the server sends none); ``upsertedCount`` and ``lsn`` are also pushed under their own keys.
+    the server sends none); ``upsertedCount`` and ``lsn`` are also pushed under their own keys. Where the records name their
+    namespaces, it also has ``namespaces`` (the 100 that got most records, each with its ``upsertedCount``) and
+    ``namespaceCount`` (how many there are).
 
     The parameters are those of :class:`PineconeGivenRecordsOperator`, :class:`PineconeUpsertBaseOperator` and their bases.
     """

@@ -54,6 +54,8 @@ class Columns(CheckedOptions):
     :param metadata_column: JSON strings, structs or maps; may be absent.
     :param metadata_columns: Instead of ``metadata_column``: plain columns, each one a key of the metadata.
     :param namespace_column: Strings, integers or UUIDs: the namespace of each record. Null is the namespace of the run.
+    :param namespace_from_path: Instead of ``namespace_column``: the folder right below a path of files is the namespace of
+        the records in it. A text is the folder that contains the folders of all namespaces, whatever the paths name.
     """
 
     id_column: str = defaults.ID_COLUMN
@@ -63,6 +65,7 @@ class Columns(CheckedOptions):
     metadata_column: str = defaults.METADATA_COLUMN
     metadata_columns: tuple[str, ...] | None = None
     namespace_column: str | None = None
+    namespace_from_path: bool | str = False
 
     @model_validator(mode="after")
     def _one_kind_of_metadata(self) -> Self:
@@ -70,6 +73,8 @@ class Columns(CheckedOptions):
             raise ValueError("metadata_column and metadata_columns exclude each other; set one of them")
         if self.metadata_columns is not None and len(set(self.metadata_columns)) < len(self.metadata_columns):
             raise ValueError("metadata_columns names a column twice")
+        if self.namespace_column is not None and self.namespace_from_path:
+            raise ValueError("namespace_column and namespace_from_path exclude each other; set one of them")
         return self
 
     @property
@@ -82,17 +87,19 @@ class Columns(CheckedOptions):
     @property
     def has_many_namespaces(self) -> bool:
         """Whether the records name their namespaces."""
-        return self.namespace_column is not None
+        return self.namespace_column is not None or bool(self.namespace_from_path)
 
     @property
     def namespaces_named_by(self) -> str | None:
         """What names the namespaces, for messages; None where the run has one."""
+        if self.namespace_from_path:
+            return "the namespaces that its folders name"
         return f"the namespaces in {self.namespace_column!r}" if self.has_many_namespaces else None
 
     @property
     def identity(self) -> dict[str, Any]:
         """A JSON value that differs where a record would be read in another way. What is not used is not in it."""
-        unused = {name for name in ("namespace_column",) if not getattr(self, name)}
+        unused = {name for name in ("namespace_column", "namespace_from_path") if not getattr(self, name)}
         return self.model_dump(mode="json", include=set(Columns.model_fields) - unused)
 
     def is_named(self, parameter: str) -> bool:
@@ -110,6 +117,7 @@ class UpsertParameters(TypedDict, total=False):
     metadata_column: str
     metadata_columns: Sequence[str] | None
     namespace_column: str | None
+    namespace_from_path: bool | str
     batch_size: int
     max_request_bytes: int
     max_concurrency: int

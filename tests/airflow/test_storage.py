@@ -12,6 +12,7 @@ from moto.server import ThreadedMotoServer
 
 from airflow_pinecone_upsert import PineconeUpsertOperator
 from airflow_pinecone_upsert.exceptions import SetupError, SourceError, StorageError
+from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.reindex.__main__ import main
 from airflow_pinecone_upsert.reindex.manifest import Manifest, Target
 from airflow_pinecone_upsert.storage import check_rejects_path, manifest_folder
@@ -245,7 +246,7 @@ def test_a_missing_bucket_for_rejects_is_named(bucket, pinecone_index, monkeypat
 def test_rejects_are_not_written_where_the_next_run_reads(tmp_path, paths, rejects):
     given = [path.format(folder=tmp_path) for path in ([paths] if isinstance(paths, str) else paths)]
     with pytest.raises(SetupError, match=r"is inside of parquet_paths .* Name a folder elsewhere"):
-        check_rejects_path(rejects.format(folder=tmp_path), given)
+        check_rejects_path(rejects.format(folder=tmp_path), given, Columns())
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,14 @@ def test_rejects_are_not_written_where_the_next_run_reads(tmp_path, paths, rejec
     ],
 )
 def test_rejects_may_be_written_elsewhere(bucket, tmp_path, paths, rejects):
-    check_rejects_path(rejects.format(folder=tmp_path), paths.format(folder=tmp_path))
+    check_rejects_path(rejects.format(folder=tmp_path), paths.format(folder=tmp_path), Columns())
+
+
+def test_rejects_below_the_folders_of_namespaces_would_be_read_again(tmp_path):
+    columns = Columns(namespace_from_path=True)
+    with pytest.raises(SetupError, match="is inside of parquet_paths"):
+        check_rejects_path(f"{tmp_path}/documents/rejects", f"{tmp_path}/documents", columns)
+    check_rejects_path(f"{tmp_path}/documents-rejects", f"{tmp_path}/documents", columns)
 
 
 def test_a_task_with_rejects_inside_of_its_source_fails_before_it_reads(pinecone_index, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ production.
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -27,7 +28,7 @@ from airflow_pinecone_upsert.api import responses
 from airflow_pinecone_upsert.api.models import IndexStats, NamespaceStats, UpsertResponse
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.position import Position
-from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
+from airflow_pinecone_upsert.pipeline.read.chunk import NAMESPACE, PARTS, Chunk
 from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.transport import Completion
 from tests.pipeline.sent import message_of
@@ -63,6 +64,12 @@ class Record(NamedTuple):
     values: list[float]
     is_valid: bool = True
     rejected_with: tuple[int, str] | None = None
+    namespace: str | None = None
+
+    @property
+    def key(self) -> str | None:
+        """What it is stored under."""
+        return key_of(self.namespace or "", self.id)
 
     @property
     def is_acceptable(self) -> bool:
@@ -234,7 +241,7 @@ class World:
         self.clock_s = max(self.clock_s, moment_s)
         while self._writes and self._writes[0][0] <= self.clock_s:
             for record in heapq.heappop(self._writes)[2]:
-                self.stored[record["id"]] = record
+                self.stored[key_of(record.get("namespace", ""), record["id"])] = record
 
     def settle(self) -> None:
         """Apply the writes that are pending."""
@@ -285,6 +292,11 @@ def _fault(weather: Weather, random: Random) -> Callable[..., Reply] | None:
     if random.random() < weather.fault_rate:
         return FAULTS[random.choice(weather.faults)]
     return None
+
+
+def key_of(namespace: str, record_id: str | None) -> str | None:
+    """Return what a record is stored under: its id, in the default namespace."""
+    return f"{namespace}/{record_id}" if namespace and record_id else record_id
 
 
 def number_of(record: Mapping[str, Any]) -> int:
@@ -363,7 +375,9 @@ class Process:
         if self._weather.is_down:
             self.journal.append(Broke(exceptions.ServerError))
             raise exceptions.ServerError("down")
-        return IndexStats(dimension=DIMENSION, namespaces={"": NamespaceStats(vector_count=len(self._world.stored))})
+        counts = Counter(record.get("namespace", "") for record in self._world.stored.values())
+        namespaces = {name: NamespaceStats(vector_count=found) for name, found in counts.items()}
+        return IndexStats(dimension=DIMENSION, namespaces=namespaces)
 
     # The transport
 
@@ -380,7 +394,9 @@ class Process:
         self._step()
         world = self._world
         body_bytes = len(request.body)
-        records = message_of(request)["vectors"]
+        message = message_of(request)
+        namespace = message.get("namespace")
+        records = [{**one, "namespace": namespace} if namespace else one for one in message["vectors"]]
         numbers = tuple(map(number_of, records))
         self.journal.append(Started(world.clock_s, numbers, body_bytes))
         reply = self._reply(records, body_bytes, self._weather)
@@ -419,7 +435,7 @@ class Process:
                 return
             self._wait_until(self._world.clock_s + self._weather.reading_s)
             self.journal.append(Read(range(first, first + len(chunk))))
-            yield _chunk(chunk)
+            yield _chunk(chunk, has_namespaces=any(record.namespace for record in records))
             first += len(chunk)
 
     def content_digest(self, position: Position, begun: Any, earlier: Any) -> None:
@@ -496,11 +512,15 @@ class Process:
         self.journal.append(Wrote(path, rows))
 
 
-def _chunk(records: Sequence[Record]) -> Chunk:
+def _chunk(records: Sequence[Record], *, has_namespaces: bool = False) -> Chunk:
     columns = pa.RecordBatch.from_pydict(
         {
             "id": pa.array([record.id for record in records], pa.string()),
             "values": pa.array([record.values for record in records], pa.list_(pa.float32())),
         }
     )
-    return Chunk(records[0].origin, range(records[0].row, records[0].row + len(records)), columns, PARTS)
+    names = PARTS
+    if has_namespaces:
+        tenants = pa.array([record.namespace for record in records], pa.string())
+        columns, names = columns.append_column(NAMESPACE, tenants), {**PARTS, NAMESPACE: "tenant"}
+    return Chunk(records[0].origin, range(records[0].row, records[0].row + len(records)), columns, names)

@@ -26,6 +26,7 @@ from airflow_pinecone_upsert.pipeline.options import UpsertOptions
 from airflow_pinecone_upsert.pipeline.report import UpsertReport
 from airflow_pinecone_upsert.pipeline.run import upsert
 from airflow_pinecone_upsert.pipeline.send.events import Attempt
+from airflow_pinecone_upsert.pipeline.track.compact import expanded_ranges, unpacked
 from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
 from tests.pipeline.simulation import (
     FAULTS,
@@ -94,6 +95,7 @@ class Schedule(NamedTuple):
     tries: list[Try]
     is_durable: bool
     rejects_path: str | None
+    has_namespaces: bool = False
 
 
 def schedule_of(random: Random, transport: str) -> Schedule:
@@ -105,13 +107,28 @@ def schedule_of(random: Random, transport: str) -> Schedule:
         version = version + 1 if version is not None and random.random() < 0.05 else version
         tries.append(_try(random, records, version, transport))
     calm = _try(random, records, version, transport)._replace(weather=Weather(), dies_at=None, cancelled_at=None)
-    return Schedule(
+    schedule = Schedule(
         records,
         has_repeated_ids,
         [*tries, calm],
         is_durable=random.random() < 0.9,
         rejects_path=random.choice([None, "rejects", "fix-these.parquet"]),
     )
+    return _with_namespaces(schedule, random) if random.random() < 0.3 else schedule
+
+
+def _with_namespaces(schedule: Schedule, random: Random) -> Schedule:
+    """Give each record a namespace: sorted, or in any order."""
+    names = random.sample([None, "a", "b", "c"], random.randint(2, 4))
+    count = max(1, len(schedule.records))
+    is_sorted = random.random() < 0.3
+    records = [
+        one._replace(namespace=names[one.number * len(names) // count] if is_sorted else random.choice(names))
+        for one in schedule.records
+    ]
+    more = {"namespace_column": "tenant"}
+    tries = [one._replace(options=one.options.model_copy(update=more)) for one in schedule.tries]
+    return schedule._replace(records=records, tries=tries, has_namespaces=True)
 
 
 def _records(random: Random, has_repeated_ids: bool) -> list[Record]:
@@ -207,7 +224,7 @@ def coverage(value: Mapping[str, Any] | None, records: list[Record], process: Pr
     if value is None:
         return Coverage()
     settled = set(range(process.number_at(*value["position"])))
-    for origin, start, stop in value["settledAfter"]:
+    for origin, start, stop in expanded_ranges(value["settledAfter"]):
         settled |= set(range(process.number_at(origin, start), process.number_at(origin, stop)))
     acceptable = {record.number for record in records if record.is_acceptable}
     return Coverage(
@@ -234,7 +251,8 @@ class Audit:
         self._known: set[int] = set()  # what was sent
         self._repeated: set[tuple[int, ...]] = set()  # sent again, whole or in part
         self._sent: Counter[tuple[int, ...]] = Counter()
-        self._held_until_s = 0.0
+        self._has_namespaces = schedule.has_namespaces
+        self._held_until_s: dict[str | None, float] = {}
         self._short: dict[tuple[int, ...], int] = {}  # the largest count of each request that is not confirmed whole
         self._max_bytes: int | None = None  # that the server's rejections leave
         self._oversized = 0
@@ -278,8 +296,10 @@ class Audit:
         assert all(self._records[number].is_valid for number in entry.numbers)
         assert self.confirmed.isdisjoint(entry.numbers), "a confirmed record is sent again"
         assert self._earlier.confirmed.isdisjoint(entry.numbers), "a record that an earlier try confirmed is sent again"
-        assert entry.at_s >= self._held_until_s - A_MOMENT_S, "the server asked for a longer wait"
-        ids = Counter(self._records[number].id for sent in [*self._in_flight, entry.numbers] for number in sent)
+        (namespace,) = {self._records[number].namespace for number in entry.numbers}
+        held_until_s = self._held_until_s.get(namespace, 0.0)
+        assert entry.at_s >= held_until_s - A_MOMENT_S, "the server asked for a longer wait"
+        ids = Counter(self._records[number].key for sent in [*self._in_flight, entry.numbers] for number in sent)
         assert max(ids.values()) == 1, "an id is in flight twice"
         self._check_window(entry)
         self._sent[entry.numbers] += 1
@@ -319,7 +339,9 @@ class Audit:
         elif isinstance(result, exceptions.RateLimitError):
             self.throttled += 1
             asked_s = (result.response and result.response.retry_after_s) or 0.0
-            self._held_until_s = max(self._held_until_s, entry.at_s + min(asked_s, MAX_RETRY_AFTER_S))
+            until_s = entry.at_s + min(asked_s, MAX_RETRY_AFTER_S)
+            namespace = self._records[entry.numbers[0]].namespace
+            self._held_until_s[namespace] = max(self._held_until_s.get(namespace, 0.0), until_s)
         elif isinstance(result, exceptions.SetupError):
             self.reasons.add(type(result))
         elif not isinstance(result, exceptions.TransientError):
@@ -341,7 +363,8 @@ class Audit:
         self._short.pop(entry.numbers, None)  # its halves start from nothing
         if isinstance(error, exceptions.RequestTooLargeError):
             self._max_bytes = min(self._max_bytes or entry.body_bytes, entry.body_bytes // 2)
-            self._oversized += 1
+            # Of many namespaces, more than one may be pulled in advance.
+            self._oversized += self._try.options.max_concurrency if self._has_namespaces else 1
 
     def _save(self, value: Mapping[str, Any]) -> None:
         saved = self.saved = coverage(value, self._records, self._process)
@@ -403,12 +426,12 @@ class Audit:
                 self._check_stored_as(self._records[number])
 
     def _check_stored_as(self, record: Record) -> None:
-        stored = self._world.stored[record.id]
+        stored = self._world.stored[record.key]
         assert number_of(stored) == record.number
         assert struct.pack("2f", *stored["values"]) == struct.pack("2f", *record.values)
 
     def _check_success(self, report: UpsertReport) -> None:
-        acceptable = {record.id: record for record in self._records if record.is_acceptable}
+        acceptable = {record.key: record for record in self._records if record.is_acceptable}
         for record in acceptable.values():
             self._check_stored_as(record)  # the last one of its id
         assert set(self._world.stored) == set(acceptable)
@@ -418,6 +441,9 @@ class Audit:
         )
         assert report.upserted_count == len(self._records) - len(rejected)
         assert report.rejected_count == len(rejected)
+        if self._has_namespaces:
+            counts = Counter(record.namespace or "" for record in self._records if record.is_acceptable)
+            assert {name: written.upserted for name, written in report.namespaces.items()} == counts
         limit = self._try.options.max_rejects
         assert limit is None or len(rejected) <= limit
         if self._has_folder:
@@ -468,7 +494,9 @@ def run_try(
 def _is_resumed(checkpoint: Mapping[str, Any], world: World, one: Try) -> bool:
     """Without a confirmed record there is nothing to resume; with fewer records in the namespace, some are lost."""
     confirmed = checkpoint["counts"]["upsertedCount"]
-    return confirmed > 0 and (one.weather.is_down or len(world.stored) >= confirmed)
+    by_namespace = {name: count for name, (count, _) in unpacked(checkpoint["namespaces"]).items()}
+    stored = Counter(record.get("namespace", "") for record in world.stored.values())
+    return confirmed > 0 and (one.weather.is_down or all(stored[name] >= by_namespace[name] for name in by_namespace))
 
 
 def run_schedule(seed: int, transport: str) -> None:

@@ -15,13 +15,14 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError, SourceError, StorageError
+from airflow_pinecone_upsert.pipeline.namespaces import to_namespace
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class FileRef:
     :param size: Bytes.
     :param version: Changes when the file is rewritten; empty where the storage reports nothing of the kind.
     :param has_content_version: Whether the version belongs to the content: it is not a time, which may be restored.
+    :param namespace: The namespace of its records, where its path names it.
     """
 
     fs: fsspec.AbstractFileSystem
@@ -58,6 +60,7 @@ class FileRef:
     size: int = 0
     version: str = ""
     has_content_version: bool = False
+    namespace: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -105,6 +108,61 @@ def list_parquet_files(fs: fsspec.AbstractFileSystem, folder: str) -> list[FileR
     with _storage_errors(url_of(fs, folder)):
         found = fs.find(folder, detail=True)
         return [_file_ref(fs, found[path]) for path in sorted(found) if path.endswith(".parquet")]
+
+
+def find_files_by_namespace(fs: fsspec.AbstractFileSystem, path: str, root: str | None = None) -> list[FileRef]:
+    """
+    Find the files that a path means, each with the namespace that its folder names, sorted by path.
+
+    :param fs: The file system.
+    :param path: A file; a folder, which means all ``*.parquet`` below it; or a glob.
+    :param root: The folder that contains the folders of the namespaces; None for the path itself, of a glob the part before
+        its first wildcard.
+    :raises SourceError: Nothing matches, or a file is not in a folder right below the root, or that is not a namespace.
+    :raises StorageError: The storage does not answer.
+    """
+    files = _files_below(fs, path)
+    root = _fixed_part(fs, path) if root is None else root.rstrip("/")
+    return [replace(file, namespace=_namespace_of(fs, file, root)) for file in files]
+
+
+def _files_below(fs: fsspec.AbstractFileSystem, path: str) -> list[FileRef]:
+    with _storage_errors(url_of(fs, path)):
+        is_folder = fs.isdir(path)
+    if not is_folder:
+        return find_parquet_files(fs, path)
+    files = list_parquet_files(fs, path)
+    if not files:
+        raise SourceError(f"There is no *.parquet file below {url_of(fs, path)}. Check the path.")
+    return files
+
+
+def _fixed_part(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """Return the folders of a path before the first one with a wildcard."""
+    with _storage_errors(url_of(fs, path)):
+        if fs.isdir(path):
+            return path.rstrip("/")
+    parts = path.split("/")
+    first = next((number for number, part in enumerate(parts) if any(map(part.__contains__, WILDCARDS))), None)
+    if first is None:
+        raise SourceError(
+            f"namespace_from_path: {url_of(fs, path)} is a file, so no folder below it names a namespace. Name the folder "
+            "that contains the folders of the namespaces, in parquet_paths or in namespace_from_path."
+        )
+    return "/".join(parts[:first])
+
+
+def _namespace_of(fs: fsspec.AbstractFileSystem, file: FileRef, root: str) -> str:
+    name, separator, _ = file.path.removeprefix(f"{root}/").partition("/")
+    if not separator or not file.path.startswith(f"{root}/"):
+        raise SourceError(
+            f"namespace_from_path: {file.url} is not in a folder below {url_of(fs, root)}, which would name its namespace. "
+            "Move it into one; __default__ is the default namespace."
+        )
+    try:
+        return to_namespace(name)
+    except ValueError as exc:
+        raise SourceError(f"namespace_from_path: the folder {name!r:.80} of {file.url}: {exc}. Rename it.") from exc
 
 
 @contextmanager

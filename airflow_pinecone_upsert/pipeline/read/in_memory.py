@@ -102,6 +102,11 @@ class InMemorySource:
         for part in _parts(self._value, self._paths, self._origin):
             is_path = part in self._paths
             is_record = not is_path and not _is_table(part)
+            if not is_path and self._columns.namespace_from_path:
+                raise SourceError(
+                    f"{self._origin} holds {type(part).__name__}, and namespace_from_path needs paths of files. Give paths, or "
+                    "name the namespaces with namespace_column."
+                )
             if is_record:
                 rows.append(part)
                 rows_bytes += _bytes_of_record(part)

@@ -23,7 +23,7 @@ from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.pipeline.position import Position
-from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, rows_per_chunk
+from airflow_pinecone_upsert.pipeline.read.chunk import NAMESPACE, Chunk, rows_per_chunk
 from airflow_pinecone_upsert.pipeline.read.columns import ColumnSelection, UnusedColumns
 from airflow_pinecone_upsert.pipeline.read.content import ContentDigests, HashingHandle, find_change
 from airflow_pinecone_upsert.pipeline.read.corruption import check_footer, locate_corruption
@@ -90,7 +90,7 @@ class ParquetSource:
     @property
     def identity(self) -> Any:
         """Name each file with its size and version; None where the storage reports no version of a file."""
-        return None if self.not_resumable else [(file.url, file.size, file.version) for file in self._files]
+        return None if self.not_resumable else list(map(_identity_of, self._files))
 
     @property
     def not_resumable(self) -> str | None:
@@ -173,6 +173,11 @@ class ParquetSource:
             yield from _chunks_of_file(file, parquet, selection, sizer, start_row)
 
 
+def _identity_of(file: FileRef) -> tuple[str | int, ...]:
+    namespace = () if file.namespace is None else (file.namespace,)  # another root means another namespace
+    return (file.url, file.size, file.version, *namespace)
+
+
 @contextmanager
 def _read_errors(file: FileRef) -> Iterator[None]:
     try:
@@ -214,6 +219,7 @@ def _chunks_of_file(
 ) -> Iterator[Chunk]:
     row_groups, row = _row_groups_from(parquet.metadata, start_row)
     columns = selection.column_names
+    names = selection.names if file.namespace is None else {**selection.names, NAMESPACE: NAMESPACE}
     try:
         for batch in parquet.iter_batches(sizer.rows, row_groups=row_groups, columns=columns, use_threads=False):
             pieces = sizer.cut(batch)
@@ -222,7 +228,10 @@ def _chunks_of_file(
                 end = row + len(piece)
                 if end > start_row:
                     wanted = piece.slice(max(0, start_row - row))
-                    yield Chunk(file.url, range(end - len(wanted), end), selection.records(wanted), selection.names)
+                    records = selection.records(wanted)
+                    if file.namespace is not None:
+                        records = records.append_column(NAMESPACE, pa.repeat(file.namespace, len(records)))
+                    yield Chunk(file.url, range(end - len(wanted), end), records, names)
                 row = end
     except PineconeUpsertError:
         raise
