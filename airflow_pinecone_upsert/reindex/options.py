@@ -46,7 +46,10 @@ class ReindexOptions(UpsertOptions):
     @model_validator(mode="after")
     def _one_namespace(self) -> Self:
         if self.has_many_namespaces:
-            raise ValueError("reindexing makes one namespace equal to its source; reindex each namespace for itself")
+            raise ValueError(
+                f"reindexing makes one namespace equal to its source, and not {self.namespaces_named_by}; set namespace "
+                "instead, with a task, or a mapped task instance, and a manifest_path for each namespace"
+            )
         return self
 
     @classmethod

@@ -19,7 +19,7 @@ PAGES = {
     "wait-until-searchable.md": {"searchable_articles", "fresh_articles"},
     "delete.md": {"withdrawn_articles", "expired_articles"},
     "metadata-for-readers.md": {"for_langchain", "for_llama_index", "for_haystack", "books"},
-    "reindexing.md": {"adopt_articles", "preview_articles", "reindex_chapters"},
+    "reindexing.md": {"adopt_articles", "preview_articles", "reindex_chapters", "reindex_tenants"},
     "swap-namespaces.md": {"new_articles", "show_aliases"},
     "migration.md": {f"{peer}_{time}" for peer in ("ingest", "langchain", "sdk") for time in ("before", "after")},
     "testing.md": {"test_upsert", "test_my_dag"},

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_pinecone_upsert import PineconeHook
+from airflow_pinecone_upsert import PineconeHook, exceptions
 
 from .readme import commands_of, dags_of, page_text, tables_of
 
@@ -65,6 +65,27 @@ def test_a_function(run_snippet, my_project, pinecone_index):
     run = run_snippet("reindex_chapters")
     assert run.state == "success"
     assert len(pinecone_index.vectors("chapters")) == run.output("embed_chapters")["newCount"] == 20
+
+
+def test_each_tenant_has_an_instance_and_a_manifest(run_snippet, pinecone_index, tmp_path):
+    """Both tenants have the same ids. One that returns after its namespace was deleted needs an audit, as the page says."""
+    for tenant, count in (("acme", 3), ("globex", 2)):
+        (tmp_path / "embeddings" / tenant).mkdir()
+        columns = {"id": [f"r{row}" for row in range(count)], "values": [np.ones(8, np.float32)] * count}
+        pq.write_table(pa.table(columns), tmp_path / "embeddings" / tenant / "1.parquet")
+    assert run_snippet("reindex_tenants").state == "success"
+    assert [len(pinecone_index.vectors(tenant)) for tenant in ("acme", "globex")] == [3, 2]
+    hook = PineconeHook()
+    hook.delete_namespace("globex")
+    again = {
+        "parquet_paths": str(tmp_path / "embeddings" / "globex"),
+        "namespace": "globex",
+        "manifest_path": str(tmp_path / "manifests" / "globex"),
+    }
+    with pytest.raises(exceptions.VerificationError, match="2 of 2 records"):
+        hook.reindex(**again, verify_timeout_s=0)
+    report = hook.reindex(**again, audit=True)
+    assert (report.counts.lost, len(pinecone_index.vectors("globex"))) == (2, 2)
 
 
 def test_a_manifest_can_be_shown_and_moved(run_snippet, write, tmp_path):
