@@ -31,7 +31,7 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_REQUESTS_PER_SECOND,
     MIN_WRITE_UNITS_PER_REQUEST,
 )
-from airflow_pinecone_upsert.pipeline.report import fact_lines, number_of
+from airflow_pinecone_upsert.pipeline.wording import fact_lines, number_of
 
 Transport = Literal["rest", "grpc"]
 

@@ -30,6 +30,7 @@ LAYERS = [
             "position",
             "violation",
             "whole_file",
+            "wording",
         )
     ],
     ["pipeline.options", "pipeline.report"],

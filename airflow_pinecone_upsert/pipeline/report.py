@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from airflow_pinecone_upsert.api.endpoints import shown_namespace
 from airflow_pinecone_upsert.pipeline.counts import Counts
+from airflow_pinecone_upsert.pipeline.wording import number_of
 
 MAX_NAMESPACES_NAMED: Final = 100
 """In the output and in asset events: both are rows of Airflow's database."""
@@ -102,14 +103,3 @@ class UpsertReport:
             f"in {counts.duration_s:,.1f} s ({number_of(counts.requests, 'request')}, "
             f"{counts.request_bytes / 1e6:,.1f} MB, {number_of(counts.retries, 'retry', 'retries')})."
         )
-
-
-def number_of(count: int, one: str, many: str | None = None) -> str:
-    """Return a count with its unit, in the singular where it is 1."""
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
-
-
-def fact_lines(facts: Mapping[str, str]) -> str:
-    """Return facts as text, one a line, with their names in a column."""
-    width = max(map(len, facts)) + 2
-    return "\n".join(f"{name:{width}}{value}" for name, value in facts.items())

@@ -40,7 +40,7 @@ from airflow_pinecone_upsert.pipeline.options import UpsertOptions
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
-from airflow_pinecone_upsert.pipeline.report import UpsertReport, number_of
+from airflow_pinecone_upsert.pipeline.report import UpsertReport
 from airflow_pinecone_upsert.pipeline.send.batch import Batcher, RequestSize
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
 from airflow_pinecone_upsert.pipeline.send.grouping import NamespaceBatcher
@@ -53,6 +53,7 @@ from airflow_pinecone_upsert.pipeline.track.checkpoint import CheckpointState, T
 from airflow_pinecone_upsert.pipeline.track.rejects import Rejects, RejectsFolder
 from airflow_pinecone_upsert.pipeline.track.tracker import RunTracker
 from airflow_pinecone_upsert.pipeline.track.writer import CheckpointWriter
+from airflow_pinecone_upsert.pipeline.wording import number_of
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import json
 import pyarrow.parquet as pq
 
 from airflow_pinecone_upsert.exceptions import ManifestError
-from airflow_pinecone_upsert.pipeline.report import fact_lines
+from airflow_pinecone_upsert.pipeline.wording import fact_lines
 from airflow_pinecone_upsert.reindex.folder import ManifestFolder
 from airflow_pinecone_upsert.reindex.generation import Generation, unseen_segments
 from airflow_pinecone_upsert.reindex.manifest import read_generation

@@ -11,7 +11,7 @@ from typing_extensions import NotRequired, Self, Unpack
 
 from airflow_pinecone_upsert.pipeline import defaults
 from airflow_pinecone_upsert.pipeline.options import CheckedOptions, NamespaceName
-from airflow_pinecone_upsert.pipeline.report import number_of
+from airflow_pinecone_upsert.pipeline.wording import number_of
 
 
 class SwapParameters(TypedDict):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from airflow_pinecone_upsert.pipeline.counts import Counts
-from airflow_pinecone_upsert.pipeline.report import number_of
+from airflow_pinecone_upsert.pipeline.wording import number_of
 
 _OUTPUT_KEYS: Final = ("requestCount", "requestBytes", "retryCount", "throttledCount", "durationSeconds")
 """Of the counters of a run, those that a deletion has."""

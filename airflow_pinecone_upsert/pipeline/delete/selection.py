@@ -24,9 +24,9 @@ from airflow_pinecone_upsert.pipeline.encode.ids import VALID_ID, check_ids
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
 from airflow_pinecone_upsert.pipeline.read.chunk import XCOM
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
-from airflow_pinecone_upsert.pipeline.report import number_of
 from airflow_pinecone_upsert.pipeline.send.requests import BulkDeleteRequest, DeleteRequest, Deletion
 from airflow_pinecone_upsert.pipeline.violation import Violation, preview
+from airflow_pinecone_upsert.pipeline.wording import number_of
 
 _IDS_ONLY: Final = IndexShape(dimension=1)
 """Chunks of as many rows as there may be, because the vectors are not read."""
