@@ -161,8 +161,6 @@ def test_task_timeout_while_requests_hang(task_processes, pinecone_index, folder
     assert time.monotonic() - started_s < EXITS_WITHIN_S
     assert run.wait() == "up_for_retry"
     assert "AirflowTaskTimeout" in run.log_file.read_text()
-    assert all_others_are_confirmed(pinecone_index)
-    assert rejected_ids(folder) == {"r3"}
     retry_without_resending(set(pinecone_index.vectors()), run, pinecone_index)
 
 
