@@ -83,6 +83,9 @@ class _Call(Generic[ResponseT]):
     namespace = ""
     rate_units = 0
 
+    def binary_units(self) -> int:
+        return 0
+
     def __len__(self) -> int:
         return 1
 

@@ -26,6 +26,7 @@ LAYERS = [
             "cancellation",
             "counts",
             "index_shape",
+            "learned",
             "namespaces",
             "position",
             "violation",

@@ -36,10 +36,12 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
         below a path (for a pattern, below its part before the first wildcard) names the namespace of the files in it, and a
         folder means all files below it. Or the folder that contains the namespaces' folders, where the paths are other ones.
     :param batch_size: Records in one request, at most.
-    :param max_request_bytes: Bytes of one request's body, at most.
+    :param max_request_bytes: Bytes of one request's body, at most. None for what the server accepts: from 2 MB on, requests
+        grow until one is rejected, or until their records have 2 MB in binary.
     :param max_concurrency: Requests in flight, at most.
     :param max_requests_per_second: Upper bound for this task; None removes it.
-    :param max_bytes_per_second: Upper bound for this task; None removes it.
+    :param max_bytes_per_second: Upper bound for this task. None for what the server accepts: from 50 MB/s on, the rate grows
+        until a request is throttled, or until it is 50 MB/s in binary. ``float("inf")`` removes the bound.
     :param max_rejects: Invalid records that may be rejected, over all tries of an upsert and in each try of reindexing; with
         more, the task fails. None for any number.
     :param transport: What carries the upserts: ``"rest"``, or ``"grpc"``, which needs the extra ``grpc``. None for the
@@ -65,7 +67,7 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
         namespace_column: str | None = None,
         namespace_from_path: bool | str = False,
         batch_size: int = defaults.BATCH_SIZE,
-        max_request_bytes: int = defaults.MAX_REQUEST_BYTES,
+        max_request_bytes: int | None = defaults.MAX_REQUEST_BYTES,
         max_concurrency: int = defaults.MAX_CONCURRENCY,
         max_requests_per_second: float | None = defaults.MAX_REQUESTS_PER_SECOND,
         max_bytes_per_second: float | None = defaults.MAX_BYTES_PER_SECOND,

@@ -74,10 +74,11 @@ class PineconeUpsertOperator(PineconeGivenRecordsOperator, PineconeUpsertBaseOpe
     with ``upsertedCount`` (the sum of what the server confirmed, over all tries), ``resumedCount`` (those of earlier
     tries), ``distinctCount`` (distinct ids among them, where one try sent all of them and at most a million; else None),
     ``rejectedCount``, ``rejectsPaths``, ``requestCount``, ``requestBytes``, ``retryCount``, ``throttledCount``,
-    ``durationSeconds``, ``namespace``, ``indexHost`` and ``lsn`` (the log sequence number of the last write; None where
-    the server sends none); ``upsertedCount`` and ``lsn`` are also pushed under their own keys. Where the records name their
-    namespaces, it also has ``namespaces`` (the 100 that got most records, each with its ``upsertedCount``) and
-    ``namespaceCount`` (how many there are).
+    ``durationSeconds``, ``namespace``, ``indexHost``, ``lsn`` (the log sequence number of the last write; None where
+    the server sends none) and ``learned`` (``requestBytes`` and ``bytesPerSecond``: the limits that were found);
+    ``upsertedCount`` and ``lsn`` are also pushed under their own keys. Where the records name their namespaces, it also has
+    ``namespaces`` (the 100 that got most records, each with its ``upsertedCount``) and ``namespaceCount`` (how many there
+    are).
 
     The parameters are those of :class:`PineconeGivenRecordsOperator`, :class:`PineconeUpsertBaseOperator` and their bases.
     """

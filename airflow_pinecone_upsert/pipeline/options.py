@@ -12,6 +12,7 @@ from airflow_pinecone_upsert.api.limits import (
     MAX_CONCURRENCY,
     MAX_DECODED_REQUEST_BYTES,
     MAX_RECORDS_PER_REQUEST,
+    MAX_REQUEST_BYTES,
 )
 from airflow_pinecone_upsert.exceptions import SetupError
 from airflow_pinecone_upsert.pipeline import defaults
@@ -119,7 +120,7 @@ class UpsertParameters(TypedDict, total=False):
     namespace_column: str | None
     namespace_from_path: bool | str
     batch_size: int
-    max_request_bytes: int
+    max_request_bytes: int | None
     max_concurrency: int
     max_requests_per_second: float | None
     max_bytes_per_second: float | None
@@ -135,10 +136,11 @@ class UpsertOptions(Columns):
 
     :param namespace: ``""`` is the default namespace.
     :param batch_size: Records in one request, at most.
-    :param max_request_bytes: Bytes of one request's body, at most.
+    :param max_request_bytes: Bytes of one request's body, at most. None for what the server accepts, from 2 MB on.
     :param max_concurrency: Requests in flight, at most.
     :param max_requests_per_second: Upper bound of the request rate; None removes it.
-    :param max_bytes_per_second: Upper bound of the rate of body bytes; None removes it.
+    :param max_bytes_per_second: Upper bound of the rate of body bytes. None for what the server accepts, from 50 MB/s on;
+        infinity removes it.
     :param max_rejects: Records that may be rejected, over all tries; None for any number.
     :param wait_until_searchable: End only once queries see what was written.
     :param searchable_timeout_s: How long that may take, in seconds.
@@ -147,7 +149,7 @@ class UpsertOptions(Columns):
 
     namespace: NamespaceName = ""
     batch_size: int = Field(default=defaults.BATCH_SIZE, ge=1, le=MAX_RECORDS_PER_REQUEST)
-    max_request_bytes: int = Field(default=defaults.MAX_REQUEST_BYTES, ge=1_000, le=MAX_DECODED_REQUEST_BYTES)
+    max_request_bytes: int | None = Field(default=defaults.MAX_REQUEST_BYTES, ge=1_000, le=MAX_DECODED_REQUEST_BYTES)
     max_concurrency: int = Field(default=defaults.MAX_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)
     max_requests_per_second: float | None = Field(default=defaults.MAX_REQUESTS_PER_SECOND, gt=0)
     max_bytes_per_second: float | None = Field(default=defaults.MAX_BYTES_PER_SECOND, gt=0)
@@ -155,6 +157,20 @@ class UpsertOptions(Columns):
     wait_until_searchable: bool = defaults.WAIT_UNTIL_SEARCHABLE
     searchable_timeout_s: float = Field(default=defaults.SEARCHABLE_TIMEOUT_S, gt=0, le=86_400)
     transport: Literal["rest", "grpc"] = defaults.TRANSPORT
+
+    @property
+    def max_pulled(self) -> int:
+        """
+        Requests that are pulled in advance of what may start.
+
+        With many namespaces so many that those of one which is throttled do not hold back the others.
+        """
+        return self.max_concurrency if self.has_many_namespaces else 1
+
+    @property
+    def longest_request_bytes(self) -> int:
+        """Bytes of a body that is allowed in any case: a record must fit into it."""
+        return MAX_REQUEST_BYTES if self.max_request_bytes is None else self.max_request_bytes
 
     @classmethod
     def checked(cls, namespace: str = "", **parameters: Unpack[UpsertParameters]) -> Self:

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from airflow_pinecone_upsert.api.endpoints import shown_namespace
 from airflow_pinecone_upsert.pipeline.counts import Counts
+from airflow_pinecone_upsert.pipeline.learned import Learned
 from airflow_pinecone_upsert.pipeline.wording import number_of
 
 MAX_NAMESPACES_NAMED: Final = 100
@@ -39,6 +40,8 @@ class UpsertReport:
     :param index_host: The URL of the index.
     :param lsn: The log sequence number of the last write, as far as the tries know it; None where the server reports none.
     :param namespaces: What the server confirmed in each namespace, where the records named theirs.
+    :param learned: How large a request may be, and how many bytes may start in a second, as the server showed; None where
+        nothing was sent.
     :param is_dry_run: Nothing was sent or written, as only a reindexing run can.
     """
 
@@ -50,6 +53,7 @@ class UpsertReport:
     index_host: str = ""
     lsn: int | None = None
     namespaces: Mapping[str, Written] | None = None
+    learned: Learned | None = None
     is_dry_run: bool = False
 
     @property
@@ -72,6 +76,7 @@ class UpsertReport:
             "namespace": self.namespace,
             "indexHost": self.index_host,
             "lsn": self.lsn,
+            "learned": self.learned.as_output() if self.learned else None,
             **self._namespaces_as_output(),
         }
 

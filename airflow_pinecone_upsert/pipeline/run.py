@@ -70,7 +70,8 @@ def upsert(  # noqa: PLR0913 - what a run may be given
     started_s = transport.now()
     checkpoint = _checkpoint(source, index, options, state)
     earlier = checkpoint.load() if checkpoint else None
-    books = Books.open(source, options, rejects_folder, checkpoint, earlier, started_s)
+    learned = earlier.learned if earlier else None
+    books = Books.open(source, options, rejects_folder, checkpoint, earlier, learned, started_s)
     stages = Stages(source, options, transport, cancellation, observers, random)
 
     def report() -> UpsertReport:
@@ -85,6 +86,7 @@ def upsert(  # noqa: PLR0913 - what a run may be given
             index_host=index.host,
             lsn=tracker.lsn,
             namespaces=tracker.namespaces() if options.has_many_namespaces else None,
+            learned=books.limits.learned,
         )
 
     try:
@@ -92,11 +94,13 @@ def upsert(  # noqa: PLR0913 - what a run may be given
         if checkpoint and earlier and not _is_backed(earlier, stats, options):
             checkpoint.discard()
             earlier = None
-            books = Books.open(source, options, rejects_folder, checkpoint, earlier, started_s)
+            books = Books.open(source, options, rejects_folder, checkpoint, earlier, learned, started_s)
         books.rejects.check_earlier()
         _log_start(source, index, options, earlier)
         encoded = stages.encoded(index_shape(stats), books, SettledRows.of(earlier).pending)
-        stages.send(stages.batcher(chunk.records for _, chunk in encoded), books, is_proven=earlier is not None)
+        stages.send(
+            stages.batcher((chunk.records for _, chunk in encoded), books), books, is_proven=earlier is not None
+        )
         books.writer.write(transport.now())
         stages.wait_until_searchable(index, report(), sleep)  # before the checkpoint is cleared: a retry only waits
     except BaseException:

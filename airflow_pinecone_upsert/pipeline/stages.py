@@ -25,7 +25,6 @@ from airflow_pinecone_upsert.exceptions import (
     BadRequestError,
     IncompleteUpsertError,
     InputError,
-    RequestTooLargeError,
     SetupError,
 )
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
@@ -35,15 +34,17 @@ from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.encode.wire_format import WireFormat
 from airflow_pinecone_upsert.pipeline.freshness import Freshness, Goal, Polling, wait_until_searchable
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.learned import Learned
 from airflow_pinecone_upsert.pipeline.observer import Observer
 from airflow_pinecone_upsert.pipeline.options import UpsertOptions
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 from airflow_pinecone_upsert.pipeline.read.prefetch import call_in_background
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 from airflow_pinecone_upsert.pipeline.report import UpsertReport
-from airflow_pinecone_upsert.pipeline.send.batch import Batcher, RequestSize
+from airflow_pinecone_upsert.pipeline.send.batch import Batcher
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
 from airflow_pinecone_upsert.pipeline.send.grouping import NamespaceBatcher
+from airflow_pinecone_upsert.pipeline.send.learned_limits import LearnedLimits
 from airflow_pinecone_upsert.pipeline.send.limiters import Limiters, NamespaceLimiters, SharedLimiter
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
@@ -85,11 +86,12 @@ class Index(Protocol):
 
 
 class Books(NamedTuple):
-    """What becomes of the records of one try: three parts, of which none sets another's state."""
+    """What becomes of the records of one try, and what it learns: parts of which none sets another's state."""
 
     rejects: Rejects
     tracker: RunTracker
     writer: CheckpointWriter
+    limits: LearnedLimits
 
     @classmethod
     def open(  # noqa: PLR0913, PLR0917
@@ -99,13 +101,15 @@ class Books(NamedTuple):
         folder: RejectsFolder | None,
         task_state: TaskState | None,
         earlier: CheckpointState | None,
+        learned: Learned | None,
         started_s: float,
     ) -> Books:
         """Continue what earlier tries left."""
         counts, paths = (earlier.counts.rejected, earlier.rejects_paths) if earlier else (0, ())
         rejects = Rejects(options.max_rejects, folder, counts, paths)
-        tracker = RunTracker(source, rejects, earlier, started_s)
-        return cls(rejects, tracker, CheckpointWriter(tracker, rejects, task_state, started_s))
+        limits = LearnedLimits(options, learned)
+        tracker = RunTracker(source, rejects, earlier, started_s, limits)
+        return cls(rejects, tracker, CheckpointWriter(tracker, rejects, task_state, started_s), limits)
 
 
 @dataclass(frozen=True)
@@ -133,11 +137,6 @@ class Stages:
         """The part of each request around its records, and with it the format of all."""
         return Envelope(self.options.namespace, wire_format_of(self.options.transport))
 
-    @cached_property
-    def request_size(self) -> RequestSize:
-        """How many bytes a body may have."""
-        return RequestSize(self.options.max_request_bytes)
-
     def encoded(
         self, shape: IndexShape, books: Books, select: Callable[[Chunk], Chunk]
     ) -> Iterator[tuple[Chunk, EncodedChunk]]:
@@ -148,7 +147,7 @@ class Stages:
         :param select: Returns the records of a chunk that are to be sent; perhaps none.
         :return: What was selected of each chunk, and what became of it. Nothing where that is no record.
         """
-        longest_record = self.options.max_request_bytes - self.envelope.size
+        longest_record = self.options.longest_request_bytes - self.envelope.size
         for chunk in self.source.chunks(shape, books.tracker.position):
             pending = select(chunk)
             if not len(pending.rows):
@@ -164,25 +163,23 @@ class Stages:
             books.tracker.read(chunk.row_range, pending, encoded)
             yield pending, encoded
 
-    def batcher(self, records: Iterable[EncodedRecords]) -> Iterable[UpsertRequest]:
+    def batcher(self, records: Iterable[EncodedRecords], books: Books) -> Iterable[UpsertRequest]:
         """Return the stage that fills requests, each for one namespace."""
-        options = self.options
-        if not options.has_many_namespaces:
-            return Batcher(records, self.envelope, max_records=options.batch_size, size=self.request_size)
+        max_records, size = self.options.batch_size, books.limits.size
+        if not self.options.has_many_namespaces:
+            return Batcher(records, self.envelope, max_records=max_records, size=size)
 
         def create(namespace: str) -> Batcher:
             envelope = replace(self.envelope, namespace=namespace, is_one_of_many=True)
-            return Batcher((), envelope, max_records=options.batch_size, size=self.request_size)
+            return Batcher((), envelope, max_records=max_records, size=size)
 
         return NamespaceBatcher(records, create)
 
-    def _limiters(self) -> Limiters:
-        options = self.options
-
+    def _limiters(self, limits: LearnedLimits) -> Limiters:
         def create() -> RateLimiter:
-            return RateLimiter(options.max_requests_per_second, options.max_bytes_per_second, self.random)
+            return RateLimiter(self.options.max_requests_per_second, limits.new_rate(), self.random)
 
-        return NamespaceLimiters(create) if options.has_many_namespaces else SharedLimiter(create())
+        return NamespaceLimiters(create) if self.options.has_many_namespaces else SharedLimiter(create())
 
     def send(  # noqa: PLR0913 - what a run may do at each stage
         self,
@@ -205,11 +202,11 @@ class Stages:
         :raises InputError: Likewise, or one record more is invalid than is allowed.
         :raises IncompleteUpsertError: A request failed for another reason, or the run was cancelled.
         """
+        limits = books.limits
 
         def enter(event: Event[UpsertRequest]) -> None:
             if isinstance(event, Attempt):
-                if isinstance(event.error, RequestTooLargeError):
-                    self.request_size.too_large(event.request)
+                limits.size.settled(event.request, event.error)
                 for observer in self.observers:
                     observer.attempted(event)
             books.tracker.add(event)
@@ -223,12 +220,13 @@ class Stages:
         sender = Sender(
             announced(iter(batcher)),
             self.transport,
-            rate_limiter=self._limiters(),
-            max_pulled=options.max_concurrency if options.has_many_namespaces else 1,
+            rate_limiter=self._limiters(limits),
+            max_pulled=options.max_pulled,
             max_unsettled=options.max_concurrency,
             random=self.random,
             cancellation=self.cancellation,
             is_proven=is_proven,
+            is_probe=limits.size.is_probe,
             on_turn=turn,
         )
         with self.transport:

@@ -45,6 +45,11 @@ class Manifest(Protocol):
         """Whether so much was journaled that the next run would load it slowly."""
         ...
 
+    @property
+    def last_run(self) -> Mapping[str, Any] | None:
+        """What the last successful run reported."""
+        ...
+
     def entries(self) -> Iterator[pa.RecordBatch]:
         """Yield all entries that are written, with the columns ``id``, ``digest`` and ``bytes``; of an id the last counts."""
         ...

@@ -35,6 +35,7 @@ from airflow_pinecone_upsert.pipeline.counts import Counts, ReindexCounts
 from airflow_pinecone_upsert.pipeline.encode.encoder import encode
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.index_shape import IndexShape
+from airflow_pinecone_upsert.pipeline.learned import Learned
 from airflow_pinecone_upsert.pipeline.observer import Observer
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, as_mask
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
@@ -121,6 +122,7 @@ def reindex(  # noqa: PLR0913 - what a run may be given
             namespace=options.namespace,
             index_host=index.host,
             lsn=run.journal.max_lsn,
+            learned=None if options.dry_run else books.limits.learned,
             manifest_path=manifest_path,
             is_dry_run=options.dry_run,
             examples=run.examples,
@@ -202,10 +204,16 @@ class _Run:
         options = self._options
         self.stages = Stages(self._source, options, transport, self._cancellation, self._observers, self._random)
         task_state = TaskState(state) if state else None  # the manifest is the checkpoint
-        self.books = Books.open(self._source, options, rejects_folder, task_state, None, transport.now())
+        self.books = Books.open(
+            self._source, options, rejects_folder, task_state, None, self._learned(), transport.now()
+        )
         self.journal = Journal(self._manifest, self.latest, transport.now)
         self.table = IdTable()
         self.changes = Changes(self.table, is_full=options.full)
+
+    def _learned(self) -> Learned | None:
+        """Return what the last successful run learned: it may grow again, because it is another run."""
+        return Learned.from_output((self._manifest.last_run or {}).get("learned"))
 
     def load(self) -> None:
         """Load the manifest."""
@@ -261,7 +269,7 @@ class _Run:
         """Send what is new or changed."""
         window = self._options.max_concurrency
         self.stages.send(
-            self.stages.batcher(self._selected(shape)),
+            self.stages.batcher(self._selected(shape), self.books),
             self.books,
             is_proven=self.table.loaded_count > 0,
             announced=lambda requests: self.journal.announced(requests, window),
@@ -296,7 +304,7 @@ class _Run:
         records = encode(
             chunk.only(is_taken),
             shape,
-            max_bytes=self._options.max_request_bytes,
+            max_bytes=self._options.longest_request_bytes,
             wire_format=self.stages.envelope.wire_format,
         ).records
         for record_id, body in zip(records.ids, records.bodies, strict=True):
@@ -391,7 +399,7 @@ class _Run:
 
     def plan(self, shape: IndexShape) -> None:
         """Count what would be sent and deleted."""
-        for request in self.stages.batcher(self._selected(shape)):
+        for request in self.stages.batcher(self._selected(shape), self.books):
             _, sizes, replaced = unpack_entries(request.records.entries)
             changed = sum(map(bool, replaced))
             units = write_units(sum(sizes), sum(replaced))

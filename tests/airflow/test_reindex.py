@@ -222,7 +222,7 @@ def test_a_dry_run_reports_and_changes_nothing(nights, caplog, monkeypatch, tmp_
             f"The run would cost about {output['writeUnits']:,}.00 USD in write units, "
             f"and save {output['writeUnitsSaved']:,}.00 USD, at 1e+06 USD per million."
         ),
-        "It would take at least 0.0 minutes at the limits of its rates.",
+        "It would take about 0.0 minutes at the limits of its rates.",
         f"New, for example: {', '.join(map(repr, ids(10, start=200)))}.",
         "Changed, for example: 'r020'.",
         f"Deleted, for example: {', '.join(map(repr, ids(10)))}.",

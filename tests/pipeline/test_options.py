@@ -9,8 +9,8 @@ from airflow_pinecone_upsert.pipeline.options import UpsertOptions, UpsertParame
 
 def test_the_defaults_are_pinecones_limits():
     options = UpsertOptions()
-    assert (options.batch_size, options.max_request_bytes) == (1_000, 2_000_000)
-    assert (options.max_requests_per_second, options.max_bytes_per_second) == (100, 50_000_000)
+    assert (options.batch_size, options.max_request_bytes) == (1_000, None)
+    assert (options.max_requests_per_second, options.max_bytes_per_second) == (100, None)
     assert options.names == {"id", "values", "sparse_values", "metadata"}
 
 

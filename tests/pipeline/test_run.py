@@ -52,6 +52,7 @@ def test_every_record_arrives_and_the_report_is_what_the_server_saw(index, run, 
         "namespace": "ns",
         "indexHost": index.url,
         "lsn": index.store.lsn,
+        "learned": {"requestBytes": 2_000_000, "bytesPerSecond": 50_000_000},
     }
 
 

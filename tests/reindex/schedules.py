@@ -162,7 +162,7 @@ def _try(random: Random, numbers: list[int]) -> Try:
     options = ReindexOptions(
         namespace=NAMESPACE,
         batch_size=random.choice([1, 2, 5, 1_000]),
-        max_request_bytes=random.choice([1_000, 2_000_000]),
+        max_request_bytes=random.choice([1_000, None]),
         max_concurrency=random.randint(1, 4),
         max_requests_per_second=random.choice([None, 5]),
         max_rejects=random.choice([None, None, 1]),

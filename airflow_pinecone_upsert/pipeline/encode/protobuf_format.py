@@ -17,7 +17,7 @@ Invariant: the components of a vector are copied from the memory of their column
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
@@ -77,6 +77,9 @@ class _ProtobufFormat(WireFormat):
             others += (head(_FOURTH, len(encoded)), encoded)
         size += sum(map(len, others))
         return b"".join((head(_FIRST, size), encoded_id, *vector, *others))
+
+    def binary_sizes(self, bodies: Sequence[bytes]) -> list[int]:
+        return list(map(len, bodies))  # with a few bytes of tags and lengths
 
     def decode(self, body: bytes) -> Mapping[str, Any]:
         ((_, vector),) = fields(body)

@@ -8,7 +8,7 @@ Everything else of the pipeline treats an encoded record as opaque bytes. A furt
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -59,6 +59,18 @@ class WireFormat(ABC):
         :param sparse: ``indices``, int64, and ``values``, float32; shape (n,).
         :param metadata: As :func:`airflow_pinecone_upsert.pipeline.encode.metadata.metadata_rows` returns it.
         :raises UnicodeError: The metadata contain text that is not valid Unicode.
+        """
+
+    @abstractmethod
+    def binary_sizes(self, bodies: Sequence[bytes]) -> list[int]:
+        """
+        Return the binary size of encoded records, in which Pinecone seems to measure requests.
+
+        It is the size of the id, 4 bytes for each component, 8 for each sparse entry, and the metadata as JSON
+        (https://docs.pinecone.io/guides/index-data/upsert-data, the table of batch sizes). What a format cannot know of
+        these it counts as longer, never as shorter.
+
+        :param bodies: Of one index, so that dense vectors have the same number of components.
         """
 
     @abstractmethod

@@ -2,47 +2,21 @@
 Batching: as many records in one request as fit, by count and by exact bytes.
 
 Invariants: order is kept; no body exceeds either bound, but for a single record that is larger than a bound that the
-server lowered; a batch ends only where the next record does not fit, or where it has the id of a record in the batch,
-because what a server makes of one id twice in a request is not defined.
+server lowered; no body that is longer than the safe reading allows exceeds the bound of its binary size; a batch ends only
+where the next record does not fit, or where it has the id of a record in the batch, because what a server makes of one id
+twice in a request is not defined.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
+from airflow_pinecone_upsert.pipeline.send.learned_limits import RequestSize
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
-
-log = logging.getLogger(__name__)
-
-
-class RequestSize:
-    """
-    How many bytes a body may have, for all batchers of a run.
-
-    :param max_bytes: At most.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-
-    def too_large(self, request: UpsertRequest) -> None:
-        """
-        Remember for the rest of the run that the server rejected the size of a request.
-
-        The halves of this one are sent in any case, so half of its size is what the next batches may have.
-        """
-        half = len(request.body) // 2
-        if len(request) > 1 and half < self.max_bytes:
-            self.max_bytes = half
-            log.warning(
-                "The server rejected the size of a request of %s bytes: further ones have at most %s.",
-                f"{len(request.body):,}",
-                f"{half:,}",
-            )
 
 
 class Batcher:
@@ -52,7 +26,7 @@ class Batcher:
     :param chunks: Records in order, none of them too long for a request.
     :param envelope: The part of a request's body around the records.
     :param max_records: Records in a request, at most.
-    :param size: Bytes of a body, at most; it may become less meanwhile.
+    :param size: Bytes of a body, at most, for all batchers of a run; it may change meanwhile.
     """
 
     def __init__(
@@ -90,7 +64,7 @@ class Batcher:
     def full(self) -> Iterator[UpsertRequest]:
         """Yield the requests that are certainly full."""
         max_bytes = None
-        while max_bytes != self._size.max_bytes:  # counted again where the server has lowered it in between
+        while max_bytes != self._size.max_bytes:  # counted again where it has changed in between
             max_bytes = self._size.max_bytes
             # All counts before the first batch is taken, because taking shortens what they are counted in.
             for count in list(self._full_counts()):
@@ -101,7 +75,9 @@ class Batcher:
     def _take(self, count: int) -> UpsertRequest:
         # Removed before it is sent, so that no record is held twice meanwhile.
         taken, self._waiting = self._waiting.split(count)
-        return UpsertRequest(taken, self._envelope)
+        request = UpsertRequest(taken, self._envelope)
+        self._size.made(request)
+        return request
 
     def _full_counts(self) -> Iterator[int]:
         """Yield the number of records of each batch that is certainly full; what follows the last one may yet grow."""
@@ -113,11 +89,20 @@ class Batcher:
         start = sent = 0
         while start < len(ids):
             fitting = int(np.searchsorted(ends_at, sent + max_bytes + separator, side="right"))
-            stop = start + _before_repeated_id(ids[start : max(start + 1, min(fitting, start + self._max_records))])
+            fitting = self._fitting_binary(start, max(start + 1, min(fitting, start + self._max_records)), ends_at)
+            stop = start + _before_repeated_id(ids[start:fitting])
             if stop == len(ids) and stop - start < self._max_records:
                 return
             yield stop - start
             start, sent = stop, int(ends_at[stop - 1])
+
+    def _fitting_binary(self, start: int, stop: int, ends_at: npt.NDArray[np.int64]) -> int:
+        """Return where a batch ends by the binary size of its records, which a short enough body cannot exceed."""
+        max_binary = self._size.max_binary
+        if max_binary is None or ends_at[stop - 1] - (ends_at[start - 1] if start else 0) <= max_binary:
+            return stop
+        sizes = np.cumsum(self._envelope.wire_format.binary_sizes(self._waiting.bodies[start:stop]))
+        return start + max(1, int(np.searchsorted(sizes, max_binary, side="right")))
 
 
 def _before_repeated_id(ids: Sequence[str]) -> int:

@@ -83,12 +83,14 @@ class NamespaceBatcher:
     def _add(self, namespace: str, records: EncodedRecords, since: int) -> Iterator[UpsertRequest]:
         group = self._groups.get(namespace) or _Group(self._create(namespace), since)
         self._passed += _size_of(records)
+        waited = len(group.batcher.waiting.ids)
         group.batcher.extend(records)
         del records
         for request in group.batcher.full():
-            # All that had waited is in the first request: what still waits came just now, and is the last to leave.
-            group.since = since
-            self._groups.pop(namespace, None)
+            waited -= len(request)
+            if waited <= 0:  # what still waits came just now, and is the last to leave
+                group.since = since
+                self._groups.pop(namespace, None)
             yield request
         size = _size_of(group.batcher.waiting)
         self._size += size - group.size

@@ -11,6 +11,7 @@ from airflow_pinecone_upsert.exceptions import (
     PineconeUpsertError,
     RequestTooLargeError,
     TransientError,
+    TransportError,
 )
 
 MAX_REJECTED_AT_FIRST: Final = 19
@@ -58,6 +59,7 @@ def decide(  # noqa: PLR0913 - what a decision depends on
     random: Random,
     rejected_at_first: int = 0,
     rejected_single: bool = False,
+    is_probe: bool = False,
 ) -> Decision:
     """
     Decide about one failed attempt.
@@ -65,6 +67,8 @@ def decide(  # noqa: PLR0913 - what a decision depends on
     =============================================  ===========================  ================================
     error                                          while                        decision
     =============================================  ===========================  ================================
+    ``TransportError``                             it is larger than every      split
+                                                   request that was accepted
     ``TransientError``                             attempts are left            retry, after backoff with jitter
     ``BadRequestError``                            19 requests were rejected,   abort
                                                    a single item among them,
@@ -75,7 +79,8 @@ def decide(  # noqa: PLR0913 - what a decision depends on
     =============================================  ===========================  ================================
 
     Halving finds the one item of n that the server rejects in at most 2 ⌈log2(n)⌉ further requests, and gets all of its
-    neighbours through. A server that takes nothing would be asked about every item: that ends early.
+    neighbours through. A server that takes nothing would be asked about every item: that ends early. A proxy may close the
+    connection of a request that is too large for it, instead of answering: to send the same again would not help.
 
     :param error: Why it failed.
     :param attempt: Attempts so far, from 1.
@@ -84,8 +89,11 @@ def decide(  # noqa: PLR0913 - what a decision depends on
     :param random: A source of floats in [0, 1).
     :param rejected_at_first: Requests that the server rejected, this one included, before it accepted any.
     :param rejected_single: One of the earlier of these had a single item.
+    :param is_probe: It is larger than every request that was accepted.
     """
     match error:
+        case TransportError() if is_probe and items > 1:
+            return Split()
         case TransientError() if attempt < max_attempts:
             return Retry(backoff_s(attempt, retry_after_s(error), random))
         case BadRequestError() if (items == 1 or rejected_single) and rejected_at_first >= MAX_REJECTED_AT_FIRST:

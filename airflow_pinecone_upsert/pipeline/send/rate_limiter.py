@@ -3,8 +3,9 @@ How fast requests may start. Pure: every transition is a function of the state a
 
 There are two rules, and the slower one counts:
 
-* The rates that the user set are spaced, not spent a second's worth at once: a server counts over windows that are not
-  ours, so a burst at a boundary of its windows would be throttled although the average is allowed.
+* The rates that the user set, and the one that ``learned_limits`` finds, are spaced, not spent a second's worth at once: a
+  server counts over windows that are not ours, so a burst at a boundary of its windows would be throttled although the
+  average is allowed.
 * What only the server knows (others write to the namespace, the allowance has changed) is learned from being throttled:
   the rate is cut, kept for a while, and raised again until the next cut.
 
@@ -24,10 +25,12 @@ Besides requests, a server counts *units*: bytes of the bodies of upserts, ids o
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.limits import MAX_RETRY_AFTER_S
+from airflow_pinecone_upsert.pipeline.send.learned_limits import ByteRate, ByteRates
 
 _SLACK_S: Final = 0.05
 """A start that is late by this much does not lower the rate: threads do not wake up to the millisecond."""
@@ -71,27 +74,29 @@ class _Spacing:
     """A rate, as the moment from which the next unit is allowed (the generic cell rate algorithm)."""
 
     def __init__(self, per_second: float | None) -> None:
-        self._per_second = per_second
+        self.per_second = per_second
         self._next_s = float("-inf")
 
     def wait_s(self, now: float) -> float:
         return self._next_s - now
 
     def take(self, amount: float, now: float) -> None:
-        if self._per_second is not None:
-            self._next_s = max(self._next_s, now - _SLACK_S) + amount / self._per_second
+        if self.per_second is not None:
+            self._next_s = max(self._next_s, now - _SLACK_S) + amount / self.per_second
 
 
 class _LearnedRate:
     """
     The rate of units that the server seems to allow.
 
-    :param limit: The user's rate; None for no bound.
+    :ivar limit: The rate of the first rule; None for no bound.
+    :param scale: What a rate rises by in ``_rise_s``: the same for senders that found different limits, so that they
+        share alike.
     """
 
-    def __init__(self, limit: float | None) -> None:
-        self._limit = limit
-        self._scale = limit or 0.0  # what a rate rises by in _rise_s
+    def __init__(self, limit: float | None, scale: float | None) -> None:
+        self.limit = limit
+        self._scale = scale or 0.0
         self._kept: float | None = None
         self._cut_s = 0.0
         self._keep_s = 0.0
@@ -106,7 +111,7 @@ class _LearnedRate:
             return None
         grown_s = max(0.0, now - self._cut_s - self._keep_s)
         rate = self._kept + self._scale * (grown_s / self._rise_s) ** 2
-        return rate if self._limit is None or rate < self._limit else None
+        return rate if self.limit is None or rate < self.limit else None
 
     def wait_s(self, now: float) -> float:
         rate = self.per_second(now)
@@ -119,8 +124,8 @@ class _LearnedRate:
     def started(self, units: int, now: float) -> None:
         if self._first_s > now:
             self._first_s = now
-            if self._limit is not None:
-                self._kept, self._cut_s = _START * self._limit, now
+            if self.limit is not None:
+                self._kept, self._cut_s = _START * self.limit, now
         self._recent.append((now, units))
         while self._recent[0][0] < now - _MEMORY_S:
             self._recent.popleft()
@@ -152,27 +157,44 @@ class RateLimiter:
     When the next request may start.
 
     :param requests_per_second: None for no bound.
-    :param units_per_second: Bytes of upserts, ids of deletes; None for no bound.
+    :param units_per_second: Bytes of upserts, also a rate that grows; ids of deletes; None for no bound.
     :param random: A source of floats in [0, 1).
     """
 
-    def __init__(self, requests_per_second: float | None, units_per_second: float | None, random: Random) -> None:
+    def __init__(
+        self, requests_per_second: float | None, units_per_second: float | ByteRate | None, random: Random
+    ) -> None:
+        rate = (
+            units_per_second if isinstance(units_per_second, ByteRate | None) else ByteRates(units_per_second).create()
+        )
         self._random = random
+        self._rate = rate
         self._requests = _Spacing(requests_per_second)
-        self._units = _Spacing(units_per_second)
-        self._learned = _LearnedRate(units_per_second)
+        self._units = _Spacing(rate.per_second if rate else None)
+        self._binary = _Spacing(rate.max_binary if rate else None)
+        self._learned = _LearnedRate(rate.per_second, rate.safe) if rate else _LearnedRate(None, None)
         self._held_until_s = 0.0
 
     def wait_s(self, now: float) -> float:
         """Return how long no request may start: seconds, 0 for at once."""
-        rules = (self._requests, self._units, self._learned)
+        rules = (self._requests, self._units, self._binary, self._learned)
         return max(0.0, self._held_until_s - now, *(rule.wait_s(now) for rule in rules))
 
-    def started(self, units: int, now: float) -> None:
-        """Count a request that starts."""
+    def started(self, units: int, now: float, binary_units: Callable[[], int] | None = None) -> None:
+        """
+        Count a request that starts.
+
+        :param binary_units: Returns what the server may count instead of ``units``, where that is less.
+        """
         self._learned.started(units, now)
         self._requests.take(1, now)
         self._units.take(units, now)
+        if self._rate is None:
+            return
+        if binary_units is not None and self._rate.per_second > self._rate.safe:
+            self._binary.take(binary_units(), now)
+        self._rate.started(units, now)
+        self._follow(self._rate)
 
     def throttled(self, started_s: float, retry_after_s: float | None, now: float) -> None:
         """
@@ -181,6 +203,13 @@ class RateLimiter:
         :param started_s: When that one started: the 429s of one flight are one event.
         :param retry_after_s: The server's ``Retry-After``, at most 120 s of it.
         """
-        self._learned.throttled(started_s, now)
+        is_step_too_far = self._rate is not None and self._rate.throttled(started_s, now)
+        if self._rate is not None:
+            self._follow(self._rate)
+        if not is_step_too_far:  # then to go back to what was accepted is enough
+            self._learned.throttled(started_s, now)
         pause_s = _PAUSE_S * (0.5 + self._random())
         self._held_until_s = max(self._held_until_s, now + max(pause_s, min(retry_after_s or 0.0, MAX_RETRY_AFTER_S)))
+
+    def _follow(self, rate: ByteRate) -> None:
+        self._units.per_second = self._learned.limit = rate.per_second

@@ -57,6 +57,10 @@ class Request(Protocol):
         """What the server's rate limit counts besides requests: bytes of an upsert, ids of a delete."""
         ...
 
+    def binary_units(self) -> int:
+        """Return what it may count instead: the binary size of an upsert's records."""
+        ...
+
     @property
     def location(self) -> str:
         """What it is about, for a message."""
@@ -189,6 +193,10 @@ class UpsertRequest:
         """Bytes of the body."""
         return len(self.body)
 
+    def binary_units(self) -> int:
+        """Return the binary size of the records."""
+        return sum(self.envelope.wire_format.binary_sizes(self.records.bodies))
+
     @property
     def row_ranges(self) -> list[RowRange]:
         """The rows that these records come from."""
@@ -255,6 +263,10 @@ class DeleteRequest:
         """Ids: Pinecone limits those per second."""
         return len(self)
 
+    def binary_units(self) -> int:
+        """Return the same: ids are counted in one way only."""
+        return self.rate_units
+
     @property
     def location(self) -> str:
         """Name the ids, for a message."""
@@ -285,6 +297,10 @@ class BulkDeleteRequest:
     endpoint = DELETE
     ids: ClassVar[Collection[str]] = ()
     rate_units = 0
+
+    def binary_units(self) -> int:
+        """Return the same."""
+        return self.rate_units
 
     def __len__(self) -> int:
         """Count it as one item."""

@@ -81,6 +81,7 @@ class Sender(Generic[RequestT]):
     :param cancellation: Ends the waiting.
     :param max_attempts: At one request, before a transient error is final.
     :param is_proven: The server has accepted requests like these before.
+    :param is_probe: Returns whether a request is larger than every one that was accepted.
     :param on_turn: Called several times a second, between two events.
     """
 
@@ -96,6 +97,7 @@ class Sender(Generic[RequestT]):
         cancellation: CancellationToken,
         max_attempts: int = MAX_ATTEMPTS,
         is_proven: bool = False,
+        is_probe: Callable[[RequestT], bool] = lambda _: False,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self._requests = requests
@@ -107,6 +109,7 @@ class Sender(Generic[RequestT]):
         self._cancellation = cancellation
         self._max_attempts = max_attempts
         self._is_proven = is_proven
+        self._is_probe = is_probe
         self._rejected_at_first = 0  # requests, until one is accepted
         self._rejected_single = False  # one of these had a single item
         self._on_turn = on_turn
@@ -242,7 +245,8 @@ class Sender(Generic[RequestT]):
             self._unsettled_ids.setdefault(one.request.namespace, set()).update(one.request.ids)
             self._pulled.remove(one.request)
         self._in_flight[one.request] = one, now
-        self._limiters.of(one.request.namespace).started(one.request.rate_units, now)
+        limiter = self._limiters.of(one.request.namespace)
+        limiter.started(one.request.rate_units, now, one.request.binary_units)
         self._transport.start(one.request)
 
     def _complete(self, completion: Completion[RequestT]) -> tuple[_Unsettled[RequestT], Attempt[RequestT], int]:
@@ -287,6 +291,7 @@ class Sender(Generic[RequestT]):
             random=self._random,
             rejected_at_first=self._rejected_at_first,
             rejected_single=self._rejected_single,
+            is_probe=self._is_probe(request),
         )
         self._rejected_single |= is_rejected_at_first and len(request) == 1
         match decision:

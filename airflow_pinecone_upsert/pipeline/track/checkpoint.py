@@ -17,6 +17,7 @@ import orjson
 
 from airflow_pinecone_upsert.exceptions import TransientError
 from airflow_pinecone_upsert.pipeline.counts import Counts
+from airflow_pinecone_upsert.pipeline.learned import Learned
 from airflow_pinecone_upsert.pipeline.position import Position, RowRange
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 from airflow_pinecone_upsert.pipeline.report import Written
@@ -62,6 +63,7 @@ class CheckpointState:
     :param rejects_paths: The files of rejected records.
     :param lsn: The log sequence number of the last write; None where the server reports none.
     :param namespaces: Of the counted records, those of each namespace.
+    :param learned: What the server showed of its limits; None in a checkpoint of an earlier version.
     """
 
     position: Position
@@ -70,6 +72,7 @@ class CheckpointState:
     rejects_paths: tuple[str, ...]
     lsn: int | None = None
     namespaces: Mapping[str, Written] = field(default_factory=dict)
+    learned: Learned | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the stored form."""
@@ -80,6 +83,7 @@ class CheckpointState:
             "rejectsPaths": list(self.rejects_paths),
             "lsn": self.lsn,
             "namespaces": packed({name: list(written) for name, written in self.namespaces.items()}),
+            "learned": self.learned.as_json() if self.learned else None,
         }
 
     @classmethod
@@ -92,7 +96,7 @@ class CheckpointState:
         :raises ValueError: Likewise.
         """
         origin, row = value["position"]
-        lsn = value.get("lsn")  # absent in a checkpoint of an earlier version
+        lsn, learned = value.get("lsn"), value.get("learned")  # absent in a checkpoint of an earlier version
         return cls(
             Position(str(origin), int(row)),
             tuple(expanded_ranges(value["settledAfter"])),
@@ -100,6 +104,7 @@ class CheckpointState:
             tuple(map(str, value["rejectsPaths"])),
             None if lsn is None else int(lsn),
             {name: Written(*written) for name, written in unpacked(value.get("namespaces", {})).items()},
+            None if learned is None else Learned.from_json(learned),
         )
 
 

@@ -17,6 +17,7 @@ from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
 from airflow_pinecone_upsert.pipeline.report import Written
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Failure, Rejection
+from airflow_pinecone_upsert.pipeline.send.learned_limits import LearnedLimits
 from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 from airflow_pinecone_upsert.pipeline.track.checkpoint import CheckpointState
 from airflow_pinecone_upsert.pipeline.track.distinct_ids import DistinctIds
@@ -32,11 +33,17 @@ class RunTracker:
     :param rejects: Where rejected records go.
     :param earlier: What earlier tries of the same run left.
     :param started_s: Monotonic seconds.
+    :param limits: What the run learns of the server's limits.
     :ivar lsn: The log sequence number of the last write, over all tries; None where the server reports none.
     """
 
     def __init__(
-        self, source: RecordSource, rejects: Rejects, earlier: CheckpointState | None, started_s: float
+        self,
+        source: RecordSource,
+        rejects: Rejects,
+        earlier: CheckpointState | None,
+        started_s: float,
+        limits: LearnedLimits,
     ) -> None:
         self._source = source
         self._rejects = rejects
@@ -44,6 +51,7 @@ class RunTracker:
         self._counts = Counts()  # of this try; rejects are counted once they are settled
         self._watermark = Watermark(earlier.position, earlier.settled_after) if earlier else Watermark()
         self._started_s = started_s
+        self._limits = limits
         self._last_rejection: Rejection[UpsertRequest] | None = None
         self._distinct = DistinctIds()
         self._written = dict(earlier.namespaces) if earlier else {}
@@ -150,7 +158,13 @@ class RunTracker:
             return None
         settled_after = tuple(self._watermark.settled_after)
         return CheckpointState(
-            position, settled_after, self.counts(now), self._rejects.paths, self.lsn, dict(self._written)
+            position,
+            settled_after,
+            self.counts(now),
+            self._rejects.paths,
+            self.lsn,
+            dict(self._written),
+            self._limits.learned,
         )
 
     def _settle(self, request: UpsertRequest) -> None:

@@ -53,7 +53,7 @@ def main() -> None:
         full=arguments.full,
         verify_sample=arguments.verify_sample,
         max_requests_per_second=None,
-        max_bytes_per_second=None,
+        max_bytes_per_second=float("inf"),
     )
     with IndexClient(arguments.url, ClientSettings(api_key="night")) as client:
         if not arguments.path:

@@ -71,7 +71,7 @@ def main() -> None:
 
     s3 = {"anon": True, "endpoint_url": arguments.s3}
     files = fsspec.filesystem("s3", **s3) if arguments.s3 else fsspec.filesystem("file")
-    rates = {"max_requests_per_second": None, "max_bytes_per_second": None} if arguments.unpaced else {}
+    rates = {"max_requests_per_second": None, "max_bytes_per_second": float("inf")} if arguments.unpaced else {}
     options = UpsertOptions(batch_size=arguments.batch_size, max_concurrency=arguments.max_concurrency, **rates)
     with IndexClient(arguments.url, ClientSettings(api_key=arguments.key)) as client:
         if not arguments.paths:

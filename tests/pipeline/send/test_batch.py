@@ -8,14 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_pinecone_upsert.exceptions import RequestTooLargeError
 from airflow_pinecone_upsert.pipeline.encode.json_format import JSON
 from airflow_pinecone_upsert.pipeline.encode.protobuf_format import PROTOBUF
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
-from airflow_pinecone_upsert.pipeline.send.batch import Batcher, RequestSize
+from airflow_pinecone_upsert.pipeline.send.batch import Batcher
+from airflow_pinecone_upsert.pipeline.send.learned_limits import RequestSize
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
 from tests.pipeline.sent import message_of
 
 DEFAULT = Envelope()
+TOO_LARGE = RequestTooLargeError("too large")
 
 
 def record(row, record_id, padding=0, origin="XCom"):
@@ -161,7 +164,7 @@ def test_half_the_size_that_the_server_rejected_is_the_limit_from_then_on():
     requests = iter(batcher)
     first = next(requests)
     assert len(first) > 20
-    size.too_large(first)
+    size.settled(first, TOO_LARGE)
     others = list(requests)
     assert [one for request in [first, *others] for one in records_of(request)] == [
         one for chunk in chunks for one in zip(*chunk, strict=True)
@@ -175,9 +178,9 @@ def test_a_record_beyond_a_lowered_limit_is_sent_alone():
     batcher = Batcher([encoded([record(row, str(row), 400) for row in range(6)])], DEFAULT, max_records=2, size=size)
     requests = iter(batcher)
     first = next(requests)
-    size.too_large(first)
+    size.settled(first, TOO_LARGE)
     second = next(requests)
-    size.too_large(second)  # one record cannot be split, so it lowers nothing
+    size.settled(second, TOO_LARGE)  # one record cannot be split, so it lowers nothing
     assert [len(request) for request in [first, second, *requests]] == [2, 1, 1, 1, 1]
 
 

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_pinecone_upsert.exceptions import RequestTooLargeError
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
-from airflow_pinecone_upsert.pipeline.send.batch import Batcher, RequestSize
+from airflow_pinecone_upsert.pipeline.send.batch import Batcher
 from airflow_pinecone_upsert.pipeline.send.grouping import NamespaceBatcher
+from airflow_pinecone_upsert.pipeline.send.learned_limits import RequestSize
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope
 
 COUNTED_BYTES = 500
@@ -86,6 +88,27 @@ def test_a_record_waits_for_at_most_two_windows():
     assert 10 < rare < 25
 
 
+def test_a_record_that_a_lowered_size_leaves_behind_waits_no_longer():
+    """Of the five records that wait in ``a``, four fit into a request while ``b`` tries out a larger one."""
+    size = RequestSize(2_000, 4_000)
+    names = ["a"] * 5 + ["b"] * 7 + ["c"] * 28 + ["a"] + ["c"] * 60
+    came = []
+
+    def read():
+        for row, name in enumerate(names):
+            came.append(row)
+            yield encoded([(row, name, 380)])
+
+    def create(namespace):
+        return Batcher((), Envelope(namespace), max_records=1_000, size=size)
+
+    left = {}
+    for request in NamespaceBatcher(read(), create, window_bytes=20_000):
+        left.update(dict.fromkeys(request.records.rows, len(came)))
+    assert left[3] == 41
+    assert 41 < left[4] <= 2 * 20_000 / (COUNTED_BYTES + 380) + 2
+
+
 def test_a_size_that_one_namespace_was_refused_counts_for_all():
     size = RequestSize(4_000)
     batcher = NamespaceBatcher(
@@ -94,5 +117,5 @@ def test_a_size_that_one_namespace_was_refused_counts_for_all():
     )
     requests = iter(batcher)
     first = next(requests)
-    size.too_large(first)
+    size.settled(first, RequestTooLargeError("too large"))
     assert max(len(request.body) for request in requests) <= len(first.body) // 2

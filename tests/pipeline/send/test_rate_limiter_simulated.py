@@ -17,11 +17,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_pinecone_upsert.api.backoff import Random
 from airflow_pinecone_upsert.api.models import UpsertResponse
 from airflow_pinecone_upsert.exceptions import ErrorResponse, RateLimitError
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.send.events import Failure
+from airflow_pinecone_upsert.pipeline.send.learned_limits import ByteRates
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.sender import Sender
@@ -58,7 +60,8 @@ class World:
 class Server:
     """Two token buckets whose rates follow a schedule of ``(from second, share of the full rate)``."""
 
-    def __init__(self, capacity_s, schedule=((0.0, 1.0),)):
+    def __init__(self, capacity_s, schedule=((0.0, 1.0),), binary_share=1.0):
+        self._binary_share = binary_share  # of a body, where the server counts binary
         self._capacity_s = capacity_s
         self._schedule = schedule
         self._levels = [rate * capacity_s for rate in (BYTES_PER_SECOND, REQUESTS_PER_SECOND)]
@@ -70,6 +73,7 @@ class Server:
         return next(share for since, share in reversed(self._schedule) if now >= since)
 
     def takes(self, now, body_bytes):
+        body_bytes *= self._binary_share
         rates = [rate * self.share(now) for rate in (BYTES_PER_SECOND, REQUESTS_PER_SECOND)]
         for which, (rate, cost) in enumerate(zip(rates, (body_bytes, 1), strict=True)):
             filled = self._levels[which] + rate * (now - self._filled_s)
@@ -89,6 +93,13 @@ class Server:
         return len(self.throttled) / (len(self.throttled) + len(self.accepted))
 
 
+def _body(number: int) -> bytes:
+    """Return a record that fills a request, of which a third is binary: 165 components of 12 bytes each."""
+    head, digits = b'{"id":"%d","values":[' % number, b"-0.123456789"
+    dense = b",".join([digits[: -len(str(number))], *[digits[:-1]] * 164])
+    return head + dense.ljust(BODY_BYTES - Envelope().size - len(head) - 2, b" ") + b"]}"
+
+
 class Client:
     """One sender, which is its own transport. It runs in a thread of its own, but only while the world waits for it."""
 
@@ -100,10 +111,13 @@ class Client:
         self._wakes = 0
         self._waits = False
         self.events = []
-        rate_limiter = rate_limiter or RateLimiter(REQUESTS_PER_SECOND, BYTES_PER_SECOND, self._random.random)
+        if rate_limiter is None:
+            rate_limiter = RateLimiter(REQUESTS_PER_SECOND, BYTES_PER_SECOND, self._random.random)
+        elif rate_limiter is learning:
+            rate_limiter = learning(self._random.random)
         source = (
             UpsertRequest(
-                EncodedRecords(["f"], [number], [str(number)], [b"x" * (BODY_BYTES - Envelope().size)], [b""], [""]),
+                EncodedRecords(["f"], [number], [str(number)], [_body(number)], [b""], [""]),
                 Envelope(),
             )
             for number in range(requests)
@@ -168,6 +182,12 @@ class Client:
         return sum(getattr(event, "confirmed", 0) for at, event in self.events if since <= at < until)
 
 
+def learning(random: Random) -> RateLimiter:
+    """Return a limiter without a number of the user, in the units of this simulation."""
+    rates = ByteRates(BYTES_PER_SECOND, BYTES_PER_SECOND, BYTES_PER_SECOND)
+    return RateLimiter(REQUESTS_PER_SECOND, rates.create(), random)
+
+
 def simulate(
     server: Server, latency: Callable, seed: int, *, clients: int = 1, apart_s: float = 0.0, **options
 ) -> SimpleNamespace:
@@ -189,9 +209,14 @@ def spread(count: int, least_s: float) -> list[tuple[int, float, str]]:
     ]
 
 
+def marked(cases: list[tuple[int, float, str]], fast: int = 33) -> list:
+    """Mark cases as slow, but for the first ones: 33 are each bucket with each latency."""
+    return [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] >= fast)) for case in cases]
+
+
 names = ("seed", "capacity_s", "latency")
-servers = pytest.mark.parametrize(names, spread(66, 0.5))
-servers_with_small_buckets_too = pytest.mark.parametrize(names, spread(99, 0.25))
+servers = pytest.mark.parametrize(names, marked(spread(66, 0.5)))
+servers_with_small_buckets_too = pytest.mark.parametrize(names, marked(spread(99, 0.25)))
 
 
 @servers_with_small_buckets_too
@@ -221,12 +246,17 @@ def test_an_allowance_that_falls_and_comes_back(seed, capacity_s, latency):
     assert server.accepted_bytes(25.0, 27.0) >= 0.85 * 2 * BYTES_PER_SECOND
 
 
-def test_several_senders_share_the_allowance():
+@pytest.mark.parametrize(
+    ("rate_limiter", "every"),
+    [(None, 2), pytest.param(None, 1, marks=pytest.mark.slow), pytest.param(learning, 1, marks=pytest.mark.slow)],
+    ids=["half", "all", "learning"],
+)
+def test_several_senders_share_the_allowance(rate_limiter, every):
     """The shares are random, so the bounds for every run are wider than those for most of them."""
     throttled_shares, ratios = [], []
-    for seed, capacity_s, latency in spread(48, 0.25):
+    for seed, capacity_s, latency in spread(48, 0.25)[::every]:
         server = Server(capacity_s)
-        run = simulate(server, LATENCIES[latency], seed, clients=4, requests=300)
+        run = simulate(server, LATENCIES[latency], seed, clients=4, requests=300, rate_limiter=rate_limiter)
         assert server.accepted_bytes(2.0, run.end_s) >= 0.9 * BYTES_PER_SECOND * (run.end_s - 2.0)
         counts = [sender.confirmed(run.end_s) for sender in run.senders]
         throttled_shares.append(server.throttled_share)
@@ -262,3 +292,26 @@ def test_without_a_limit_the_servers_allowance_is_found(seed, capacity_s, latenc
     rate_limiter = RateLimiter(None, None, random.Random(seed).random)  # noqa: S311
     end_s = simulate(server, LATENCIES[latency], seed, requests=400, rate_limiter=rate_limiter).end_s - 0.5
     assert server.accepted_bytes(2.0, end_s) >= 0.68 * BYTES_PER_SECOND * (end_s - 2.0)
+
+
+BINARY_SHARE = 165 * 4 / BODY_BYTES
+"""Of the vector; the rest of a record counts as it is, so that a little less is started than a server allows."""
+
+
+@pytest.mark.parametrize(names, marked(spread(66, 0.25), fast=11))
+def test_without_a_number_a_server_that_counts_json_is_used_as_fully_over_a_minute(seed, capacity_s, latency):
+    server = Server(capacity_s)
+    end_s = simulate(server, LATENCIES[latency], seed, requests=1_500, rate_limiter=learning).end_s - 0.5
+    assert server.accepted_bytes(2.0, end_s) >= 0.97 * BYTES_PER_SECOND * (end_s - 2.0)
+    assert server.throttled_share <= 0.01
+
+
+@pytest.mark.parametrize(names, marked(spread(66, 0.5), fast=11))
+def test_without_a_number_the_allowance_in_binary_is_found_within_half_a_minute(seed, capacity_s, latency):
+    server = Server(capacity_s, binary_share=BINARY_SHARE)
+    options = {"requests": 2_200, "window": 24, "rate_limiter": learning}
+    simulate(server, LATENCIES[latency], seed, **options)
+    end_s = server.accepted[-1][0] - 0.5  # not that of the sender, which may wait seconds for its slowest request
+    assert end_s > 32
+    assert server.accepted_bytes(30.0, end_s) >= 0.9 * BYTES_PER_SECOND * (end_s - 30.0)
+    assert server.throttled_share <= 0.02

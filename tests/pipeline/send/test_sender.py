@@ -14,8 +14,9 @@ from airflow_pinecone_upsert import exceptions
 from airflow_pinecone_upsert.api.limits import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
 from airflow_pinecone_upsert.pipeline.cancellation import POLL_INTERVAL_S, CancellationToken
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
-from airflow_pinecone_upsert.pipeline.send.batch import Batcher, RequestSize
+from airflow_pinecone_upsert.pipeline.send.batch import Batcher
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Failure, Rejection
+from airflow_pinecone_upsert.pipeline.send.learned_limits import RequestSize
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope
 from airflow_pinecone_upsert.pipeline.send.sender import Sender

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from airflow_pinecone_upsert.pipeline.encode.encoder import EncodedChunk
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
+from airflow_pinecone_upsert.pipeline.options import UpsertOptions
 from airflow_pinecone_upsert.pipeline.position import Position, RowRange, gaps, row_ranges
 from airflow_pinecone_upsert.pipeline.read.chunk import PARTS, Chunk
+from airflow_pinecone_upsert.pipeline.send.learned_limits import LearnedLimits
 from airflow_pinecone_upsert.pipeline.track.rejects import Rejects
 from airflow_pinecone_upsert.pipeline.track.settled_rows import SettledRows
 from airflow_pinecone_upsert.pipeline.track.tracker import RunTracker
@@ -109,7 +111,7 @@ class Numbered:
 def test_ten_million_rows_that_need_no_sending_take_no_memory_and_move_the_watermark():
     """About 5 ms a million rows; the first request stays unsettled until the end, so nothing can be forgotten early."""
     source, nothing = Numbered(), EncodedRecords.none()
-    tracker = RunTracker(source, Rejects(0, None), None, 0.0)
+    tracker = RunTracker(source, Rejects(0, None), None, 0.0, LearnedLimits(UpsertOptions()))
     empty = pa.RecordBatch.from_pydict({"id": pa.array([], pa.string())})
     first = EncodedRecords(["f"], [0], ["r0"], [b"{}"], [b""], [""])
     tracemalloc.start()
