@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from airflow_pinecone_upsert.emulator import limits
+from airflow_pinecone_upsert.emulator.allowance import MEASURES
 from airflow_pinecone_upsert.emulator.records import METRICS, VECTOR_TYPES
 from airflow_pinecone_upsert.emulator.server import EmulatedIndex
 from airflow_pinecone_upsert.emulator.store import DataFolderError
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             grpc_port=options.grpc_port,
             data=options.data,
             max_request_bytes=options.max_request_bytes,
+            measure=options.measure,
             lag_s=options.lag,
             import_duration_s=options.import_duration,
             grace_s=_GRACE_S,
@@ -117,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         default=limits.MAX_DECODED_REQUEST_BYTES,
         help="size of the largest body to accept, JSON or protobuf (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--measure",
+        choices=MEASURES,
+        help="enforce the limits of 2 MB a request and 50 MB/s a namespace, counting the bytes that were sent (json) or "
+        "those of the stored records (binary); Pinecone does not say which it counts (default: no such limits)",
     )
     parser.add_argument(
         "--lag",

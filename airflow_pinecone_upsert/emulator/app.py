@@ -28,6 +28,7 @@ from starlette.types import Message as ASGIMessage
 
 from airflow_pinecone_upsert.emulator import limits
 from airflow_pinecone_upsert.emulator.aliases import AliasOperations
+from airflow_pinecone_upsert.emulator.allowance import Allowance, request_too_large
 from airflow_pinecone_upsert.emulator.bodies import bound_bodies, read_body, sent_bytes
 from airflow_pinecone_upsert.emulator.control_plane import ControlPlane
 from airflow_pinecone_upsert.emulator.faults import Faults
@@ -51,6 +52,7 @@ def create_app(  # noqa: PLR0913
     document_schema: Mapping[str, Any] | None = None,
     api_key: str | None = None,
     max_request_bytes: int = limits.MAX_DECODED_REQUEST_BYTES,
+    measure: str | None = None,
     import_duration_s: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
     faults: Faults | None = None,
@@ -64,17 +66,21 @@ def create_app(  # noqa: PLR0913
     :param document_schema: The fields of an index of documents, which rejects vectors.
     :param api_key: The API key that clients must send; ``None`` accepts any key that is not empty.
     :param max_request_bytes: The size of the largest body to accept, JSON or protobuf. The real limit applies to the decoded size.
+    :param measure: How the limits of 2 MB a request and 50 MB/s a namespace are measured: ``json`` or ``binary``; ``None``
+        enforces neither.
     :param import_duration_s: How many seconds a bulk import takes.
-    :param clock: Returns the time in seconds that imports are measured by.
+    :param clock: Returns the time in seconds that imports and the rate of upserts are measured by.
     :param faults: Makes requests fail on demand.
     :param log: Records the requests.
     :return: The application.
+    :raises ValueError: There is no such measure.
     """
+    allowance = Allowance(measure, clock)
     names = Names(store)
     imports = ImportOperations(store, names, duration_s=import_duration_s, clock=clock)
     endpoints = _Endpoints(api_key, max_request_bytes, imports.advance)
     table = _routes(
-        VectorOperations(store, names, holds_documents=document_schema is not None),
+        VectorOperations(store, names, allowance, holds_documents=document_schema is not None),
         NamespaceOperations(names),
         AliasOperations(names),
         imports,
@@ -128,8 +134,7 @@ class _Endpoints:
         body = await read_body(request.receive)
         size = sent_bytes(request.scope, body)
         if size > self._max_request_bytes:
-            megabytes = round(size / 1_000_000)
-            raise ApiError(f"Request size {megabytes}MB exceeds the maximum supported size of 2MB")
+            raise request_too_large(size)
         return body
 
 

@@ -31,6 +31,9 @@ The first version with namespace aliases, and with counts of 64 bits as decimal 
 MAX_RECORDS_PER_REQUEST: Final = 1_000
 """Records in one upsert (OpenAPI, ``UpsertRequest.vectors``)."""
 
+MAX_REQUEST_BYTES: Final = 2_000_000
+"""Bytes of one upsert (docs: 2 MB, decimal)."""
+
 MAX_DECODED_REQUEST_BYTES: Final = 4_194_304
 """Bytes of the decoded request, as the error message of the real decoder says. The emulator counts the JSON body."""
 
@@ -57,6 +60,11 @@ MAX_IMPORT_FILE_BYTES: Final = 10_000_000_000
 
 MAX_ALIASES_PER_INDEX: Final = 1_000
 """Namespace aliases (docs)."""
+
+# One namespace -------------------------------------------------------------------------------
+
+MAX_BYTES_PER_SECOND: Final = 50_000_000
+"""Bytes of upserts (docs: 50 MB/s)."""
 
 # One record ----------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ class IndexOptions(TypedDict, total=False):
     grpc_port: int | None
     data: Path | None
     max_request_bytes: int
+    measure: str | None
     lag_s: float
     import_duration_s: float
     clock: Callable[[], float]

@@ -100,6 +100,11 @@ class Row(NamedTuple):
             return None
         return self.sparse_indices, self.sparse_values
 
+    @property
+    def binary_bytes(self) -> int:
+        """The size of the record: its id, 4 bytes for each component, 8 for each sparse entry, and its metadata as JSON."""
+        return sum(len(part) for part in self if part is not None)
+
     def unpack(self) -> StoredRecord:
         """
         Convert the row to arrays.

@@ -67,14 +67,16 @@ class EmulatedIndex:
     :param grpc_port: The port to listen on for gRPC; 0 for any free port, ``None`` for no gRPC.
     :param data: The folder to store the records in; ``None`` stores them in memory.
     :param max_request_bytes: The size of the largest body to accept, JSON or protobuf.
+    :param measure: How the limits of 2 MB a request and 50 MB/s a namespace are measured: ``json`` counts what was sent,
+        ``binary`` the records as they are stored. ``None`` enforces neither.
     :param lag_s: Seconds until a write is visible to queries, fetches, lists and statistics, as in the real service,
         which is eventually consistent. ``vectors()`` returns every record at once.
     :param import_duration_s: How many seconds a bulk import takes; the real service needs at least ten minutes.
-    :param clock: Returns the time in seconds that ``lag_s`` and ``import_duration_s`` are measured by.
+    :param clock: Returns the time in seconds that ``lag_s``, ``import_duration_s`` and the rate of ``measure`` are measured by.
     :param record_requests: Whether to fill ``requests``, which grows without bound and costs one more parse per body.
     :param grace_s: How many seconds ``close()`` waits for requests in progress.
-    :raises ValueError: Pinecone does not offer this combination of dimension, metric and vector type, or a number of
-        seconds is negative.
+    :raises ValueError: Pinecone does not offer this combination of dimension, metric and vector type, a number of
+        seconds is negative, or there is no such measure.
     :raises DataFolderError: The folder contains a different kind of index, or is in use.
     """
 
@@ -92,6 +94,7 @@ class EmulatedIndex:
         grpc_port: int | None = None,
         data: Path | None = None,
         max_request_bytes: int = limits.MAX_DECODED_REQUEST_BYTES,
+        measure: str | None = None,
         lag_s: float = 0.0,
         import_duration_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
@@ -113,6 +116,7 @@ class EmulatedIndex:
             document_schema=document_schema,
             api_key=api_key,
             max_request_bytes=max_request_bytes,
+            measure=measure,
             import_duration_s=import_duration_s,
             clock=clock,
             faults=self.faults,

@@ -8,6 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from airflow_pinecone_upsert.emulator import limits, rules
+from airflow_pinecone_upsert.emulator.allowance import Allowance
+from airflow_pinecone_upsert.emulator.bodies import sent_bytes
 from airflow_pinecone_upsert.emulator.filters import Predicate, compile_filter
 from airflow_pinecone_upsert.emulator.names import Names
 from airflow_pinecone_upsert.emulator.paging import page_limit, page_start, pagination
@@ -32,18 +34,21 @@ class VectorOperations:
 
     :param store: The records.
     :param names: The namespaces and aliases.
+    :param allowance: What upserts may take.
     :param holds_documents: Whether the index holds documents, so that it rejects vectors.
     """
 
-    def __init__(self, store: Store, names: Names, *, holds_documents: bool) -> None:
+    def __init__(self, store: Store, names: Names, allowance: Allowance, *, holds_documents: bool) -> None:
         self._store = store
         self._names = names
+        self._allowance = allowance
         self._holds_documents = holds_documents
 
-    def upsert_vectors(self, _: Request, body: bytes) -> Response:
+    def upsert_vectors(self, request: Request, body: bytes) -> Response:
         """Write records."""
         message, namespace = self._parse_write(body, _UPSERT_FIELDS, creates=True)
         rows = rules.parse_upsert(message, self._store.spec)
+        self._allowance.take(namespace, sent_bytes(request.scope, body), rows)
         return write_response(self._store.upsert(namespace, rows), {"upsertedCount": len(rows)})
 
     def update_vector(self, _: Request, body: bytes) -> Response:

@@ -88,6 +88,7 @@ def test_help_describes_every_option():
         "--api-key",
         "--data",
         "--max-request-bytes",
+        "--measure",
         "--lag",
         "--import-duration",
         "--fault",
