@@ -66,7 +66,7 @@ class EncodedRecords(NamedTuple):
         return {namespace: self._at(chosen) for namespace, chosen in offsets.items()}
 
     def _at(self, offsets: Iterable[int]) -> EncodedRecords:
-        return self._map(lambda column: [column[offset] for offset in offsets])
+        return self._map(lambda column: list(map(column.__getitem__, offsets)))
 
     def _map(self, change: Callable[[list[Any]], list[Any]]) -> EncodedRecords:
         return EncodedRecords(*map(change, self.columns))

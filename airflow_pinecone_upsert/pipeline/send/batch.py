@@ -37,6 +37,8 @@ class Batcher:
         self._max_records = max_records
         self._size = size
         self._waiting = EncodedRecords.none()
+        self._waiting_ids: set[str] = set()
+        self._waiting_bytes = 0
 
     def __iter__(self) -> Iterator[UpsertRequest]:
         """Yield the requests, in order."""
@@ -54,6 +56,13 @@ class Batcher:
     def extend(self, records: EncodedRecords) -> None:
         """Append records to those that wait."""
         self._waiting.extend(records)
+        self._waiting_ids.update(records.ids)
+        self._waiting_bytes += sum(map(len, records.bodies))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the records that wait."""
+        return self._waiting_bytes
 
     def rest(self) -> Iterator[UpsertRequest]:
         """Yield requests of all records that wait, the last one of which may not be full."""
@@ -63,6 +72,8 @@ class Batcher:
 
     def full(self) -> Iterator[UpsertRequest]:
         """Yield the requests that are certainly full."""
+        if self._is_too_little():
+            return
         max_bytes = None
         while max_bytes != self._size.max_bytes:  # counted again where it has changed in between
             max_bytes = self._size.max_bytes
@@ -75,9 +86,19 @@ class Batcher:
     def _take(self, count: int) -> UpsertRequest:
         # Removed before it is sent, so that no record is held twice meanwhile.
         taken, self._waiting = self._waiting.split(count)
+        self._waiting_ids = set(self._waiting.ids)
+        self._waiting_bytes -= sum(map(len, taken.bodies))
         request = UpsertRequest(taken, self._envelope)
         self._size.made(request)
         return request
+
+    def _is_too_little(self) -> bool:
+        """Return whether all that waits fits into a request and leaves room, as is known without a look at each record."""
+        count = len(self._waiting.ids)
+        body_bytes = self._envelope.size + self._waiting_bytes + len(self._envelope.separator) * count
+        size = self._size
+        max_bytes = size.max_bytes if size.max_binary is None else min(size.max_bytes, size.max_binary)
+        return count < self._max_records and len(self._waiting_ids) == count and body_bytes <= max_bytes
 
     def _full_counts(self) -> Iterator[int]:
         """Yield the number of records of each batch that is certainly full; what follows the last one may yet grow."""

@@ -82,7 +82,7 @@ class NamespaceBatcher:
 
     def _add(self, namespace: str, records: EncodedRecords, since: int) -> Iterator[UpsertRequest]:
         group = self._groups.get(namespace) or _Group(self._create(namespace), since)
-        self._passed += _size_of(records)
+        self._passed += _counted(sum(map(len, records.bodies)), len(records.ids))
         waited = len(group.batcher.waiting.ids)
         group.batcher.extend(records)
         del records
@@ -92,7 +92,7 @@ class NamespaceBatcher:
                 group.since = since
                 self._groups.pop(namespace, None)
             yield request
-        size = _size_of(group.batcher.waiting)
+        size = _counted(group.batcher.waiting_bytes, len(group.batcher.waiting.ids))
         self._size += size - group.size
         group.size = size
         if size:
@@ -108,5 +108,5 @@ class NamespaceBatcher:
             yield from group.batcher.rest()
 
 
-def _size_of(records: EncodedRecords) -> int:
-    return sum(map(len, records.bodies)) + _RECORD_BYTES * len(records.bodies)
+def _counted(body_bytes: int, records: int) -> int:
+    return body_bytes + _RECORD_BYTES * records

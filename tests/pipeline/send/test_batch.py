@@ -129,17 +129,26 @@ def test_a_batch_that_is_full_to_the_byte(wire_format):
         assert [len(batch) for batch in batches] == counts
 
 
-def test_no_more_chunks_are_read_than_a_request_needs():
+THREE_BYTES = len(request_of([record(row, str(row)) for row in range(3)]).body)
+
+
+@pytest.mark.parametrize(
+    ("max_records", "max_bytes", "repeats_after", "chunks_read"),
+    [(3, 10_000, 100, 3), (9, THREE_BYTES, 100, 4), (9, 10_000, 3, 4)],
+    ids=["count", "bytes", "repeated id"],
+)
+def test_no_more_chunks_are_read_than_a_request_needs(max_records, max_bytes, repeats_after, chunks_read):
     pulled = []
 
     def chunks():
-        for row in range(100):
+        for row in range(10):
             pulled.append(row)
-            yield encoded([record(row, str(row))])
+            yield encoded([record(row, str(row % repeats_after))])
 
-    batches = iter(Batcher(chunks(), Envelope(), max_records=3, size=RequestSize(10_000)))
-    next(batches)
-    assert pulled == [0, 1, 2]
+    batches = iter(Batcher(chunks(), DEFAULT, max_records=max_records, size=RequestSize(max_bytes)))
+    for number in range(3):
+        assert len(next(batches)) == 3
+        assert len(pulled) == chunks_read + 3 * number
 
 
 @pytest.mark.parametrize(
