@@ -152,7 +152,7 @@ def test_sigterm_while_requests_hang(task_processes, pinecone_index, folder):
 
 def test_task_timeout_while_requests_hang(task_processes, pinecone_index, folder):
     hang_seven_requests(pinecone_index)
-    more = "execution_timeout=timedelta(seconds=8)"
+    more = "execution_timeout=timedelta(seconds=15)"
     run = task_processes(TASK.format(paths=folder / "a.parquet", folder=folder, more=more))
     run.start()
     wait_until(lambda: "Process timed out" in run.log)
