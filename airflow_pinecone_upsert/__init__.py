@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from airflow_pinecone_upsert.pipeline.counts import Counts, ReindexCounts
     from airflow_pinecone_upsert.pipeline.options import UpsertOptions
     from airflow_pinecone_upsert.pipeline.report import UpsertReport
+    from airflow_pinecone_upsert.plan import plan_tasks, summarize
     from airflow_pinecone_upsert.reindex.options import ReindexOptions
     from airflow_pinecone_upsert.reindex.report import ReindexReport
     from airflow_pinecone_upsert.sensors.freshness import PineconeFreshnessSensor
@@ -95,6 +96,8 @@ __all__ = [
     "VerificationError",
     "__version__",
     "pinecone_asset",
+    "plan_tasks",
+    "summarize",
 ]
 
 _MODULES: Final = {
@@ -112,6 +115,8 @@ _MODULES: Final = {
     "UpsertOptions": "pipeline.options",
     "UpsertReport": "pipeline.report",
     "pinecone_asset": "assets",
+    "plan_tasks": "plan",
+    "summarize": "plan",
 }
 """Where the public names are; all others are errors."""
 

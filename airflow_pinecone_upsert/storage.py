@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 from airflow.sdk import ObjectStoragePath
 from fsspec.utils import glob_translate
@@ -19,6 +19,7 @@ from airflow_pinecone_upsert.pipeline.read.files import (
     FileRef,
     find_files_by_namespace,
     find_parquet_files,
+    list_files_by_namespace,
     list_parquet_files,
 )
 from airflow_pinecone_upsert.pipeline.read.parquet import ParquetSource
@@ -66,6 +67,67 @@ def parquet_files(
         return list(files.values())
 
     return call_in_background(find, cancellation or CancellationToken())
+
+
+class ListedPath(NamedTuple):
+    """
+    A path and the files that it means.
+
+    :param path: In its storage.
+    :param prefix: What precedes the path in the text that the user gave, such as ``s3://my_conn@``.
+    :param files: Sorted by path.
+    """
+
+    path: str
+    prefix: str
+    files: Sequence[FileRef]
+
+    @property
+    def has_whole_folders(self) -> bool:
+        """Whether the files of a folder are all those that the folder as a path would mean."""
+        is_file = [file.path for file in self.files] == [self.path]
+        is_glob = any(wildcard in self.path for wildcard in WILDCARDS)
+        return not is_file and (not is_glob or self.path.endswith("/*.parquet"))
+
+    def url_of(self, path: str) -> str:
+        """Return a path of this storage as the user would write it, with the Airflow connection if there is one."""
+        return f"{self.prefix}{path.lstrip('/')}"
+
+
+def listed_paths(paths: Any) -> list[ListedPath]:
+    """List the files that ``parquet_paths`` names, for each path. See :func:`parquet_files`."""
+    return _list_each(_each(paths, "parquet_paths"), find_parquet_files)
+
+
+def listed_namespaces(folder: Any) -> ListedPath:
+    """
+    List all files below a folder, at any depth, each with the namespace that the folder right below names.
+
+    :param folder: Text or ``ObjectStoragePath``.
+    :raises SourceError: There is no file, or one is not in a folder right below, or that does not name a namespace.
+    :raises SetupError: There is not one folder, or no installed package supports its scheme.
+    :raises StorageError: The storage does not respond.
+    """
+    folders = list(_each(folder, "parquet_paths"))
+    if len(folders) != 1:
+        raise SetupError(
+            f"A plan by namespace needs one folder, which contains those of the namespaces; got {len(folders)}."
+        )
+    (listed,) = _list_each(folders, list_files_by_namespace)
+    return listed
+
+
+def _list_each(paths: Iterable[ObjectStoragePath], find: Callable[[Any, str], list[FileRef]]) -> list[ListedPath]:
+    opened = [(path, *_open_storage(path)) for path in paths]
+
+    def listed() -> list[ListedPath]:
+        return [ListedPath(path.rstrip("/"), _prefix(given, path), find(fs, path)) for given, fs, path in opened]
+
+    return call_in_background(listed, CancellationToken())
+
+
+def _prefix(given: ObjectStoragePath, path: str) -> str:
+    return str(given).rstrip("/").removesuffix(path.strip("/"))
 
 
 def parquet_source(paths: Any, columns: Columns, cancellation: CancellationToken | None = None) -> ParquetSource:
@@ -131,6 +193,19 @@ def manifest_folder(path: Any) -> ManifestFolder:
     return ManifestFolder(*_open_storage(storage_path))
 
 
+def manifests_below(path: Any, other_than: Collection[str]) -> list[str]:
+    """
+    Return the names of the folders in a folder that contain a manifest, sorted.
+
+    :param path: As for :func:`manifest_folder`; it need not exist.
+    :param other_than: Names that are left out; the folder of each other one is listed.
+    :raises ManifestError: It may not be listed.
+    :raises StorageError: The storage does not respond.
+    """
+    root = manifest_folder(path)
+    return [name for name in root.subfolders() if name not in other_than and root.subfolder(name).sizes()]
+
+
 def check_rejects_path(rejects_path: Any, parquet_paths: Any, columns: Columns) -> None:
     """
     Check that the next run would not read the rejects of this one as records.
@@ -166,6 +241,23 @@ def check_manifest_path(manifest_path: Any, parquet_paths: Any) -> None:
         raise SetupError(
             f"manifest_path {str(manifest_path)!r} is inside of parquet_paths ({path}): the next run would read the "
             "manifest as records. Name a folder elsewhere."
+        )
+
+
+def check_manifests_path(manifests_path: Any, parquet_paths: Any) -> None:
+    """
+    Check that a plan would not take the manifests for namespaces.
+
+    :param manifests_path: The folder of all manifests.
+    :param parquet_paths: The folder that contains those of the namespaces.
+    :raises SetupError: The first one is in the second one.
+    """
+    folder = manifest_folder(manifests_path)
+    manifest = f"{folder.path.rstrip('/')}/name/base.parquet"
+    if path := _path_that_includes(folder.fs, manifest, parquet_paths, is_recursive=True):
+        raise SetupError(
+            f"manifests_path {str(manifests_path)!r} is inside of parquet_paths ({path}): the next plan would take the "
+            "manifests for namespaces. Name a folder elsewhere."
         )
 
 

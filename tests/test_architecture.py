@@ -41,10 +41,10 @@ LAYERS = [
     ["pipeline.send"],
     ["pipeline.freshness", "pipeline.observer", "pipeline.track"],
     ["pipeline.stages"],
-    ["pipeline.bulk_import", "pipeline.delete", "pipeline.run", "client"],
+    ["pipeline.bulk_import", "pipeline.delete", "pipeline.run", "pipeline.shares", "client"],
     ["reindex"],
     ["assets", "links", "storage", "supervisor", "telemetry"],
-    ["lineage"],
+    ["lineage", "plan"],
     ["hooks"],
     ["triggers"],
     ["operators"],
@@ -165,6 +165,8 @@ DAG_FILE_NAMES = [
     "PineconeSwapNamespaceOperator",
     "PineconeUpsertOperator",
     "pinecone_asset",
+    "plan_tasks",
+    "summarize",
     "SetupError",
 ]
 """What a DAG file imports; options and reports are for code that runs inside of a task."""
@@ -223,6 +225,8 @@ def test_every_error_class_is_public():
         "UpsertReport",
         "__version__",
         "pinecone_asset",
+        "plan_tasks",
+        "summarize",
     }
     assert set(airflow_pinecone_upsert.__all__) == classes | others
 

@@ -38,3 +38,7 @@ KEEP_NAMESPACES: Final = 1
 
 VERIFY_SAMPLE: Final = 100
 VERIFY_TIMEOUT_S: Final = 120.0
+
+MAX_TASKS: Final = 100
+TARGET_BYTES: Final = 250_000_000
+"""Of a plan. So many bytes of Parquet keep a task busy for some ten seconds, a few times what Airflow takes to start it."""

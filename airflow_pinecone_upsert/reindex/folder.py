@@ -11,7 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
@@ -52,13 +52,29 @@ class ManifestFolder:
         :raises ManifestError: The folder may not be listed.
         :raises StorageError: The storage does not respond.
         """
+        return {_name(info["name"]): info.get("size") or 0 for info in self._list() if info["type"] != "directory"}
+
+    def subfolders(self) -> list[str]:
+        """
+        Return the names of the folders in the folder, sorted.
+
+        :raises ManifestError: The folder may not be listed.
+        :raises StorageError: The storage does not respond.
+        """
+        return sorted(_name(info["name"]) for info in self._list() if info["type"] == "directory")
+
+    def subfolder(self, name: str) -> ManifestFolder:
+        """Return a folder in the folder."""
+        return ManifestFolder(self.fs, self._path_of(name))
+
+    def _list(self) -> Sequence[Mapping[str, Any]]:
         with self._errors("listed"):
             self.fs.invalidate_cache(self.path)
             try:
-                found = self.fs.ls(self.path.rstrip("/"), detail=True)
+                found: Sequence[Mapping[str, Any]] = self.fs.ls(self.path.rstrip("/"), detail=True)
             except FileNotFoundError:
-                return {}
-            return {_name(info["name"]): info.get("size") or 0 for info in found if info["type"] != "directory"}
+                return []
+            return found
 
     def read(self, name: str) -> bytes:
         """

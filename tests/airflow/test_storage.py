@@ -10,7 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from moto.server import ThreadedMotoServer
 
-from airflow_pinecone_upsert import PineconeUpsertOperator
+from airflow_pinecone_upsert import PineconeUpsertOperator, plan_tasks
 from airflow_pinecone_upsert.exceptions import SetupError, SourceError, StorageError
 from airflow_pinecone_upsert.pipeline.options import Columns
 from airflow_pinecone_upsert.reindex.__main__ import main
@@ -58,6 +58,36 @@ def test_parquet_on_s3(run_dag, pinecone_index, bucket, paths, count):
     assert run.state == "success"
     assert run.output("upsert")["upsertedCount"] == count
     assert len(pinecone_index.vectors()) == count
+
+
+def test_a_plan_of_tenants_on_s3(bucket):
+    """The folder `set` is a tenant; another one has a manifest, and no files any more."""
+    for tenant in ("set", "gone"):
+        bucket.put_object(Bucket=BUCKET, Key=f"manifests/{tenant}/gen-000001.json", Body=b"{}")
+    with pytest.raises(SetupError, match="inside of parquet_paths"):
+        plan_tasks("s3://aws_default@embeddings/", manifests_path="s3://aws_default@embeddings/manifests")
+    bucket.copy_object(Bucket=BUCKET, CopySource=f"{BUCKET}/set/a.parquet", Key="source/set/a.parquet")
+    plan = plan_tasks("s3://aws_default@embeddings/source/", manifests_path="s3://aws_default@embeddings/manifests/")
+    assert plan == [
+        {
+            "namespace": tenant,
+            "parquet_paths": f"s3://aws_default@embeddings/source/{tenant}",
+            "manifest_path": f"s3://aws_default@embeddings/manifests/{tenant}",
+            "params": {"name": tenant, "records": records},
+        }
+        for tenant, records in (("gone", 0), ("set", 10))
+    ]
+
+
+def test_a_plan_packs_tenants_on_s3(bucket):
+    from airflow_pinecone_upsert.storage import parquet_files
+
+    for tenant in ("set", "__default__"):
+        bucket.copy_object(Bucket=BUCKET, CopySource=f"{BUCKET}/set/a.parquet", Key=f"source/{tenant}/2026/a.parquet")
+    (entry,) = plan_tasks("s3://aws_default@embeddings/source/")
+    assert entry["parquet_paths"] == [f"s3://aws_default@embeddings/source/{name}" for name in ("__default__", "set")]
+    files = parquet_files(entry["parquet_paths"], namespace_from_path=entry["namespace_from_path"])
+    assert [file.namespace for file in files] == ["", "set"]
 
 
 def test_a_missing_object_is_named(bucket):

@@ -231,7 +231,7 @@ def test_a_path_whose_folders_name_no_namespace(documents, path, message):
 
 def test_a_folder_whose_name_is_no_namespace(documents):
     (documents / "a").rename(documents / "é")
-    with pytest.raises(exceptions.SourceError, match=r"the folder 'é' of .*x.parquet: .* Rename it"):
+    with pytest.raises(exceptions.SourceError, match=r"The folder 'é' of .*x.parquet .* Rename it"):
         source_of(documents)
 
 

@@ -123,17 +123,29 @@ def find_files_by_namespace(fs: fsspec.AbstractFileSystem, path: str, root: str 
     """
     files = _files_below(fs, path)
     root = _fixed_part(fs, path) if root is None else root.rstrip("/")
-    return [replace(file, namespace=_namespace_of(fs, file, root)) for file in files]
+    return [_with_namespace(fs, file, root) for file in files]
+
+
+def list_files_by_namespace(fs: fsspec.AbstractFileSystem, folder: str) -> list[FileRef]:
+    """
+    List all ``*.parquet`` below a folder, each with the namespace that the folder right below it names, sorted by path.
+
+    :raises SourceError: There is none, or one is not in a folder right below the folder, or that is not a namespace.
+    :raises StorageError: The storage does not answer.
+    """
+    return [_with_namespace(fs, file, folder.rstrip("/")) for file in _all_below(fs, folder)]
 
 
 def _files_below(fs: fsspec.AbstractFileSystem, path: str) -> list[FileRef]:
     with _storage_errors(url_of(fs, path)):
         is_folder = fs.isdir(path)
-    if not is_folder:
-        return find_parquet_files(fs, path)
-    files = list_parquet_files(fs, path)
+    return _all_below(fs, path) if is_folder else find_parquet_files(fs, path)
+
+
+def _all_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[FileRef]:
+    files = list_parquet_files(fs, folder)
     if not files:
-        raise SourceError(f"There is no *.parquet file below {url_of(fs, path)}. Check the path.")
+        raise SourceError(f"There is no *.parquet file below {url_of(fs, folder)}. Check the path.")
     return files
 
 
@@ -152,17 +164,17 @@ def _fixed_part(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return "/".join(parts[:first])
 
 
-def _namespace_of(fs: fsspec.AbstractFileSystem, file: FileRef, root: str) -> str:
+def _with_namespace(fs: fsspec.AbstractFileSystem, file: FileRef, root: str) -> FileRef:
     name, separator, _ = file.path.removeprefix(f"{root}/").partition("/")
     if not separator or not file.path.startswith(f"{root}/"):
         raise SourceError(
-            f"namespace_from_path: {file.url} is not in a folder below {url_of(fs, root)}, which would name its namespace. "
-            "Move it into one; __default__ is the default namespace."
+            f"{file.url} is not in a folder below {url_of(fs, root)}, which would name its namespace. Move it into one; "
+            "__default__ is the default namespace."
         )
     try:
-        return to_namespace(name)
+        return replace(file, namespace=to_namespace(name))
     except ValueError as exc:
-        raise SourceError(f"namespace_from_path: the folder {name!r:.80} of {file.url}: {exc}. Rename it.") from exc
+        raise SourceError(f"The folder {name!r:.80} of {file.url} is not a namespace: {exc}. Rename it.") from exc
 
 
 @contextmanager
