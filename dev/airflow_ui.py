@@ -89,6 +89,10 @@ def main(home: Path) -> None:
     embeddings = home / "embeddings"
     step("Embedding the paragraphs of Python's documentation")
     embed_documentation(embeddings)
+    for file in embeddings.iterdir():
+        tenant = home / "tenants" / file.stem
+        tenant.mkdir(parents=True)
+        (tenant / file.name).hardlink_to(file)
     with EmulatedIndex(dimension=DIMENSION) as index:
         os.environ.update(ui_environment(home, embeddings) | {"PINECONE_INDEX_HOST": index.url})
         step("Setting up Airflow's database and the connection pinecone_default")

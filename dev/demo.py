@@ -78,6 +78,7 @@ def airflow_environment(home: Path, embeddings: Path) -> dict[str, str]:
         "AIRFLOW_VAR_EMBEDDINGS": str(embeddings),
         "AIRFLOW_VAR_IMPORT_URI": str(embeddings.parent),
         "AIRFLOW_VAR_MANIFESTS": str(home / "manifests"),
+        "AIRFLOW_VAR_TENANTS": str(home / "tenants"),
         "AIRFLOW_VAR_WITHDRAWN": str(embeddings / "part-2.parquet"),
     }
 

@@ -20,6 +20,7 @@ PAGES = {
     "delete.md": {"withdrawn_articles", "expired_articles"},
     "metadata-for-readers.md": {"for_langchain", "for_llama_index", "for_haystack", "books"},
     "reindexing.md": {"adopt_articles", "preview_articles", "reindex_chapters", "reindex_tenants"},
+    "many-namespaces.md": {"tenants_by_column", "tenants_by_folder", "load_tenants"},
     "swap-namespaces.md": {"new_articles", "show_aliases"},
     "migration.md": {f"{peer}_{time}" for peer in ("ingest", "langchain", "sdk") for time in ("before", "after")},
     "testing.md": {"test_upsert", "test_my_dag"},

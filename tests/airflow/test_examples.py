@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,30 @@ def test_reindex_nightly_sends_what_changed(run_dag, pinecone_index, embeddings,
     run = run_dag(EXAMPLES / "reindex_nightly.py")
     assert run.output("announce") == "1 new, 0 changed, 9 deleted articles."
     assert set(pinecone_index.vectors("articles")) == {one for one in embeddings if one[0] != "2"} | {"2-9", "new"}
+
+
+def test_reindex_tenants(run_dag, pinecone_index, tmp_path, monkeypatch):
+    """The folder of a tenant vanishes: its task fails, and so does the sum, but the other tenants are reindexed."""
+    monkeypatch.setenv("AIRFLOW_VAR_TENANTS", str(tmp_path / "tenants"))
+    monkeypatch.setenv("AIRFLOW_VAR_MANIFESTS", str(tmp_path / "manifests"))
+    ids = {"__default__": "ab", "acme": "abc", "zoo": "aabc"}  # one id twice
+    for tenant, names in ids.items():
+        (tmp_path / "tenants" / tenant).mkdir(parents=True)
+        table = pa.table({"id": list(names), "values": [np.ones(8, np.float32)] * len(names)})
+        pq.write_table(table, tmp_path / "tenants" / tenant / "0.parquet")
+    run = run_dag(EXAMPLES / "reindex_tenants.py")
+    assert run.state == "success"
+    total = run.output("summarize")
+    assert (total["taskCount"], total["unchangedCount"] + total["newCount"] + total["changedCount"]) == (3, 9)
+    instances = [run.run.get_task_instance("reindex", map_index=number) for number in range(3)]
+    assert [one.rendered_map_index for one in instances] == sorted(ids)
+    for tenant, names in ids.items():
+        assert set(pinecone_index.vectors(tenant.replace("__default__", ""))) == set(names)
+
+    shutil.rmtree(tmp_path / "tenants" / "acme")
+    run = run_dag(EXAMPLES / "reindex_tenants.py")
+    assert [run.task_state("reindex", map_index=number) for number in range(3)] == ["success", "failed", "success"]
+    assert run.task_state("summarize") == "failed"
 
 
 @pytest.fixture

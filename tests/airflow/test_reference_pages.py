@@ -8,7 +8,13 @@ import re
 
 import pytest
 
-from airflow_pinecone_upsert import PineconeReindexOperator, PineconeUpsertOperator, ReindexReport, UpsertReport
+from airflow_pinecone_upsert import (
+    PineconeReindexOperator,
+    PineconeUpsertOperator,
+    ReindexReport,
+    UpsertReport,
+    plan_tasks,
+)
 from airflow_pinecone_upsert.api import limits
 
 from .readme import page_text, table
@@ -32,6 +38,11 @@ def test_parameters_tables_match_the_operators_signatures(operator):
     if operator is PineconeReindexOperator:
         del upsert["durable"]
     assert named == (upsert if operator is PineconeUpsertOperator else upsert | reindex)
+
+
+def test_the_table_of_a_plan_matches_its_signature():
+    listed = {name.strip("`"): _value(default) for name, default, _ in table(PARAMETERS, "Of a plan")}
+    assert listed == {one.name: one.default for one in inspect.signature(plan_tasks).parameters.values()}
 
 
 def _value(default):
