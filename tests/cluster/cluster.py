@@ -29,7 +29,13 @@ SLOTS = 4
 HEARTBEAT_TIMEOUT_S = 15
 """After this time without a sign of life, Airflow gives up a task and retries it. The default is 300 s."""
 
-RUN_WITHIN_S = 300
+QUEUED_TIMEOUT_S = 150
+"""
+After this time in Celery's queue, Airflow queues a task again: a killed worker may have reserved it. The token with which a worker
+starts a task is valid for as long, so tasks must not wait longer for a slot, or their tries fail with "Invalid auth token".
+"""
+
+RUN_WITHIN_S = 400
 _FINAL_STATES = {"success", "failed"}
 
 
@@ -147,6 +153,23 @@ class Cluster:
         answer.raise_for_status()
         return str(answer.json()["dag_run_id"])
 
+    def run_by_schedule(self, dag_id: str) -> str:
+        """
+        Start a paused DAG as its user does, and return the id of the run that its schedule then starts at once.
+
+        It is paused again when that run has ended: the next time of its schedule may come in a later test.
+        """
+        self.wait_until(lambda: self._api.get(f"/api/v2/dags/{dag_id}").is_success)
+        self._set_paused(dag_id, is_paused=False)
+        self.wait_until(lambda: bool(self._get(f"dags/{dag_id}/dagRuns")["dag_runs"]))
+        (run,) = self._get(f"dags/{dag_id}/dagRuns")["dag_runs"]
+        self.wait_for_run(dag_id, run["dag_run_id"])
+        self._set_paused(dag_id, is_paused=True)
+        return str(run["dag_run_id"])
+
+    def _set_paused(self, dag_id: str, *, is_paused: bool) -> None:
+        self._api.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": is_paused}).raise_for_status()
+
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Return the state of a DAG run."""
         return str(self._get(f"dags/{dag_id}/dagRuns/{run_id}")["state"])
@@ -173,8 +196,8 @@ class Cluster:
         ]
         return sorted((_try(one) for one in found if one["start_date"]), key=lambda one: one.started_s)
 
-    def output(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> dict[str, Any]:
-        """Return the output of a mapped instance."""
+    def output(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
+        """Return the output of a task, or of a mapped instance."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return dict(self._get(path, map_index=map_index, deserialize=True)["value"])
 
@@ -238,7 +261,8 @@ class Cluster:
             "LOGGING__BASE_LOG_FOLDER": LOGS / "tasks",
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": HEARTBEAT_TIMEOUT_S,
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": 2,
-            "SCHEDULER__TASK_QUEUED_TIMEOUT": 30,  # a killed worker may have reserved a task that it had not started
+            "SCHEDULER__TASK_QUEUED_TIMEOUT": QUEUED_TIMEOUT_S,
+            "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": 5,
             "WORKERS__MIN_HEARTBEAT_INTERVAL": 2,
         }
         return {
@@ -250,6 +274,7 @@ class Cluster:
                 f'"port": {self.target_port}}}'
             ),
             "AIRFLOW_VAR_EMBEDDINGS": str(self.embeddings),
+            "AIRFLOW_VAR_TENANTS": str(self.embeddings),
             "AIRFLOW_VAR_MANIFESTS": str(self.manifests),
             "NO_PROXY": "127.0.0.1",
             "PYTHONPATH": str(ROOT),

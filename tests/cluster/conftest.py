@@ -23,6 +23,7 @@ Fingerprints = dict[str, dict[str, bytes]]
 """By namespace and id."""
 
 TIMELINES = pytest.StashKey[list[Timeline]]()
+EXAMPLE = ROOT / "example_dags" / "reindex_tenants.py"
 CHART = ROOT / "build" / "cluster-timeline.svg"
 
 
@@ -39,7 +40,7 @@ def pytest_collection_modifyitems(config, items):
 def cluster() -> Iterator[Cluster]:
     """Start a cluster without workers."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of `timeout`, or of a CI: then clean up, too
-    cluster = Cluster([Path(__file__).with_name("dags") / "cluster_tenants.py"])
+    cluster = Cluster([Path(__file__).with_name("dags") / "cluster_tenants.py", EXAMPLE])
     try:
         cluster.start()
         yield cluster

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from .conftest import DIMENSION, NAMESPACES
+from .conftest import DIMENSION, EXAMPLE, NAMESPACES
 from .target import Upsert, running_target
 from .timeline import Timeline
 
@@ -106,6 +106,26 @@ def check_resumed(by_killed: Sequence[Upsert], by_retry: Sequence[Upsert], kille
     lost_s = max((killed_s - confirmed_s[record_id] for record_id in repeated), default=0.0)
     assert lost_s <= WORK_LOST_S
     return f"{len(confirmed_s):,} records were confirmed, {len(repeated):,} sent again: the work of {lost_s:.1f} s."
+
+
+def test_the_example_reindexes_every_tenant(*, cluster, write_tenants, add_timeline):
+    """The plan, the mapped tasks and the sum run on two workers, as they are in the example."""
+    written = write_tenants(RECORDS)
+    with running_target(cluster.target_port, dimension=DIMENSION) as target:
+        cluster.use_workers(DYING, SURVIVING)
+        run_id = cluster.run_by_schedule(EXAMPLE.stem)
+        state = cluster.run_state(EXAMPLE.stem, run_id)
+        tries = cluster.tries(EXAMPLE.stem, run_id, "reindex")
+        stored = {namespace: target.fingerprints(namespace) for namespace in written}
+
+    assert state == "success"
+    add_timeline(Timeline(f"the example {EXAMPLE.name}", tries))
+    assert {one.worker for one in tries} == {DYING, SURVIVING}
+    assert not [namespace for namespace in written if stored[namespace] != written[namespace]]
+    total = cluster.output(EXAMPLE.stem, run_id, "summarize")
+    assert total["taskCount"] == NAMESPACES
+    assert total["newCount"] == total["upsertedCount"] == NAMESPACES * RECORDS
+    assert [total[count] for count in ("changedCount", "unchangedCount", "rejectedCount", "deletedCount")] == [0] * 4
 
 
 def test_two_workers_are_nearly_twice_as_fast_as_one(*, cluster, write_tenants, add_timeline):
