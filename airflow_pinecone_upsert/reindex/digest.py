@@ -20,9 +20,10 @@ metadata key: list      ``seed("l", key)``      for each string its length in UT
 ======================  ======================  ===============================================================
 
 A part that is absent or null, and a key that is null, contribute nothing; the order of keys does not matter. The id's own
-digest is ``h(0, id)``. The digest of the record is the exclusive or of the id's and the content, where bytes 0 to 3 are
-those of the id's alone: they show that two entries have the same id, whatever their contents. Bytes 8 to 15 of the id's
-digest are the hash by which :mod:`airflow_pinecone_upsert.reindex.id_table` finds it.
+digest is ``h(0, id)``, and ``h(0, namespace + NUL + id)`` where records name their namespaces, see
+:mod:`airflow_pinecone_upsert.reindex.keys`. The digest of the record is the exclusive or of the id's and the content, where
+bytes 0 to 3 are those of the id's alone: they show that two entries have the same id, whatever their contents. Bytes 8 to 15
+of the id's digest are the hash by which :mod:`airflow_pinecone_upsert.reindex.id_table` finds it.
 
 Invariants: records that would be sent as the same record have the same digest; a record that must be rejected has none, or
 one that no valid record has; an unchanged record costs neither the encoding of its vector nor a Python object for each component.
@@ -45,10 +46,13 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from airflow_pinecone_upsert.pipeline.encode.metadata import metadata_rows, metadata_values
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, as_numpy
+from airflow_pinecone_upsert.reindex.keys import IdKeys, Keys
 
 DIGEST_NAME: Final = "xxh3-128-parts"
 DIGEST_VERSION: Final = 1
 """Raised when the form changes: digests of two versions cannot be compared."""
+
+_BY_ID: Final = IdKeys("")
 
 _EXACT_INTEGERS: Final = 2**53
 _COMPONENT_BYTES: Final = 4
@@ -101,7 +105,7 @@ class IdDigests(NamedTuple):
 
     :param hashes: uint64, shape (n,).
     :param checks: The bytes that a record's digest has in common with its id's. uint32, shape (n,).
-    :param lengths: Bytes of each id; 0 for null. int64, shape (n,).
+    :param lengths: Bytes of each; 0 for null. int64, shape (n,).
     """
 
     hashes: npt.NDArray[np.uint64]
@@ -111,15 +115,15 @@ class IdDigests(NamedTuple):
 
 def digest_ids(ids: pa.Array[Any]) -> IdDigests:
     """
-    Return the hashes of ids.
+    Return the hashes of keys.
 
-    :param ids: Strings or integers; length n.
+    :param ids: Keys, or integers as ids; length n.
     """
     found, lengths = _digest_ids(ids)
     return IdDigests(found[:, 1].copy(), found.view(np.uint32)[:, 0].copy(), lengths)
 
 
-def digest_records(chunk: Chunk) -> RecordDigests:
+def digest_records(chunk: Chunk, keys: Keys = _BY_ID) -> RecordDigests:
     """
     Return the digest and the size of each record of a chunk.
 
@@ -129,16 +133,17 @@ def digest_records(chunk: Chunk) -> RecordDigests:
     size is an estimate.
 
     :param chunk: The records, which need not be valid.
+    :param keys: How they are named.
     """
     try:
-        return _digest_records(chunk)
+        return _digest_records(chunk, keys)
     except (pa.ArrowException, ValueError, OverflowError, LookupError):  # a value that Arrow cannot convert
         count = len(chunk.records)
         if count == 1:
-            ids, sizes = _digest_ids(chunk.records.column("id"))
+            ids, sizes = _digest_keys(chunk, keys)
             return RecordDigests(ids[:, 1].copy(), ids, sizes, np.zeros(1, bool))
         is_first = np.arange(count) < count // 2
-        first, second = digest_records(chunk.only(is_first)), digest_records(chunk.only(~is_first))
+        first, second = digest_records(chunk.only(is_first), keys), digest_records(chunk.only(~is_first), keys)
         return RecordDigests(
             np.concatenate([first.id_hashes, second.id_hashes]),
             np.concatenate([first.digests, second.digests]),
@@ -147,12 +152,12 @@ def digest_records(chunk: Chunk) -> RecordDigests:
         )
 
 
-def _digest_records(chunk: Chunk) -> RecordDigests:
+def _digest_records(chunk: Chunk, keys: Keys) -> RecordDigests:
     count = len(chunk.records)
     is_valid = np.ones(count, bool)
     if chunk.violations:
         is_valid[list(chunk.violations)] = False
-    of_ids, sizes = _digest_ids(chunk.records.column("id"))
+    of_ids, sizes = _digest_keys(chunk, keys)
     is_valid &= sizes > 0
     content = np.zeros((count, 2), np.uint64)
     for digests, part_sizes, part_is_valid in (_dense(chunk), _sparse(chunk), _metadata(chunk)):
@@ -191,8 +196,24 @@ def _joined(digests: Iterable[bytes]) -> _Digests:
 
 
 def _digest_ids(ids: pa.Array[Any]) -> tuple[_Digests, _Sizes]:
-    texts, lengths = _utf8(ids if types.is_string(ids.type) or types.is_large_string(ids.type) else ids.cast("string"))
+    texts, lengths = _texts(ids)
     return _joined(map(xxh3_128_digest, texts)), lengths
+
+
+def _digest_keys(chunk: Chunk, keys: Keys) -> tuple[_Digests, _Sizes]:
+    """Return the digests of the keys, and the lengths of the ids; 0 for a record without a key."""
+    texts, lengths = _texts(chunk.records.column("id"))
+    prefixes = keys.prefixes(chunk)
+    if prefixes is None:
+        return _joined(map(xxh3_128_digest, texts)), lengths
+    named = [b"" if prefix is None else prefix + text for prefix, text in zip(prefixes, texts, strict=True)]
+    if None in prefixes:
+        lengths = lengths * np.fromiter((prefix is not None for prefix in prefixes), bool, len(prefixes))
+    return _joined(map(xxh3_128_digest, named)), lengths
+
+
+def _texts(ids: pa.Array[Any]) -> tuple[list[bytes], _Sizes]:
+    return _utf8(ids if types.is_string(ids.type) or types.is_large_string(ids.type) else ids.cast("string"))
 
 
 def _utf8(texts: pa.Array[Any]) -> tuple[list[bytes], _Sizes]:

@@ -1,7 +1,8 @@
 """
 Entries: what a manifest says of one record, and their Parquet files.
 
-An entry is an id with one of three claims about the namespace:
+An entry is the id of a record (of many namespaces its key, see :mod:`airflow_pinecone_upsert.reindex.keys`, which is called
+an id here, too) with one of three claims about the namespace:
 
 - a digest: the server confirmed the record with this digest, and nothing was sent for the id since;
 - :data:`UNKNOWN_DIGEST`: something was sent for the id, and what the namespace holds is not known. No record has this
