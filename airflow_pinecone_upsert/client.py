@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -58,7 +58,12 @@ from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.send.deletions import send_deletions
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
-from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, Deletion, UpsertRequest
+from airflow_pinecone_upsert.pipeline.send.requests import (
+    DeleteRequest,
+    Deletion,
+    NamespaceDeleteRequest,
+    UpsertRequest,
+)
 from airflow_pinecone_upsert.pipeline.send.sender import Sender
 from airflow_pinecone_upsert.pipeline.send.transport import InlineTransport, ThreadTransport
 
@@ -401,7 +406,7 @@ class IndexClient:
         :raises NotFoundError: There is no such namespace.
         :raises SetupError: No URL can name it.
         """
-        if namespace in _NO_PATH_SEGMENTS:
+        if namespace in endpoints.NO_PATH_SEGMENTS:
             raise SetupError(
                 f"The namespace {namespace!r} cannot be deleted: a URL cannot contain it. Delete its records."
             )
@@ -415,7 +420,7 @@ class IndexClient:
         :raises NotFoundError: There is no such namespace.
         :raises SetupError: It is an alias, or no URL can name it.
         """
-        if namespace in _NO_PATH_SEGMENTS:
+        if namespace in endpoints.NO_PATH_SEGMENTS:
             raise SetupError(f"The namespace {namespace!r} cannot be described: a URL cannot contain it.")
         return self._call(endpoints.describe_namespace(namespace))
 
@@ -517,7 +522,12 @@ class IndexClient:
         self._call(endpoints.cancel_import(import_id))
 
     def _perform(self, request: Deletion) -> DeleteResponse:
-        return self._http.send(request.endpoint, content=request.body)
+        try:
+            return self._http.send(request.endpoint, content=request.body or None)
+        except NotFoundError:
+            if isinstance(request, NamespaceDeleteRequest):
+                return DeleteResponse()  # it is gone already, as an unknown id is
+            raise
 
     def _page_by_page(self, endpoint: Endpoint[PageT], **params: Any) -> Iterator[PageT]:
         token: str | None = None
@@ -539,17 +549,13 @@ def _close(*clients: HttpClient | GrpcClient) -> None:
         client.close()
 
 
-_NO_PATH_SEGMENTS: Final = (".", "..")
-"""Names that a URL cannot contain: they mean a folder there."""
-
-
 def _alias_name(name: str) -> str:
     """
     Return the name of an alias.
 
     :raises SetupError: No URL can name it, or it would mean all aliases.
     """
-    if not name or name in _NO_PATH_SEGMENTS:
+    if not name or name in endpoints.NO_PATH_SEGMENTS:
         raise SetupError(f"{name!r} is not the name of a namespace alias.")
     return name
 

@@ -217,12 +217,21 @@ class VerificationError(PineconeUpsertError):
 
     :param message: Which records differ, and in which fields.
     :param ids: Their ids.
+    :param namespaces: The namespace of each; ``""`` is the default one.
     :param response: See :class:`PineconeUpsertError`.
     """
 
-    def __init__(self, message: str, ids: Sequence[str] = (), *, response: ErrorResponse | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        ids: Sequence[str] = (),
+        namespaces: Sequence[str] = (),
+        *,
+        response: ErrorResponse | None = None,
+    ) -> None:
         super().__init__(message, response=response)
         self.ids = tuple(ids)
+        self.namespaces = tuple(namespaces)
 
 
 class IncompleteUpsertError(PineconeUpsertError):

@@ -264,11 +264,12 @@ from airflow_pinecone_upsert.reindex.changes import Changes
 from airflow_pinecone_upsert.reindex.deletion import vanished_entries
 from airflow_pinecone_upsert.reindex.entries import known_entries
 from airflow_pinecone_upsert.reindex.id_table import IdTable
+from airflow_pinecone_upsert.reindex.keys import IdKeys
 
 (records,) = pq.ParquetFile({str(tmp_path / "a.parquet")!r}).read().to_batches()
 entries = lambda: iter([known_entries(["a", "c"], [b"x" * 16] * 2, [10, 10])])
 table = IdTable(entries())
-changes = Changes(table, is_full=False)
+changes = Changes(table, IdKeys(""), is_full=False)
 assert len(changes.select(Chunk("f", range(2), records, PARTS)).rows) == 2
 assert [len(batch) for batch in vanished_entries(table, table.latest(entries))] == [1]
 assert "pandas" not in sys.modules

@@ -93,6 +93,10 @@ CREATE_ALIAS: Final = Endpoint("POST", _ALIASES, NamespaceAlias, min_api_version
 LIST_ALIASES: Final = Endpoint("GET", _ALIASES, AliasesResponse, min_api_version=ALIAS_API_VERSION)
 
 
+NO_PATH_SEGMENTS: Final = (".", "..")
+"""Names that a URL cannot contain: they mean a folder there."""
+
+
 def describe_namespace(namespace: str) -> Endpoint[NamespaceDescription]:
     """Return the endpoint that counts the records of a namespace; ``""`` is the default one."""
     return Endpoint("GET", _namespace_path(namespace), NamespaceDescription)

@@ -366,11 +366,18 @@ class PineconeHook(BaseHook):
         :param parameters: The others.
         :raises SetupError: An option is invalid. The message names every invalid one, with its value.
         """
+        from airflow_pinecone_upsert.exceptions import SetupError
         from airflow_pinecone_upsert.reindex.options import ReindexOptions
 
         _check_that_digests_can_be_computed()
         parameters["transport"] = self._transport(parameters.get("transport"))
-        return ReindexOptions.checked(self._or_default(namespace), **parameters)
+        options = ReindexOptions.checked(self._or_default(namespace), **parameters)
+        if options.has_many_namespaces:
+            raise SetupError(
+                f"Invalid parameters: reindexing makes one namespace equal to its source, and not {options.namespaces_named_by}; "
+                "set namespace instead, with a task, or a mapped task instance, and a manifest_path for each namespace."
+            )
+        return options
 
     def reindex_source(  # noqa: PLR0913 - the parts of a run
         self,

@@ -249,7 +249,11 @@ class Stages:
         polling = Polling(self.options.searchable_timeout_s, now, sleep, self.cancellation)
         goals = [Goal(self.options.namespace, done.lsn, fallback_records=at_least)]
         if done.namespaces is not None:
-            goals = [Goal(name, written.lsn, fallback_records=1) for name, written in done.namespaces.items()]
+            goals = [
+                Goal(name, written.lsn, fallback_records=min(1, written.upserted))
+                for name, written in done.namespaces.items()
+                if written.lsn is not None or written.upserted
+            ]
         for goal in goals:
             wait_until_searchable(Freshness(index, goal, now), polling)
 

@@ -1,5 +1,5 @@
 """
-Listing all ids of a namespace, in parallel.
+Listing all ids of namespaces, in parallel.
 
 The server lists ids by prefix, sorted by their bytes, 100 at a time. A long listing is cut: what follows is listed by
 prefixes that are one character longer, several at a time. An id that is listed twice does no harm.
@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple, Protocol
+
+import pyarrow as pa
 
 from airflow_pinecone_upsert.api.limits import MAX_IDS_PER_LIST_PAGE, MAX_LIST_REQUESTS_PER_SECOND
 from airflow_pinecone_upsert.pipeline.cancellation import POLL_INTERVAL_S, CancellationToken
 from airflow_pinecone_upsert.pipeline.send.rate_limiter import RateLimiter
 from airflow_pinecone_upsert.pipeline.send.transport import ThreadTransport
+from airflow_pinecone_upsert.reindex.entries import unknown_entries
+from airflow_pinecone_upsert.reindex.keys import Keys
 
 _PARALLEL: Final = 8
 _MAX_IDS: Final = 20_000
@@ -37,17 +41,25 @@ class Index(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Listing:
-    """A prefix to list, in the form of a request."""
+    """A prefix to list in a namespace, in the form of a request."""
 
-    prefix: str
+    namespace: str
+    prefix: str = ""
     body: bytes = b""
 
 
-class _Listed(NamedTuple):
-    """The first ids of a prefix, and the prefixes that list the others."""
+class Listed(NamedTuple):
+    """
+    Some ids of a namespace.
 
+    :param namespace: ``""`` is the default one.
+    :param ids: The first ids of a prefix.
+    :param prefixes: Those that list the others.
+    """
+
+    namespace: str
     ids: list[str]
-    prefixes: list[str]
+    prefixes: Sequence[str] = ()
 
 
 class _Pace:
@@ -63,23 +75,23 @@ class _Pace:
             self._limiter.started(1, time.monotonic())
 
 
-def list_namespace(
-    index: Index, namespace: str, cancellation: CancellationToken, *, max_ids: int = _MAX_IDS
-) -> Iterator[list[str]]:
+def list_namespaces(
+    index: Index, namespaces: Iterable[str], cancellation: CancellationToken, *, max_ids: int = _MAX_IDS
+) -> Iterator[Listed]:
     """
-    Yield all ids of a namespace, many at a time, in no order; some of them twice.
+    Yield all ids of namespaces, many at a time, in no order; some of them twice.
 
     :param index: The index.
-    :param namespace: ``""`` is the default one.
+    :param namespaces: ``""`` is the default one. One that does not exist has no ids.
     :param cancellation: Ends the listing early.
     :param max_ids: Ids of one prefix that are listed one page after the other.
     """
     pace = _Pace()
 
-    def perform(listing: _Listing) -> _Listed:
-        return _list(index, namespace, listing.prefix, pace, max_ids)
+    def perform(listing: _Listing) -> Listed:
+        return _list(index, listing, pace, max_ids)
 
-    waiting, in_flight = [_Listing("")], 0
+    waiting, in_flight = [*map(_Listing, namespaces)], 0
     transport: ThreadTransport[_Listing] = ThreadTransport(perform, _PARALLEL)  # type: ignore[type-var]
     with transport:
         while waiting or in_flight:
@@ -93,12 +105,32 @@ def list_namespace(
             in_flight -= 1
             if isinstance(completion.result, BaseException):
                 raise completion.result
-            waiting += map(_Listing, completion.result.prefixes)
-            if completion.result.ids:
-                yield completion.result.ids
+            listed: Listed = completion.result
+            waiting += (_Listing(listed.namespace, prefix) for prefix in listed.prefixes)
+            if listed.ids:
+                yield listed
 
 
-def _list(index: Index, namespace: str, prefix: str, pace: _Pace, max_ids: int) -> _Listed:
+def listed_entries(
+    index: Index,
+    keys: Keys,
+    namespaces: Iterable[str],
+    cancellation: CancellationToken,
+    on_turn: Callable[[], None],
+) -> Iterator[pa.RecordBatch]:
+    """
+    Yield all ids of namespaces as entries of which it is not known what they hold. See :func:`list_namespaces`.
+
+    :param keys: How they are named.
+    :param on_turn: Called for each page or two hundred.
+    """
+    for listed in list_namespaces(index, namespaces, cancellation):
+        on_turn()
+        yield unknown_entries(keys.of(listed.namespace, listed.ids))
+
+
+def _list(index: Index, listing: _Listing, pace: _Pace, max_ids: int) -> Listed:
+    namespace, prefix = listing.namespace, listing.prefix
     found = index.list_ids(prefix=prefix, namespace=namespace)
     ids: list[str] = []
     while len(ids) < max_ids:
@@ -106,7 +138,7 @@ def _list(index: Index, namespace: str, prefix: str, pace: _Pace, max_ids: int) 
         page = list(islice(found, MAX_IDS_PER_LIST_PAGE))
         ids += page
         if len(page) < MAX_IDS_PER_LIST_PAGE:
-            return _Listed(ids, [])
+            return Listed(namespace, ids)
     # The last id is longer than the prefix: the only id that is not is the first one.
     next_character = ord(ids[-1][len(prefix)])
-    return _Listed(ids, [prefix + chr(number) for number in _CHARACTERS if number >= next_character])
+    return Listed(namespace, ids, [prefix + chr(number) for number in _CHARACTERS if number >= next_character])

@@ -10,21 +10,24 @@ from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
 from airflow_pinecone_upsert.reindex.digest import RecordDigests, digest_records
 from airflow_pinecone_upsert.reindex.entry import pack_entries
 from airflow_pinecone_upsert.reindex.id_table import IdTable
+from airflow_pinecone_upsert.reindex.keys import Keys
 
 
 class Changes:
     """
     Selects what is new or changed.
 
-    :param table: What the manifest says of each id.
+    :param table: What the manifest says of each record.
+    :param keys: How records are named.
     :param is_full: Select everything.
     :ivar read: Records so far.
     :ivar unchanged: Of these, those that were not selected.
     :ivar unchanged_bytes: Their bytes, by Pinecone's cost rule.
     """
 
-    def __init__(self, table: IdTable, *, is_full: bool) -> None:
+    def __init__(self, table: IdTable, keys: Keys, *, is_full: bool) -> None:
         self._table = table
+        self._keys = keys
         self._is_full = is_full
         self.read = 0
         self.unchanged = 0
@@ -35,7 +38,7 @@ class Changes:
 
     def select(self, chunk: Chunk) -> Chunk:
         """Return the records of a chunk that are to be sent, and those that cannot be compared."""
-        records = digest_records(chunk)
+        records = digest_records(chunk, self._keys)
         found = self._table.compare(records)
         is_unchanged = np.zeros_like(found.is_unchanged) if self._is_full else found.is_unchanged
         self.is_unchanged = is_unchanged

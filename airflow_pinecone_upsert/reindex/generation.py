@@ -48,7 +48,7 @@ class Target:
     What a manifest describes.
 
     :param index_url: The index's URL.
-    :param namespace: ``""`` is the default namespace.
+    :param namespace: ``""`` is the default namespace. Where records name theirs, that of those that name none.
     :param options: Other options that change what is sent, such as the columns; JSON values.
     :param digest_name: The function of the digests.
     :param digest_version: Raised when the same record gets another digest.
@@ -64,6 +64,11 @@ class Target:
     def digest_function(self) -> str:
         """Name and version of the digest."""
         return f"{self.digest_name}/{self.digest_version}"
+
+    @property
+    def has_many_namespaces(self) -> bool:
+        """Whether the records name their namespaces, so that an id of an entry is a key that does so, too."""
+        return any(self.options.get(name) for name in ("namespace_column", "namespace_from_path"))
 
     def differences(self, other: Target) -> list[str]:
         """Return what is another target, for a message; the digest does not count."""

@@ -251,6 +251,26 @@ class IdTable:
         self._enter(hashes[is_stray], _unknown(digests.checks[is_stray]), is_seen=True)
         return is_stray
 
+    def note_stray(self, ids: pa.Array[Any]) -> _Mask:
+        """
+        Note ids that a namespace has of which no record was read yet.
+
+        :param ids: Length n.
+        :return: Which of them the manifest does not have; they are entered as not seen, and what they hold is unknown.
+            Shape (n,).
+        """
+        digests = digest_ids(ids)
+        hashes = digests.hashes & self._mask
+        is_stray = np.ones(len(hashes), bool)
+        for _, run, rows, slots in self._found(hashes, digests.checks):
+            is_stray[rows] = run.last[slots] == _REMOVED
+        for row, _, collision in self._found_collisions(hashes, digests.checks):
+            is_stray[row] = collision.last == _REMOVED
+        before = self.unseen_count
+        self._enter(hashes[is_stray], _unknown(digests.checks[is_stray]), is_seen=False)
+        self._loaded_count += self.unseen_count - before
+        return is_stray
+
     def forget(self, ids: pa.Array[Any]) -> None:
         """Note that what these ids hold, which occurred in the source, is unknown."""
         digests = digest_ids(ids)

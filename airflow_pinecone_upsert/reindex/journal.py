@@ -26,15 +26,18 @@ from airflow_pinecone_upsert.api.models import later_lsn
 from airflow_pinecone_upsert.exceptions import PineconeUpsertError
 from airflow_pinecone_upsert.pipeline.counts import ReindexCounts
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event, Rejection
-from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, UpsertRequest
+from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, NamespaceDeleteRequest, UpsertRequest
 from airflow_pinecone_upsert.reindex.entry import unpack_entries
+from airflow_pinecone_upsert.reindex.keys import Keys
 
 log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S: Final = 5.0
 """How often what was confirmed is written. At most this much work is repeated after a process was killed."""
 
-_RequestT = TypeVar("_RequestT", UpsertRequest, DeleteRequest)
+RecordDeletion = DeleteRequest | NamespaceDeleteRequest
+
+_RequestT = TypeVar("_RequestT", bound=UpsertRequest | DeleteRequest | NamespaceDeleteRequest)
 
 
 class Manifest(Protocol):
@@ -80,22 +83,35 @@ class Journal:
     Enters what is announced, confirmed and deleted.
 
     :param manifest: The manifest.
+    :param keys: How it names records.
     :param latest: Returns the last entry of each id, for a compaction.
     :param now: Returns monotonic seconds.
-    :ivar max_lsn: The position of the last write, where the server reports positions.
+    :ivar lsns: The position of the last write in each namespace, where the server reports positions.
+    :ivar deleted: By namespace that was deleted from, the ids whose deletion was confirmed.
     """
 
     def __init__(
-        self, manifest: Manifest, latest: Callable[[], Iterator[pa.RecordBatch]], now: Callable[[], float]
+        self,
+        manifest: Manifest,
+        keys: Keys,
+        latest: Callable[[], Iterator[pa.RecordBatch]],
+        now: Callable[[], float],
     ) -> None:
         self._manifest = manifest
+        self._keys = keys
         self._latest = latest
         self._now = now
         self._flushed_s = now()
-        self._unsettled: dict[str, int] = {}  # by id, the number of requests that are announced and not settled
-        self._deleted_bytes: dict[str, int] = {}  # of ids whose deletion is announced
+        self._unsettled: dict[str, int] = {}  # by key, the number of requests that are announced and not settled
+        self._deleted_bytes: dict[str, int] = {}  # by key, of records whose deletion is announced
         self.counts = ReindexCounts()
-        self.max_lsn: int | None = None
+        self.lsns: dict[str, int | None] = {}
+        self.deleted: dict[str, int] = {}
+
+    @property
+    def max_lsn(self) -> int | None:
+        """The position of the last write; None where the server reports none."""
+        return max((lsn for lsn in self.lsns.values() if lsn is not None), default=None)
 
     def announced(self, requests: Iterator[_RequestT], count: int) -> Iterator[_RequestT]:
         """
@@ -104,10 +120,11 @@ class Journal:
         :param count: Requests that are noted at a time: each time costs a file.
         """
         while group := list(islice(requests, count)):
-            ids = [record_id for request in group for record_id in request.ids]
-            for record_id in ids:
-                self._unsettled[record_id] = self._unsettled.get(record_id, 0) + 1
-            self._manifest.mark_unknown(ids)
+            for request in group:
+                keys = self.keys_of(request)
+                for key in keys if not isinstance(request, NamespaceDeleteRequest) else ():  # no other one has these
+                    self._unsettled[key] = self._unsettled.get(key, 0) + 1
+                self._manifest.mark_unknown(keys)
             self._manifest.flush()
             while group:
                 yield group.pop(0)
@@ -116,29 +133,30 @@ class Journal:
         """Enter what became of an upsert."""
         match event:
             case Attempt() if event.error is None:
-                self.max_lsn = later_lsn(self.max_lsn, event.response)
+                self._note_position(event.request.namespace, event.response)
                 self._confirm(event.request)
             case Rejection():
-                self._settle(event.request.ids)
+                self._settle(self.keys_of(event.request))
 
-    def enter_deletion(self, event: Event[DeleteRequest]) -> None:
+    def enter_deletion(self, event: Event[RecordDeletion]) -> None:
         """Enter what became of a deletion."""
         match event:
             case Attempt():
                 self.counts += ReindexCounts(delete_requests=1)
                 if event.error is None:
-                    self.max_lsn = later_lsn(self.max_lsn, event.response)
-                    self._confirm_deletion(event.request.ids)
-            case Rejection():
-                self._settle(event.request.ids)
+                    self._confirm_deletion(event.request, event.response)
+            case Rejection(DeleteRequest()):
+                self._settle(self.keys_of(event.request))
 
     def deletes(self, sizes: Mapping[str, int]) -> None:
-        """Note the bytes of records that are to be deleted."""
+        """Note the bytes of records that are to be deleted by id, by their keys."""
         self._deleted_bytes.update(sizes)
 
-    def deletion_units(self, ids: Sequence[str]) -> int:
-        """Estimate the write units of a deletion, whose bytes are forgotten."""
-        return write_units(sum(self._deleted_bytes.pop(record_id, 0) for record_id in ids))
+    def deletion_units(self, request: RecordDeletion) -> int:
+        """Estimate the write units of a deletion, whose bytes are forgotten. Those of a namespace are the least of a request."""
+        if isinstance(request, NamespaceDeleteRequest):
+            return write_units()
+        return write_units(sum(self._deleted_bytes.pop(key, 0) for key in self.keys_of(request)))
 
     def flush_if_due(self) -> None:
         """Write what was entered, and compact the manifest, where the last time was long enough ago."""
@@ -157,28 +175,40 @@ class Journal:
             log.error("%s", exc)  # noqa: TRY400
 
     def _confirm(self, request: UpsertRequest) -> None:
-        ids = request.ids
         digests, sizes, replaced = unpack_entries(request.records.entries)
-        is_last = self._settle(ids)
+        keys = self.keys_of(request)
+        is_last = self._settle(keys)
         confirmed = [row for row, last in enumerate(is_last) if last]
         self._manifest.append(
-            [ids[row] for row in confirmed], [digests[row] for row in confirmed], [sizes[row] for row in confirmed]
+            [keys[row] for row in confirmed], [digests[row] for row in confirmed], [sizes[row] for row in confirmed]
         )
         changed = sum(map(bool, replaced))
         units = write_units(sum(sizes), sum(replaced))
-        self.counts += ReindexCounts(new=len(ids) - changed, changed=changed, write_units=units)
+        self.counts += ReindexCounts(new=len(keys) - changed, changed=changed, write_units=units)
 
-    def _confirm_deletion(self, ids: Sequence[str]) -> None:
-        self._settle(ids)
-        self._manifest.remove(ids)
-        self.counts += ReindexCounts(deleted=len(ids), write_units=self.deletion_units(ids))
+    def _confirm_deletion(self, request: RecordDeletion, response: Any) -> None:
+        keys, namespace = self.keys_of(request), request.namespace
+        if isinstance(request, DeleteRequest):
+            self._settle(keys)
+            self._note_position(namespace, response)
+        self._manifest.remove(keys)
+        self.deleted[namespace] = self.deleted.get(namespace, 0) + len(keys)
+        self.counts += ReindexCounts(deleted=len(keys), write_units=self.deletion_units(request))
 
-    def _settle(self, ids: Sequence[str]) -> list[bool]:
-        """Note that a request is settled; return for each id whether no further one is announced."""
+    def _note_position(self, namespace: str, response: Any) -> None:
+        self.lsns[namespace] = later_lsn(self.lsns.get(namespace), response)
+
+    def keys_of(self, request: UpsertRequest | RecordDeletion) -> Sequence[str]:
+        """Return the keys of the records that a request writes or deletes."""
+        ids = request.known_ids if isinstance(request, NamespaceDeleteRequest) else request.ids
+        return self._keys.of(request.namespace, ids)
+
+    def _settle(self, keys: Sequence[str]) -> list[bool]:
+        """Note that a request is settled; return for each key whether no further one is announced."""
         is_last = []
-        for record_id in ids:
-            others = self._unsettled.pop(record_id) - 1
+        for key in keys:
+            others = self._unsettled.pop(key) - 1
             if others:
-                self._unsettled[record_id] = others
+                self._unsettled[key] = others
             is_last.append(not others)
         return is_last

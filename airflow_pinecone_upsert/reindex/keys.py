@@ -10,7 +10,7 @@ Invariant: the default namespace is ``""`` in a key, however a record names it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -37,6 +37,11 @@ class Place(NamedTuple):
 class Keys(Protocol):
     """How the records of a run are named."""
 
+    @property
+    def name_namespaces(self) -> bool:
+        """Whether a key names a namespace, because the records do."""
+        ...
+
     def of(self, namespace: str, ids: Sequence[str]) -> Sequence[str]:
         """Return the keys of some ids of a namespace."""
         ...
@@ -61,12 +66,16 @@ class Keys(Protocol):
         """
         ...
 
-    def namespaces(self, keys: pa.Array[Any]) -> pa.DictionaryArray[Any, Any] | None:
+    def named_in(self, chunk: Chunk) -> Collection[str]:
+        """Return the namespaces that the records of a chunk name."""
+        ...
+
+    def namespaces(self, keys: pa.Array[Any]) -> pa.DictionaryArray[Any, Any]:
         """
-        Return the namespaces that a column of keys names.
+        Return the namespaces that a column of keys names, where they do.
 
         :param keys: ``large_string``, length n.
-        :return: Length n; None where keys name none.
+        :return: Length n.
         """
         ...
 
@@ -77,6 +86,8 @@ class IdKeys:
 
     :param namespace: ``""`` is the default one.
     """
+
+    name_namespaces = False
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
@@ -100,8 +111,13 @@ class IdKeys:
     def prefixes(self, chunk: Chunk) -> None:
         """Return that there are none."""
 
-    def namespaces(self, keys: pa.Array[Any]) -> None:
-        """Return that they name none."""
+    def named_in(self, chunk: Chunk) -> Collection[str]:  # noqa: ARG002
+        """Return nothing."""
+        return ()
+
+    def namespaces(self, keys: pa.Array[Any]) -> pa.DictionaryArray[Any, Any]:
+        """Never called: they name none."""
+        raise NotImplementedError
 
 
 class NamespacedKeys:
@@ -111,8 +127,11 @@ class NamespacedKeys:
     :param default: The namespace of records that name none.
     """
 
+    name_namespaces = True
+
     def __init__(self, default: str) -> None:
         self._default = default
+        self._last: tuple[Chunk, Sequence[bytes | None]] | None = None
 
     def of(self, namespace: str, ids: Sequence[str]) -> Sequence[str]:
         """Return namespace and id of each."""
@@ -136,6 +155,11 @@ class NamespacedKeys:
 
     def prefixes(self, chunk: Chunk) -> Sequence[bytes | None]:
         """Return the namespace of each record, as the encoder reads it."""
+        if self._last is None or self._last[0] is not chunk:  # a chunk is asked about twice
+            self._last = chunk, self._prefixes(chunk)
+        return self._last[1]
+
+    def _prefixes(self, chunk: Chunk) -> Sequence[bytes | None]:
         names, violations = check_namespaces(chunk, self._default)
         known = {name: _prefix(name).encode() for name in set(names)}
         found: list[bytes | None] = [known[name] for name in names]
@@ -145,6 +169,10 @@ class NamespacedKeys:
             if violation.field == chunk.names.get(NAMESPACE):
                 found[row] = None
         return found
+
+    def named_in(self, chunk: Chunk) -> Collection[str]:
+        """Return the names that are valid."""
+        return {self.place(prefix.decode()).namespace for prefix in set(self.prefixes(chunk)) if prefix is not None}
 
     def namespaces(self, keys: pa.Array[Any]) -> pa.DictionaryArray[Any, Any]:
         """Return the first part of each key."""

@@ -25,7 +25,8 @@ Invariants:
   commit is one. A run that finds a newer generation than its own stops, at the latest at its next flush.
 - What an earlier run writes in spite of that makes ids unknown, and never claims a digest: whichever run's request came
   last to the server, it is sent again. What cannot be seen is a request that the server applies so late that both its
-  run's end and our request for the same id came before; the proof of a later run may find it, and ``full`` repairs it.
+  run's end and our request for the same id came before; the proof of a later run may find it, and ``full`` repairs it. The
+  deletion of a whole namespace is one for each of its ids.
 - A manifest is not compacted while its entries are read, as they are for the length of the deletions.
 - No file is overwritten, and none is removed that the newest generation names. Older generations are not kept: they
   would claim what has been overwritten in the namespace since.

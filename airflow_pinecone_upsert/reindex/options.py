@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import Self, Unpack
 
 from airflow_pinecone_upsert.pipeline import defaults
@@ -42,15 +42,6 @@ class ReindexOptions(UpsertOptions):
     dry_run: bool = False
     verify_sample: int = Field(default=defaults.VERIFY_SAMPLE, ge=0, le=10_000)
     verify_timeout_s: float = Field(default=defaults.VERIFY_TIMEOUT_S, ge=0, le=3_600)
-
-    @model_validator(mode="after")
-    def _one_namespace(self) -> Self:
-        if self.has_many_namespaces:
-            raise ValueError(
-                f"reindexing makes one namespace equal to its source, and not {self.namespaces_named_by}; set namespace "
-                "instead, with a task, or a mapped task instance, and a manifest_path for each namespace"
-            )
-        return self
 
     @classmethod
     def checked(cls, namespace: str = "", **parameters: Unpack[ReindexParameters]) -> Self:

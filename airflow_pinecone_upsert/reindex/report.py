@@ -17,7 +17,8 @@ class ReindexReport(UpsertReport):
 
     :param counts: The counters.
     :param manifest_path: The folder of the manifest.
-    :param examples: At most ten ids of each kind (``new``, ``changed``, ``deleted``), of a dry run.
+    :param examples: At most ten ids of each kind (``new``, ``changed``, ``deleted``), of a dry run; of many namespaces, each
+        after its namespace and a slash.
     """
 
     counts: ReindexCounts = field(default_factory=ReindexCounts)
@@ -33,7 +34,7 @@ class ReindexReport(UpsertReport):
         counts = self.counts
         done = "A dry run of reindexing" if self.is_dry_run else "Reindexed"
         return (
-            f"{done} {self.namespace or '__default__'!r}: {counts.new:,} new, {counts.changed:,} changed, "
+            f"{done} {self.target}: {counts.new:,} new, {counts.changed:,} changed, "
             f"{counts.unchanged:,} unchanged, {counts.deleted:,} deleted, {counts.rejected:,} rejected in "
             f"{counts.duration_s:,.1f} s ({counts.requests + counts.delete_requests:,} requests, "
             f"{counts.request_bytes / 1e6:,.1f} MB, about {counts.write_units:,} write units, "

@@ -1,12 +1,13 @@
 """
-A reindexing run on one screen: it makes a namespace equal to its source, and touches nothing else.
+A reindexing run on one screen: it makes its namespaces equal to its source, and touches nothing else.
 
 ::
 
     read ──> compare ──> encode ──> batch ──> announce ──> send ──> journal ──> delete ──> verify ──> commit
 
 The stages are those of an upsert (:mod:`airflow_pinecone_upsert.pipeline.stages`). The manifest says what the namespace
-holds, as the server confirmed it, and is the checkpoint, too: the next try reads it and sends what is still different.
+holds (or all namespaces that the records name, see :mod:`airflow_pinecone_upsert.reindex.keys`), as the server confirmed it,
+and is the checkpoint, too: the next try reads it and sends what is still different.
 
 Invariants:
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -39,21 +40,23 @@ from airflow_pinecone_upsert.pipeline.learned import Learned
 from airflow_pinecone_upsert.pipeline.observer import Observer
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk, as_mask
 from airflow_pinecone_upsert.pipeline.read.source import RecordSource
+from airflow_pinecone_upsert.pipeline.report import Written
 from airflow_pinecone_upsert.pipeline.send.deletions import send_deletions
 from airflow_pinecone_upsert.pipeline.send.events import Attempt, Event
-from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, UpsertRequest
+from airflow_pinecone_upsert.pipeline.send.requests import UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.transport import ThreadTransport, Transport
 from airflow_pinecone_upsert.pipeline.stages import Books, Stages
 from airflow_pinecone_upsert.pipeline.track.checkpoint import StateStore, TaskState
 from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
-from airflow_pinecone_upsert.reindex import audit, verification
-from airflow_pinecone_upsert.reindex.audit import list_namespace
+from airflow_pinecone_upsert.reindex import deletion, verification
+from airflow_pinecone_upsert.reindex.audit import listed_entries
 from airflow_pinecone_upsert.reindex.changes import Changes
-from airflow_pinecone_upsert.reindex.deletion import MAX_EXAMPLES, check_guard, delete_requests, vanished_entries
+from airflow_pinecone_upsert.reindex.deletion import MAX_EXAMPLES, Deletions, vanished_entries
 from airflow_pinecone_upsert.reindex.entries import unknown_entries
 from airflow_pinecone_upsert.reindex.entry import unpack_entries
 from airflow_pinecone_upsert.reindex.id_table import IdTable
-from airflow_pinecone_upsert.reindex.journal import Journal, Manifest
+from airflow_pinecone_upsert.reindex.journal import Journal, Manifest, RecordDeletion
+from airflow_pinecone_upsert.reindex.keys import keys_of
 from airflow_pinecone_upsert.reindex.options import ReindexOptions
 from airflow_pinecone_upsert.reindex.report import ReindexReport
 from airflow_pinecone_upsert.reindex.verification import Sample, verify
@@ -61,10 +64,10 @@ from airflow_pinecone_upsert.reindex.verification import Sample, verify
 log = logging.getLogger(__name__)
 
 
-class Index(pipeline.Index, verification.Index, audit.Index, Protocol):
+class Index(pipeline.Index, verification.Index, deletion.Index, Protocol):
     """What a run needs of the index: :class:`airflow_pinecone_upsert.client.IndexClient` has it."""
 
-    def send(self, request: UpsertRequest | DeleteRequest) -> Any:
+    def send(self, request: UpsertRequest | RecordDeletion) -> Any:
         """Send one request, once."""
         ...
 
@@ -122,6 +125,7 @@ def reindex(  # noqa: PLR0913 - what a run may be given
             namespace=options.namespace,
             index_host=index.host,
             lsn=run.journal.max_lsn,
+            namespaces=run.namespaces(),
             learned=None if options.dry_run else books.limits.learned,
             manifest_path=manifest_path,
             is_dry_run=options.dry_run,
@@ -134,7 +138,8 @@ def reindex(  # noqa: PLR0913 - what a run may be given
         run.open(rejects_folder, state)
     try:
         stats = pipeline.index_stats(index, cancellation)
-        log.info("Reindexing %s into namespace %r of %s.", source, options.namespace, index.host)
+        target = options.namespaces_named_by or f"namespace {options.namespace!r}"
+        log.info("Reindexing %s into %s of %s.", source, target, index.host)
         run.load()
         if options.audit:
             run.audit()
@@ -192,6 +197,9 @@ class _Run:
         self._random = random
         self._sleep = sleep
         self._on_turn = on_turn
+        self._keys = keys_of(options)
+        self._named: set[str] = set()  # namespaces of the source so far
+        self._listed: set[str] = set()  # namespaces that an audit has listed
         size = options.verify_sample
         self._sent, self._unsent, self._deleted = (Sample(size, random) for _ in range(3))
         self._more = ReindexCounts()  # besides those of the journal
@@ -207,9 +215,9 @@ class _Run:
         self.books = Books.open(
             self._source, options, rejects_folder, task_state, None, self._learned(), transport.now()
         )
-        self.journal = Journal(self._manifest, self.latest, transport.now)
+        self.journal = Journal(self._manifest, self._keys, self.latest, transport.now)
         self.table = IdTable()
-        self.changes = Changes(self.table, is_full=options.full)
+        self.changes = Changes(self.table, self._keys, is_full=options.full)
 
     def _learned(self) -> Learned | None:
         """Return what the last successful run learned: it may grow again, because it is another run."""
@@ -218,7 +226,7 @@ class _Run:
     def load(self) -> None:
         """Load the manifest."""
         self.table = IdTable(self._entries())
-        self.changes = Changes(self.table, is_full=self._options.full)
+        self.changes = Changes(self.table, self._keys, is_full=self._options.full)
         log.info("The manifest has %s records.", f"{self.table.loaded_count:,}")
 
     def latest(self) -> Iterator[pa.RecordBatch]:
@@ -236,25 +244,52 @@ class _Run:
         unchanged = ReindexCounts(unchanged=self.changes.unchanged, write_units_saved=saved)
         return ReindexCounts(**vars(totals)) + self.journal.counts + self._more + unchanged
 
+    def namespaces(self) -> dict[str, Written] | None:
+        """Return what was confirmed in each namespace that the source names, or that was deleted from; None for one."""
+        if not self._keys.name_namespaces:
+            return None
+        written = self.books.tracker.namespaces()
+        names = sorted({*self._named, *written, *self.journal.deleted})
+        return {name: written.get(name, Written(0))._replace(lsn=self.journal.lsns.get(name)) for name in names}
+
     def audit(self) -> None:
         """
-        Compare the ids of the namespace with the manifest, so that the run repairs what differs.
+        Compare the ids of the namespaces of the manifest with it, so that the run repairs what differs.
 
-        What the namespace lost is unknown, so it is sent again, and so is what the manifest does not have: if the source
+        What a namespace lost is unknown, so it is sent again, and so is what the manifest does not have: if the source
         does not have it either, it has vanished.
         """
-        for listed in list_namespace(self._index, self._options.namespace, self._cancellation):
-            self._on_turn()
-            entries = unknown_entries(listed)
-            stray = entries.filter(as_mask(self.table.note_listed(entries.column("id"))))
-            self._note_unknown(stray)
-            self._more += ReindexCounts(stray=len(stray))
+        namespaces = self._namespaces_of_manifest()
+        self._listed.update(namespaces)
+        for entries in self._listed_entries(namespaces):
+            self._note_stray(entries.filter(as_mask(self.table.note_listed(entries.column("id")))))
         for lost in vanished_entries(self.table, self.latest()):
             self._note_unknown(lost)
             self._more += ReindexCounts(lost=len(lost))
         self.table.end_listing()
         counts = self._more
         log.info("The audit found %s ids that the manifest does not have; %s are lost.", counts.stray, counts.lost)
+
+    def _namespaces_of_manifest(self) -> list[str]:
+        if not self._keys.name_namespaces:
+            return [self._options.namespace]
+        columns = (self._keys.namespaces(batch.column("id")) for batch in self.latest())
+        return sorted({str(name) for column in columns for name in column.dictionary.to_pylist()})
+
+    def _listed_entries(self, namespaces: Iterable[str]) -> Iterator[pa.RecordBatch]:
+        return listed_entries(self._index, self._keys, namespaces, self._cancellation, self._on_turn)
+
+    def _note_stray(self, entries: pa.RecordBatch) -> None:
+        self._note_unknown(entries)
+        self._more += ReindexCounts(stray=len(entries))
+
+    def _note_named(self, chunk: Chunk) -> None:
+        """Note the namespaces of a chunk. An audit lists each that is new to the manifest before its first record is compared."""
+        named = set(self._keys.named_in(chunk)) - self._named
+        self._named |= named
+        if self._options.audit and (unlisted := sorted(named - self._listed)):
+            for entries in self._listed_entries(unlisted):
+                self._note_stray(entries.filter(as_mask(self.table.note_stray(entries.column("id")))))
 
     def _note_unknown(self, entries: pa.RecordBatch) -> None:
         if self._options.dry_run:
@@ -281,6 +316,7 @@ class _Run:
     def _selected(self, shape: IndexShape) -> Iterator[EncodedRecords]:
         def select(chunk: Chunk) -> Chunk:
             self._chunk_was_read()
+            self._note_named(chunk)
             selected = self.changes.select(chunk)
             self._sample_unsent(chunk, shape)
             return selected
@@ -306,24 +342,25 @@ class _Run:
             shape,
             max_bytes=self._options.longest_request_bytes,
             wire_format=self.stages.envelope.wire_format,
+            namespace=self._options.namespace,
         ).records
-        for record_id, body in zip(records.ids, records.bodies, strict=True):
-            self._unsent.take(record_id, body)
+        for key, body in zip(self._keys.of_records(records), records.bodies, strict=True):
+            self._unsent.take(key, body)
 
     def _enter(self, event: Event[UpsertRequest]) -> None:
         self.journal.enter(event)
+        keys = self._keys.of_records(event.request.records)
         if isinstance(event, Attempt) and event.error is None:
-            records = event.request.records
-            self._unsent.discard(records.ids)
-            self._sent.update(records.ids, records.bodies)
-            for row in self._sent.offer(len(records.ids)):
-                self._sent.take(records.ids[row], records.bodies[row])
+            bodies = event.request.records.bodies
+            self._unsent.discard(keys)
+            self._sent.update(keys, bodies)
+            for row in self._sent.offer(len(keys)):
+                self._sent.take(keys[row], bodies[row])
         elif not isinstance(event, Attempt):
             # Of the same id, an earlier record may be there, and a later one may have been taken for unchanged.
-            ids = event.request.ids
-            self._sent.discard(ids)
-            self._unsent.discard(ids)
-            self.table.forget(unknown_entries(ids).column("id"))
+            self._sent.discard(keys)
+            self._unsent.discard(keys)
+            self.table.forget(unknown_entries(keys).column("id"))
 
     def _turn(self) -> None:
         self.journal.flush_if_due()
@@ -333,28 +370,29 @@ class _Run:
 
     def delete_vanished(self) -> None:
         """Delete what vanished, once every upsert is confirmed."""
-        vanished = self.table.unseen_count
-        if not (vanished and self._options.delete_missing):
-            return
-        entries = vanished_entries(self.table, self.latest())
-        first = next(entries)
-        self._check_guard(vanished, first.column("id")[:MAX_EXAMPLES].to_pylist())
-        requests = delete_requests(chain([first], entries), self._options.namespace, self.journal)
-        self._send_deletions(requests)
-        self._manifest.flush()
+        if deletions := self._deletions():
+            self._send_deletions(deletions.requests())
+            self._manifest.flush()
 
-    def _check_guard(self, vanished: int, examples: Sequence[Any]) -> None:
-        fraction = self._options.max_delete_fraction
-        check_guard(vanished, self.table.loaded_count, self.changes.read, fraction, examples)
+    def _deletions(self) -> Deletions | None:
+        """Return what is to be deleted, which is not more than is allowed; None for nothing."""
+        if not (self.table.unseen_count and self._options.delete_missing):
+            return None
+        deletions = Deletions(
+            self.table, self._keys, self.latest, self.journal, self._index, self._cancellation, self._on_turn
+        )
+        deletions.check_guard(self.changes.read, self._options.max_delete_fraction)
+        return deletions
 
-    def _send_deletions(self, requests: Iterator[DeleteRequest]) -> None:
-        def enter(event: Event[DeleteRequest]) -> None:
+    def _send_deletions(self, requests: Iterator[RecordDeletion]) -> None:
+        def enter(event: Event[RecordDeletion]) -> None:
             self.journal.enter_deletion(event)
             if isinstance(event, Attempt) and event.error is None:
-                for row in self._deleted.offer(len(event.request.ids)):
-                    self._deleted.take(event.request.ids[row], b"")
+                keys = self.journal.keys_of(event.request)
+                for row in self._deleted.offer(len(keys)):
+                    self._deleted.take(keys[row], b"")
 
-        transport: Transport[DeleteRequest] = self._open_transport()
+        transport: Transport[RecordDeletion] = self._open_transport()
         window = self._options.max_concurrency
         send_deletions(
             self.journal.announced(requests, window),
@@ -380,17 +418,19 @@ class _Run:
         try:
             verified = verify(
                 self._index,
-                self._options.namespace,
+                self._keys,
                 expected,
                 decode=self.stages.envelope.wire_format.decode,
-                lsn=self.journal.max_lsn,
+                lsns=self.journal.lsns,
                 timeout_s=self._options.verify_timeout_s,
                 now=self.stages.transport.now,
                 sleep=self.wait,
                 cancellation=self._cancellation,
+                on_turn=self._on_turn,
             )
         except VerificationError as exc:
-            self._manifest.mark_unknown(exc.ids)
+            for namespace, record_id in zip(exc.namespaces, exc.ids, strict=True):
+                self._manifest.mark_unknown(self._keys.of(namespace, [record_id]))
             self._manifest.flush()
             raise
         self._more += ReindexCounts(verified=verified)
@@ -406,20 +446,19 @@ class _Run:
             body = ReindexCounts(requests=1, request_bytes=len(request.body), write_units=units)
             self._more += body + ReindexCounts(new=len(sizes) - changed, changed=changed)
             for kind, is_kind in (("new", False), ("changed", True)):
-                ids = (one for one, size in zip(request.ids, replaced, strict=True) if bool(size) is is_kind)
-                self._add_examples(kind, ids)
-        vanished = self.table.unseen_count
-        if vanished and self._options.delete_missing:
-            requests = delete_requests(
-                vanished_entries(self.table, self.latest()), self._options.namespace, self.journal
-            )
-            for page in requests:
-                self._more += ReindexCounts(
-                    deleted=len(page), delete_requests=1, write_units=self.journal.deletion_units(page.ids)
+                keys = self._keys.of_records(request.records)
+                self._add_examples(
+                    kind, (key for key, size in zip(keys, replaced, strict=True) if bool(size) is is_kind)
                 )
-                self._add_examples("deleted", page.ids)
-            self._check_guard(vanished, self.examples["deleted"])
+        if deletions := self._deletions():
+            for page in deletions.requests():
+                keys = self.journal.keys_of(page)
+                self._more += ReindexCounts(
+                    deleted=len(keys), delete_requests=1, write_units=self.journal.deletion_units(page)
+                )
+                self._add_examples("deleted", keys)
 
-    def _add_examples(self, kind: str, ids: Any) -> None:
+    def _add_examples(self, kind: str, keys: Iterable[str]) -> None:
         found = self.examples.get(kind, ())
-        self.examples[kind] = (*found, *islice(ids, MAX_EXAMPLES - len(found)))
+        labels = map(self._keys.label, keys)
+        self.examples[kind] = (*found, *islice(labels, MAX_EXAMPLES - len(found)))

@@ -6,10 +6,11 @@ import json
 
 import pyarrow.parquet as pq
 
+from airflow_pinecone_upsert.api.endpoints import shown_namespace
 from airflow_pinecone_upsert.exceptions import ManifestError
 from airflow_pinecone_upsert.pipeline.wording import fact_lines
 from airflow_pinecone_upsert.reindex.folder import ManifestFolder
-from airflow_pinecone_upsert.reindex.generation import Generation, unseen_segments
+from airflow_pinecone_upsert.reindex.generation import Generation, Target, unseen_segments
 from airflow_pinecone_upsert.reindex.manifest import read_generation
 
 
@@ -26,7 +27,7 @@ def describe(folder: ManifestFolder) -> str:
     target = generation.target
     facts = {
         "index": target.index_url,
-        "namespace": repr(target.namespace),
+        "namespace": _namespaces(target),
         "records": f"{generation.record_count:,}{_journaled(folder, generation, sizes)}",
         "bytes": f"{generation.total_bytes:,} (ids, vectors and metadata, by Pinecone's cost rule)",
         "generation": str(generation.number),
@@ -36,6 +37,12 @@ def describe(folder: ManifestFolder) -> str:
         "files": f"{len(sizes):,} in {folder.url}, {sum(sizes.values()):,} bytes",
     }
     return fact_lines(facts)
+
+
+def _namespaces(target: Target) -> str:
+    if not target.has_many_namespaces:
+        return repr(target.namespace)
+    return f"those that the records name; {shown_namespace(target.namespace)!r} where they name none"
 
 
 def _journaled(folder: ManifestFolder, generation: Generation, sizes: dict[str, int]) -> str:

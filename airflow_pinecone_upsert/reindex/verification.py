@@ -1,14 +1,15 @@
 """
-The proof of a run: a random sample of the namespace is compared with what the run says it holds.
+The proof of a run: a random sample of what it wrote is compared with what the index says it holds.
 
 Writes are eventually consistent, so the sample is fetched until it agrees, or until time is up. Where the server reports
-positions, the namespace is first polled until it is as fresh as the last write.
+positions, each namespace of the sample is first polled until it is as fresh as the last write.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from math import floor, log1p
 from math import log as ln
 from typing import Any, Final, NamedTuple, Protocol
@@ -20,6 +21,7 @@ from airflow_pinecone_upsert.api.models import Record
 from airflow_pinecone_upsert.exceptions import VerificationError
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.freshness import Polling, PositionedIndex, is_indexed
+from airflow_pinecone_upsert.reindex.keys import Keys
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Sample:
         self._seen = 0
         self._weight = 1.0
         self._next = 0  # the number of the next item that is taken
-        self.items: dict[str, bytes] = {}
+        self.items: dict[str, bytes] = {}  # by key
         self._slots: list[str] = []
 
     def offer(self, count: int) -> list[int]:
@@ -71,91 +73,116 @@ class Sample:
         self._seen += count
         return taken
 
-    def take(self, record_id: str, body: bytes) -> None:
+    def take(self, key: str, body: bytes) -> None:
         """Take an item; where the sample is full, it replaces another one."""
-        if record_id in self.items:
-            self.items[record_id] = body
+        if key in self.items:
+            self.items[key] = body
             return
         if len(self._slots) < self._size:
-            self._slots.append(record_id)
+            self._slots.append(key)
         else:
             slot = int(self._random() * self._size)
             self.items.pop(self._slots[slot], None)
-            self._slots[slot] = record_id
-        self.items[record_id] = body
+            self._slots[slot] = key
+        self.items[key] = body
 
-    def update(self, ids: Sequence[str], bodies: Sequence[bytes]) -> None:
-        """Note that ids were written again."""
-        if not self.items.keys().isdisjoint(ids):
-            self.items.update((one, body) for one, body in zip(ids, bodies, strict=True) if one in self.items)
+    def update(self, keys: Sequence[str], bodies: Sequence[bytes]) -> None:
+        """Note that records were written again."""
+        if not self.items.keys().isdisjoint(keys):
+            self.items.update((one, body) for one, body in zip(keys, bodies, strict=True) if one in self.items)
 
-    def discard(self, ids: Iterable[str]) -> None:
-        """Forget ids, because they are no longer of this kind."""
-        for record_id in self.items.keys() & set(ids) if self.items else ():
-            del self.items[record_id]
+    def discard(self, keys: Iterable[str]) -> None:
+        """Forget records, because they are no longer of this kind."""
+        for key in self.items.keys() & set(keys) if self.items else ():
+            del self.items[key]
 
 
 class Mismatch(NamedTuple):
     """
-    A record that the namespace does not hold as it should.
+    A record that its namespace does not hold as it should.
 
-    :param id: The record's.
+    :param key: The record's.
     :param fields: What differs, such as ``values`` or ``metadata.year``.
     """
 
-    id: str
+    key: str
     fields: tuple[str, ...]
 
 
 def verify(  # noqa: PLR0913 - its seams
     index: Index,
-    namespace: str,
+    keys: Keys,
     expected: Mapping[str, bytes | None],
     *,
     decode: Callable[[bytes], Mapping[str, Any]],
-    lsn: int | None,
+    lsns: Mapping[str, int | None],
     timeout_s: float,
     now: Callable[[], float],
     sleep: Callable[[float], None],
     cancellation: CancellationToken,
+    on_turn: Callable[[], None] = lambda: None,
 ) -> int:
     """
-    Compare a sample with the namespace until it agrees.
+    Compare a sample with what its namespaces hold until it agrees.
 
     :param index: The index.
-    :param namespace: ``""`` is the default one.
-    :param expected: By id, the bytes of the record that was sent; None for an id that was deleted.
+    :param keys: How records are named.
+    :param expected: By key, the bytes of the record that was sent; None for a record that was deleted.
     :param decode: Reads these bytes.
-    :param lsn: The position of the last write; None where the server does not report it.
+    :param lsns: By namespace, the position of the last write; None or absent where the server does not report it.
     :param timeout_s: How long it may take until the sample agrees.
     :param now: Returns monotonic seconds.
     :param sleep: Waits, in seconds.
     :param cancellation: Ends the waiting.
+    :param on_turn: Called before each namespace is asked.
     :return: How many were compared.
     :raises VerificationError: Some still differ.
     """
     if not expected:
         return 0
     polling = Polling(timeout_s, now, sleep, cancellation)
-    if lsn is not None:
-        polling.until(lambda: is_indexed(index, namespace, lsn) is not False)
     mismatches: list[Mismatch] = []
-    waiting = dict(expected)
+    waiting = _by_namespace(expected, keys)
+    for namespace in waiting:
+        if (lsn := lsns.get(namespace)) is not None:
+            polling.until(partial(_is_fresh, index, namespace, lsn, on_turn))
 
     def agrees() -> bool:
         nonlocal mismatches, waiting
-        found = index.fetch(list(waiting), namespace=namespace)
-        mismatches = [
-            Mismatch(one, fields)
-            for one, body in waiting.items()
-            if (fields := differing_fields(None if body is None else decode(body), found.get(one)))
-        ]
-        waiting = {one.id: waiting[one.id] for one in mismatches}
+        mismatches = []
+        for namespace, ids in waiting.items():
+            on_turn()
+            cancellation.raise_if_cancelled()
+            found = index.fetch(list(ids), namespace=namespace)
+            mismatches += [
+                Mismatch(key, fields)
+                for record_id, key in ids.items()
+                if (fields := differing_fields(_decoded(expected[key], decode), found.get(record_id)))
+            ]
+        waiting = _by_namespace((one.key for one in mismatches), keys)
         return not waiting
 
     if not polling.until(agrees):
-        raise _error(mismatches, len(expected), namespace, timeout_s)
+        raise _error(mismatches, len(expected), keys, timeout_s)
     return len(expected)
+
+
+def _by_namespace(found: Iterable[str], keys: Keys) -> dict[str, dict[str, str]]:
+    """Return keys by namespace and id."""
+    places: dict[str, dict[str, str]] = {}
+    for key in found:
+        namespace, record_id = keys.place(key)
+        places.setdefault(namespace, {})[record_id] = key
+    return places
+
+
+def _is_fresh(index: Index, namespace: str, lsn: int, on_turn: Callable[[], None]) -> bool:
+    on_turn()
+    return is_indexed(index, namespace, lsn) is not False
+
+
+def _decoded(body: bytes | None, decode: Callable[[bytes], Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    return None if body is None else decode(body)
 
 
 def differing_fields(sent: Mapping[str, Any] | None, found: Record | None) -> tuple[str, ...]:
@@ -200,12 +227,18 @@ def _is_equal(wanted: Any, held: Any) -> bool:
     return type(wanted) is type(held) and bool(wanted == held)
 
 
-def _error(mismatches: Sequence[Mismatch], count: int, namespace: str, timeout_s: float) -> VerificationError:
-    shown = "; ".join(f"{one.id!r} ({', '.join(one.fields[:_MAX_SHOWN])})" for one in mismatches[:_MAX_SHOWN])
+def _error(mismatches: Sequence[Mismatch], count: int, keys: Keys, timeout_s: float) -> VerificationError:
+    shown = "; ".join(
+        f"{keys.label(one.key)!r} ({', '.join(one.fields[:_MAX_SHOWN])})" for one in mismatches[:_MAX_SHOWN]
+    )
     more = f" … and {len(mismatches) - _MAX_SHOWN} more" if len(mismatches) > _MAX_SHOWN else ""
+    places = [keys.place(one.key) for one in mismatches]
+    namespaces = list(dict.fromkeys(place.namespace for place in places))
+    where = f"the namespace {namespaces[0]!r}" if len(namespaces) == 1 else f"{len(namespaces):,} namespaces"
     return VerificationError(
-        f"{len(mismatches)} of {count} records that were verified in the namespace {namespace!r} differ from what the server "
+        f"{len(mismatches)} of {count} records that were verified in {where} differ from what the server "
         f"confirmed, after {timeout_s:g} s: {shown}{more}. The next run sends them again. If something else writes to this "
         "namespace, stop it; if many differ, run with audit=True or full=True.",
-        [one.id for one in mismatches],
+        [place.id for place in places],
+        [place.namespace for place in places],
     )

@@ -7,9 +7,21 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
+from airflow_pinecone_upsert.reindex.keys import Place
 from airflow_pinecone_upsert.reindex.options import ReindexOptions
 from tests.pipeline.simulation import FAULTS, FINAL_FAULTS, TOO_LARGE, Record, Weather
-from tests.reindex.simulation import COMMIT, DELETION, NAMESPACE, START, UPSERT, Moment, Storage
+from tests.reindex.simulation import (
+    COMMIT,
+    DELETION,
+    MANY,
+    NAMESPACE,
+    ONE,
+    START,
+    TENANTS,
+    UPSERT,
+    Moment,
+    Storage,
+)
 
 
 class Try(NamedTuple):
@@ -54,60 +66,93 @@ class Act(NamedTuple):
     One try, or two at once.
 
     :param loses: Share of the records that the index loses before it starts.
-    :param foreign_ids: Of records that something else writes before it starts.
+    :param foreign: Records that something else writes before it starts.
     """
 
     night: int
     one: Try
     rival: Rival | None = None
     loses: float = 0.0
-    foreign_ids: tuple[str, ...] = ()
+    foreign: tuple[Place, ...] = ()
     is_calm: bool = False
 
 
-def schedule_of(random: Random) -> tuple[list[Record], list[Act]]:
-    """Draw versions of records, and what happens. The last act of each night is calm: nothing goes wrong in it."""
-    ids = [f"r{number}" for number in range(random.choice([3, 15, 40]))]
+class Schedule(NamedTuple):
+    """
+    What happens. The last act of each night is calm: nothing goes wrong in it.
+
+    :param records: Versions of records.
+    :param has_many_namespaces: The records name their namespaces.
+    """
+
+    records: list[Record]
+    acts: list[Act]
+    has_many_namespaces: bool
+
+
+def schedule_of(random: Random) -> Schedule:
+    """Draw a schedule."""
+    count = random.choice([3, 15, 40])
+    places = _places(random, count) if random.random() < 0.4 else [Place(NAMESPACE, f"r{one}") for one in range(count)]
+    tenants = sorted({place.namespace for place in places})
+    has_many = tenants != [NAMESPACE]
+    options = MANY if has_many else ONE
     rejected_rate, invalid_rate = random.choice([0, 0, 0.05, 0.2]), random.choice([0, 0, 0.05, 0.3])
     records = []
-    for number in range(3 * len(ids)):
-        record = Record(number, "", 0, ids[number % len(ids)], [float(number + 1), random.choice([0.5, -1.25, 3.0])])
+    for number in range(3 * count):
+        namespace, record_id = places[number % count]
+        record = Record(number, "", 0, record_id, [float(number + 1), random.choice([0.5, -1.25, 3.0])])
+        if has_many and namespace != NAMESPACE:
+            record = record._replace(namespace=namespace)
         if random.random() < rejected_rate:
             record = record._replace(rejected_with=random.choice([(400, "no"), (413, ""), (400, TOO_LARGE)]))
         elif random.random() < invalid_rate:
             record = record._replace(values=[float("nan"), 1.0], is_valid=False)
         records.append(record)
     acts: list[Act] = []
-    numbers = _first(random, records, len(ids))
+    numbers = _first(random, count)
     for night in range(random.randint(1, 3)):
         for _ in range(random.randint(0, 2)):
-            one = _try(random, numbers)
+            one = _try(random, numbers, options)
             if random.random() < 0.5:
-                numbers = _changed(random, numbers, len(ids))
+                numbers = _changed(random, numbers, places)
             if random.random() < 0.4:
-                rival = _rival(random, _maybe_steady(random, _try(random, numbers)))
-                acts.append(_drifting(random, Act(night, _maybe_steady(random, one), rival)))
+                rival = _rival(random, _maybe_steady(random, _try(random, numbers, options)))
+                acts.append(_drifting(random, Act(night, _maybe_steady(random, one), rival), tenants))
             else:
-                acts.append(_drifting(random, Act(night, one)))
-        acts.append(_drifting(random, Act(night, _calm(_try(random, numbers)), is_calm=True)))
-        numbers = _changed(random, numbers, len(ids))
-    return records, acts
+                acts.append(_drifting(random, Act(night, one), tenants))
+        acts.append(_drifting(random, Act(night, _calm(_try(random, numbers, options)), is_calm=True), tenants))
+        numbers = _changed(random, numbers, places)
+    return Schedule(records, acts, has_many)
 
 
-def _first(random: Random, records: Sequence[Record], count: int) -> list[int]:
+def _places(random: Random, count: int) -> list[Place]:
+    """Draw places in two or more namespaces, some of which have the same ids."""
+    tenants = random.sample(TENANTS, random.randint(2, 4))
+    return [Place(random.choice(tenants), f"r{number // random.choice([1, 2])}") for number in range(count)]
+
+
+def _first(random: Random, count: int) -> list[int]:
     return [number + count * random.randrange(3) for number in range(count) if random.random() < 0.8] or [0]
 
 
-def _changed(random: Random, numbers: list[int], count: int) -> list[int]:
-    """Draw the source of the next night: some records change, some change back, some vanish, some come, some twice."""
+def _changed(random: Random, numbers: list[int], places: Sequence[Place]) -> list[int]:
+    """
+    Draw the source of the next night.
+
+    Some records change, some change back, some vanish, some come, some twice; and some whole namespaces vanish.
+    """
     rate = random.choice([0.02, 0.2, 0.5])
+    count = len(places)
     versions = {number % count: number for number in numbers}
     for one in range(count):
         if random.random() < rate:
             versions.pop(one, None)
         if random.random() < rate:
             versions[one] = one + count * random.randrange(3)
-    found = list(versions.values()) or [0]
+    tenants = sorted({place.namespace for place in places} - {NAMESPACE})
+    gone = {name for name in tenants if random.random() < 0.3}
+    found = [number for one, number in versions.items() if places[one].namespace not in gone] or [0]
     random.shuffle(found)
     repeat_rate = random.choice([0, 0.02, 0.3])
     twice = [one % count + count * random.randrange(3) for one in found if random.random() < repeat_rate]
@@ -117,11 +162,11 @@ def _changed(random: Random, numbers: list[int], count: int) -> list[int]:
     return together
 
 
-def _drifting(random: Random, act: Act) -> Act:
-    """Let the index lose records, and something else write to the namespace, but seldom."""
+def _drifting(random: Random, act: Act, tenants: Sequence[str]) -> Act:
+    """Let the index lose records, and something else write to a namespace, but seldom."""
     loses = random.choice([0.1, 0.5]) if random.random() < 0.15 else 0.0
-    foreign_ids = (f"x{random.randrange(20)}",) if random.random() < 0.15 else ()
-    return act._replace(loses=loses, foreign_ids=foreign_ids)
+    foreign = (Place(random.choice(tenants), f"x{random.randrange(20)}"),) if random.random() < 0.15 else ()
+    return act._replace(loses=loses, foreign=foreign)
 
 
 def _maybe_steady(random: Random, one: Try) -> Try:
@@ -158,9 +203,8 @@ def _calm(one: Try) -> Try:
     return Try(one.numbers, one.options.model_copy(update=keeps), Weather(), Storage(), one.chunk_rows)
 
 
-def _try(random: Random, numbers: list[int]) -> Try:
-    options = ReindexOptions(
-        namespace=NAMESPACE,
+def _try(random: Random, numbers: list[int], options: ReindexOptions) -> Try:
+    drawn = ReindexOptions(
         batch_size=random.choice([1, 2, 5, 1_000]),
         max_request_bytes=random.choice([1_000, None]),
         max_concurrency=random.randint(1, 4),
@@ -175,6 +219,7 @@ def _try(random: Random, numbers: list[int]) -> Try:
         verify_timeout_s=20,
         transport=random.choice(["rest", "grpc"]),
     )
+    options = options.model_copy(update=drawn.model_dump(exclude_defaults=True))
     weather = Weather(
         latency_s=random.choice([0.001, 0.2, 3.0]),
         fault_rate=random.choice([0, 0.1, 0.3, 0.8]),

@@ -27,15 +27,23 @@ from airflow_pinecone_upsert.api.models import DeleteResponse, UpsertResponse
 from airflow_pinecone_upsert.api.models import Record as StoredRecord
 from airflow_pinecone_upsert.pipeline.cancellation import CancellationToken
 from airflow_pinecone_upsert.pipeline.read.chunk import Chunk
-from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest
+from airflow_pinecone_upsert.pipeline.send.requests import DeleteRequest, NamespaceDeleteRequest, UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.transport import Completion
+from airflow_pinecone_upsert.reindex.keys import Keys, Place, keys_of
 from airflow_pinecone_upsert.reindex.lease import LIFETIME_S
 from airflow_pinecone_upsert.reindex.manifest import Manifest, ManifestFolder
+from airflow_pinecone_upsert.reindex.options import ReindexOptions
 from tests.pipeline.sent import message_of
 from tests.pipeline.simulation import EPOCH_S, Process, Record, Reply, Weather, World, _chunk, _result
 from tests.reindex.turns import Turns
 
 NAMESPACE = "nightly"
+TENANTS = ("a", "b", "c", NAMESPACE)
+"""Where records name their namespaces; those that name none are in the last one."""
+
+ONE = ReindexOptions(namespace=NAMESPACE)
+MANY = ONE.model_copy(update={"namespace_column": "tenant"})
+
 DELETED = "deleted"
 RUN = "run"
 DELETE_FAULTS = ("throttled", "down", "reset", "stalled")
@@ -58,27 +66,58 @@ class Moment(NamedTuple):
 
 
 class Deleting(NamedTuple):
-    """The start of a deletion, and how many upserts were in flight at that moment."""
+    """
+    The start of a deletion.
 
-    ids: tuple[str, ...]
+    :param keys: Of the records that it is meant to delete.
+    :param upserts_in_flight: How many there were at that moment.
+    :param namespace: The one that it deletes as a whole; None if it deletes by id.
+    """
+
+    keys: tuple[str, ...]
     upserts_in_flight: int
+    namespace: str | None = None
 
 
 @dataclass
 class Namespace(World):
     """
-    The server, which also deletes, and the storage.
+    The server, which also deletes, and the storage. Records are known by their keys, as the manifest names them.
 
-    :ivar stored: What the namespace holds.
-    :ivar lost: Ids of records that it lost and that no run has written or deleted since.
-    :ivar foreign: Ids of records that something else has written.
+    :param keys: Those of the records of one namespace, or of many.
+    :ivar stored: What the namespaces hold.
+    :ivar lost: Keys of records that they lost and that no run has written or deleted since.
+    :ivar foreign: Keys of records that something else has written.
     :ivar manifest_files: The manifest's, by name.
     """
 
+    keys: Keys = field(default_factory=lambda: keys_of(ONE))
     manifest_files: dict[str, bytes] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     foreign: set[str] = field(default_factory=set)
-    _last_run: dict[str, int] = field(default_factory=dict)  # by id, the newest one whose request was applied
+    _last_run: dict[str, int] = field(default_factory=dict)  # by key, the newest one whose request was applied
+    _last_whole: dict[str, int] = field(default_factory=dict)  # by namespace, the newest one that deleted all of it
+
+    @property
+    def has_many_namespaces(self) -> bool:
+        return self.keys.name_namespaces
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        return TENANTS if self.has_many_namespaces else (NAMESPACE,)
+
+    def key_of(self, namespace: str, record_id: str) -> str:
+        (key,) = self.keys.of(namespace, [record_id])
+        return key
+
+    def key(self, record: Record) -> str:
+        """Return the key of a record of the source."""
+        assert record.id is not None
+        return self.key_of(record.namespace or NAMESPACE, record.id)
+
+    def in_namespace(self, namespace: str) -> list[str]:
+        """Return the keys of what a namespace holds."""
+        return [key for key in self.stored if self.keys.place(key).namespace == namespace]
 
     def advance_to(self, moment_s: float) -> None:
         self.clock_s = max(self.clock_s, moment_s)
@@ -87,26 +126,37 @@ class Namespace(World):
                 self._apply(record)
 
     def _apply(self, record: dict[str, Any]) -> None:
-        record_id, run = record["id"], record[RUN]
-        if run < self._last_run.get(record_id, 0):
+        run, namespace = record[RUN], record["namespace"]
+        if "id" in record:
+            self._apply_to(self.key_of(namespace, record["id"]), record)
             return
-        self._last_run[record_id] = run
-        self.lost.discard(record_id)
+        self._last_whole[namespace] = max(run, self._last_whole.get(namespace, 0))
+        known = [key for key in self._last_run if self.keys.place(key).namespace == namespace]
+        for key in {*known, *self.in_namespace(namespace)}:
+            self._apply_to(key, record)
+
+    def _apply_to(self, key: str, record: dict[str, Any]) -> None:
+        run = record[RUN]
+        if run < max(self._last_run.get(key, 0), self._last_whole.get(record["namespace"], 0)):
+            return
+        self._last_run[key] = run
+        self.lost.discard(key)
         if DELETED in record:
-            self.stored.pop(record_id, None)
+            self.stored.pop(key, None)
         else:
-            self.stored[record_id] = record
+            self.stored[key] = record
 
-    def lose(self, ids: Iterable[str]) -> None:
+    def lose(self, keys: Iterable[str]) -> None:
         """Lose records."""
-        for record_id in ids:
-            del self.stored[record_id]
-            self.lost.add(record_id)
+        for key in keys:
+            del self.stored[key]
+            self.lost.add(key)
 
-    def add_foreign(self, record_id: str) -> None:
+    def add_foreign(self, place: Place) -> None:
         """Enter a record that something else has written."""
-        self.stored[record_id] = {"id": record_id, "values": [0.0, 1.0]}
-        self.foreign.add(record_id)
+        key = self.key_of(*place)
+        self.stored[key] = {"id": place.id, "namespace": place.namespace, "values": [0.0, 1.0]}
+        self.foreign.add(key)
 
     def _rejection(self, records: list[dict[str, Any]], body_bytes: int, weather: Weather) -> Any:
         return None if DELETED in records[0] else super()._rejection(records, body_bytes, weather)
@@ -289,7 +339,8 @@ class Night(Process):
             if number == self._weather.source_breaks_at:
                 raise exceptions.SourceError("broken")
             self._wait_until(self.world.clock_s + self._weather.reading_s)
-            yield _chunk(self.records[first : first + self._chunk_rows])
+            rows = self.records[first : first + self._chunk_rows]
+            yield _chunk(rows, has_namespaces=self.world.has_many_namespaces)
 
     def share_before(self, position: Any) -> None:
         return None
@@ -302,43 +353,51 @@ class Night(Process):
     send = upsert
 
     def fetch(self, ids: Sequence[str], *, namespace: str = "") -> dict[str, StoredRecord]:
-        assert namespace == NAMESPACE
+        assert namespace in self.world.namespaces
         self._step()
-        stored = self.world.stored
-        return {one: StoredRecord.model_validate(stored[one]) for one in ids if one in stored}
+        found = {one: self.world.stored.get(self.world.key_of(namespace, one)) for one in ids}
+        return {one: StoredRecord.model_validate(stored) for one, stored in found.items() if stored}
 
     def max_indexed_lsn(self, record_id: str = "", *, namespace: str = "") -> int | None:
         self._step()
         return None
 
     def list_ids(self, *, prefix: str = "", namespace: str = "") -> Iterator[str]:
-        assert namespace == NAMESPACE
+        assert namespace in self.world.namespaces
         Night._step(self)  # in a thread of the listing: the turn is not passed on
         if self._listing_breaks:
             raise exceptions.ServerError("down")
-        yield from sorted(one for one in self.world.stored if one.startswith(prefix))
+        ids = (self.world.keys.place(key).id for key in self.world.in_namespace(namespace))
+        yield from sorted(one for one in ids if one.startswith(prefix))
+
+    def describe_namespace(self, namespace: str) -> None:
+        assert namespace in self.world.namespaces
+
+    def list_aliases(self) -> Iterator[Any]:
+        return iter(())
 
     # The transport
 
     def start(self, request: Any) -> None:
-        if not isinstance(request, DeleteRequest):
-            assert message_of(request)["namespace"] == NAMESPACE, "another namespace"
+        if isinstance(request, UpsertRequest):
+            assert message_of(request)["namespace"] in self.world.namespaces, "another namespace"
             self._note(UPSERT)
             super().start(request)
             return
         self._note(DELETION)
         self._step()
-        body = orjson.loads(request.body)
-        assert body["namespace"] == NAMESPACE, "a deletion from another namespace"
-        ids = tuple(body["ids"])
-        self.deletions.append(
-            Deleting(ids, sum(not isinstance(one[2].request, DeleteRequest) for one in self._in_flight))
-        )
+        is_whole = isinstance(request, NamespaceDeleteRequest)
+        records = [{DELETED: True}] if is_whole else _deleted_by(request)
+        namespace, ids = request.namespace, request.known_ids if is_whole else request.ids
+        assert namespace in self.world.namespaces, "a deletion from another namespace"
+        upserts = sum(isinstance(one[2].request, UpsertRequest) for one in self._in_flight)
+        keys = tuple(self.world.keys.of(namespace, ids))
+        self.deletions.append(Deleting(keys, upserts, namespace if is_whole else None))
         faults = [one for one in self._weather.faults if one in DELETE_FAULTS]
         weather = replace(
             self._weather, faults=faults, fault_rate=self._weather.fault_rate if faults else 0.0, final_rate=0.0
         )
-        reply = self._reply([{"id": one, DELETED: True} for one in ids], len(request.body), weather)
+        reply = self._reply([{**one, "namespace": namespace} for one in records], len(request.body), weather)
         ends_at_s = self.world.clock_s + reply.after_s
         result = _result(reply, ends_at_s)
         if isinstance(result, UpsertResponse):
@@ -348,6 +407,12 @@ class Night(Process):
 
     def _reply(self, records: list[dict[str, Any]], body_bytes: int, weather: Weather) -> Reply:
         return super()._reply([{**record, RUN: self.run} for record in records], body_bytes, weather)
+
+
+def _deleted_by(request: DeleteRequest) -> list[dict[str, Any]]:
+    body = orjson.loads(request.body)
+    assert body["namespace"] == request.namespace
+    return [{"id": one, DELETED: True} for one in body["ids"]]
 
 
 class NightAtOnce(Night):

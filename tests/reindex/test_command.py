@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from airflow_pinecone_upsert.reindex.__main__ import main
+from airflow_pinecone_upsert.reindex.manifest import Manifest, Target
 
 from .world import Run, digest
 
@@ -48,6 +49,14 @@ def test_it_counts_what_a_run_left_that_did_not_succeed(local, capsys):
     run.manifest.flush()
     assert main(["show", local.path]) == 0
     assert facts(capsys.readouterr().out)["records"] == "2, and 2 changes since in 2 segments"
+
+
+def test_it_says_that_records_name_their_namespaces(local, capsys):
+    target = Target("https://articles.example", "", {"namespace_column": "tenant"}, "a_digest", 1)
+    Manifest.open(local, target, "a1").commit([])
+    assert main(["show", local.path]) == 0
+    shown = facts(capsys.readouterr().out)["namespace"]
+    assert shown == "those that the records name; '__default__' where they name none"
 
 
 def test_it_changes_nothing(local, capsys):

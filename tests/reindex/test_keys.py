@@ -28,7 +28,7 @@ def test_the_key_of_a_single_namespace_is_the_id():
     assert list(keys.of("articles", ["a", "b"])) == ["a", "b"]
     assert (keys.place("a"), keys.label("a")) == (Place("articles", "a"), "a")
     assert keys.prefixes(chunk_of([("acme", "a")])) is None
-    assert keys.namespaces(pa.array(["a"], pa.large_string())) is None
+    assert not keys.name_namespaces
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=8))
@@ -55,6 +55,7 @@ def test_the_key_of_a_record_is_that_of_its_request(rows):
     assert digest_ids(pa.array(sent, pa.large_string())).hashes.tolist() == digests.id_hashes[digests.is_valid].tolist()
     assert [keys.of(*one)[0] for one in zip(records.namespaces, ([one] for one in records.ids), strict=True)] == sent
     assert digests.is_valid.tolist() == [tenant != "é" for tenant, _ in rows]
+    assert keys.named_in(chunk) == set(records.namespaces)
     nothing = digest_ids(pa.array([None], pa.string())).hashes[0]
     assert (digests.id_hashes[~digests.is_valid] == nothing).all()
 

@@ -17,7 +17,7 @@ from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
 from airflow_pinecone_upsert.pipeline.read.in_memory import InMemorySource
 from airflow_pinecone_upsert.pipeline.send.requests import Envelope, UpsertRequest
 from airflow_pinecone_upsert.pipeline.send.transport import InlineTransport
-from airflow_pinecone_upsert.reindex.audit import list_namespace
+from airflow_pinecone_upsert.reindex.audit import list_namespaces
 from airflow_pinecone_upsert.reindex.digest import DIGEST_NAME, DIGEST_VERSION
 from airflow_pinecone_upsert.reindex.journal import FLUSH_INTERVAL_S
 from airflow_pinecone_upsert.reindex.manifest import Manifest, ManifestFolder, Target, new_run_id
@@ -60,7 +60,7 @@ class Runner:
         transport: Any = None,
         **options: Any,
     ) -> ReindexReport:
-        checked = ReindexOptions(namespace=NAMESPACE, **{"verify_timeout_s": 0.0, **options})
+        checked = ReindexOptions(**{"namespace": NAMESPACE, "verify_timeout_s": 0.0, **options})
         client = IndexClient(self.index.url, ClientSettings(api_key=self.index.api_key), sleep=lambda _: None)
         with client:
             return reindex(
@@ -429,11 +429,11 @@ def test_a_run_ends_once_what_it_wrote_is_searchable(pinecone_index_factory, loc
 # Audit ------------------------------------------------------------------------------------------
 
 
-def upsert_elsewhere(client, records):
+def upsert_elsewhere(client, records, namespace=NAMESPACE):
     ids, bodies = [record["id"] for record in records], [orjson.dumps(record) for record in records]
     count = len(records)
     encoded = EncodedRecords(["XCom"] * count, list(range(count)), ids, bodies, [b""] * count, [""] * count)
-    client.upsert(UpsertRequest(encoded, Envelope(NAMESPACE)))
+    client.upsert(UpsertRequest(encoded, Envelope(namespace)))
 
 
 @pytest.mark.parametrize("has_manifest", [True, False])
@@ -478,8 +478,8 @@ def test_the_dry_run_of_an_audit_writes_nothing(run, index, elsewhere):
 def test_every_id_is_listed_in_parallel(index, elsewhere, max_ids):
     ids = ["a", "a" * 512, "\x01", "\x7f", *(f"a{n}" for n in range(250)), *(f"a1{n:03}" for n in range(130))]
     upsert_elsewhere(elsewhere, [{"id": one, "values": [1.0, 2.0]} for one in ids])
-    found = [one for part in list_namespace(elsewhere, NAMESPACE, CancellationToken(), max_ids=max_ids) for one in part]
-    assert set(found) == set(ids)
+    pages = list_namespaces(elsewhere, ["other", NAMESPACE], CancellationToken(), max_ids=max_ids)
+    assert {(page.namespace, one) for page in pages for one in page.ids} == {(NAMESPACE, one) for one in ids}
 
 
 # A lease ----------------------------------------------------------------------------------------

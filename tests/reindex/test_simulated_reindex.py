@@ -1,5 +1,5 @@
 """
-A namespace becomes equal to its source, under any fault: whole runs under seeded schedules.
+A namespace, or each of many, becomes equal to its source, under any fault: whole runs under seeded schedules.
 
 A schedule is a few nights. Each night has another source and one or more tries, which meet faults, are cancelled or die at
 any step, or run two at once: a second DAG run, or the retry of a task that lives on as an orphan. Between the tries the
@@ -25,6 +25,7 @@ from airflow_pinecone_upsert.hooks.reindexing import open_manifest
 from airflow_pinecone_upsert.reindex.deletion import ALWAYS_ALLOWED
 from airflow_pinecone_upsert.reindex.digest import digest_records
 from airflow_pinecone_upsert.reindex.entries import UNKNOWN_DIGEST
+from airflow_pinecone_upsert.reindex.keys import keys_of
 from airflow_pinecone_upsert.reindex.lease import LIFETIME_S, Holder
 from airflow_pinecone_upsert.reindex.manifest import Manifest, Target
 from airflow_pinecone_upsert.reindex.report import ReindexReport
@@ -32,7 +33,9 @@ from airflow_pinecone_upsert.reindex.run import reindex
 from tests.pipeline.simulation import HOST, Death, Record, Started, Weather, _chunk, number_of
 from tests.reindex.schedules import Act, Try, schedule_of
 from tests.reindex.simulation import (
+    MANY,
     NAMESPACE,
+    ONE,
     Namespace,
     Night,
     NightAtOnce,
@@ -100,9 +103,10 @@ def run_try(night: Night, one: Try, holder: Holder) -> End:
 
 
 @lru_cache(maxsize=10_000)
-def digest_of(number: int, record_id: str, values: tuple[float, ...]) -> bytes:
-    found = digest_records(_chunk([Record(number, "", 0, record_id, list(values))]))
-    return found.digests.tobytes()
+def digest_of(record_id: str, values: tuple[float, ...], namespace: str | None) -> bytes:
+    record = Record(0, "", 0, record_id, list(values), namespace=namespace)
+    keys = keys_of(MANY if namespace else ONE)
+    return digest_records(_chunk([record], has_namespaces=bool(namespace)), keys).digests.tobytes()
 
 
 def claims_in(world: Namespace) -> Claims:
@@ -120,9 +124,8 @@ def check_manifest(world: Namespace, before: Before) -> Claims:
             continue
         assert record_id in world.stored, "the manifest claims a record that the namespace does not have"
         record = world.records[number_of(world.stored[record_id])]
-        assert claimed == digest_of(record.number, record.id, tuple(record.values)), (
-            "the manifest claims another record"
-        )
+        namespace = world.keys.place(record_id).namespace if world.has_many_namespaces else None
+        assert claimed == digest_of(record.id, tuple(record.values), namespace), "the manifest claims another record"
     return claims
 
 
@@ -130,12 +133,17 @@ def sent_by(night: Night) -> set[int]:
     return {number for entry in night.journal if isinstance(entry, Started) for number in entry.numbers}
 
 
+def deleted_by(night: Night) -> set[str]:
+    return {key for deletion in night.deletions for key in deletion.keys}
+
+
 def check_requests(night: Night, one: Try) -> None:
     """Whatever its end was, a try sends nothing but valid records of its source, and deletes only what may go."""
     options = one.options
     assert sent_by(night) <= {record.number for record in night.records if record.is_valid}
-    deleted = {record_id for deletion in night.deletions for record_id in deletion.ids}
-    assert deleted.isdisjoint(record.id for record in night.records), "a live record is deleted"
+    deleted = deleted_by(night)
+    assert deleted.isdisjoint(map(night.world.key, night.records)), "a live record is deleted"
+    assert not any(deletion.namespace for deletion in night.deletions) or night.world.has_many_namespaces
     assert all(deletion.upserts_in_flight == 0 for deletion in night.deletions), (
         "a deletion is sent before the last upsert is confirmed"
     )
@@ -149,23 +157,33 @@ def check_requests(night: Night, one: Try) -> None:
 
 def check_guard(night: Night, one: Try, before: Before) -> None:
     """No more is deleted than is allowed, and nothing that the manifest does not know, but by an audit."""
-    deleted = {record_id for deletion in night.deletions for record_id in deletion.ids}
+    deleted = deleted_by(night)
     known = before.claims.keys() | (before.stored.keys() if one.options.audit else set())
     assert deleted <= known, "something is deleted that the manifest does not know"
     assert len(deleted) <= max(ALWAYS_ALLOWED, one.options.max_delete_fraction * len(known)), "the guard is open"
+
+
+def not_listed(night: Night, one: Try, before: Before) -> set[str]:
+    """Return the foreign records that a try must not know: an audit lists the namespaces of the manifest and of the source."""
+    unknown = before.foreign - before.claims.keys()
+    if not one.options.audit:
+        return set(unknown)
+    places = map(night.world.keys.place, [*before.claims, *map(night.world.key, night.records)])
+    listed = {place.namespace for place in places} if night.world.has_many_namespaces else {NAMESPACE}
+    return {key for key in unknown if night.world.keys.place(key).namespace not in listed}
 
 
 def check_success(night: Night, one: Try, before: Before, report: ReindexReport) -> None:
     """When it was committed, the namespace was equal to the source, but for rejected records."""
     options, stored = one.options, night.stored_at_commit
     lost = frozenset() if options.audit or options.full else before.lost
-    wanted = {record.id: record for record in night.records if record.is_acceptable}
-    for record_id, record in wanted.items():
-        if record_id not in lost:
-            assert number_of(stored[record_id]) == record.number, "the last record of an id does not win"
-    more = stored.keys() - {record.id for record in night.records}
+    wanted = {night.world.key(record): record for record in night.records if record.is_acceptable}
+    for key, record in wanted.items():
+        if key not in lost:
+            assert number_of(stored[key]) == record.number, "the last record of an id does not win"
+    more = stored.keys() - set(map(night.world.key, night.records))
     if options.delete_missing:
-        assert more <= (set() if options.audit else before.foreign - before.claims.keys()), "what vanished is there"
+        assert more <= not_listed(night, one, before), "what vanished is there"
     counts = report.counts
     assert counts.rejected <= sum(not record.is_acceptable for record in night.records)
     assert counts.upserted == counts.new + counts.changed
@@ -177,22 +195,25 @@ def check_success(night: Night, one: Try, before: Before, report: ReindexReport)
         assert counts.deleted == 0
 
 
-def check_kept(world: Namespace, night: Night, one: Try, before: Before) -> None:
-    """The old version of a rejected record stays, and what the manifest does not know."""
-    acceptable = {record.id for record in night.records if record.is_acceptable}
-    for record_id in {record.id for record in night.records} - acceptable:
-        assert (record_id in world.stored) == (record_id in before.stored), (
-            "the old version of a rejected record is gone"
-        )
-    unknown = (before.foreign & before.stored.keys()) - before.claims.keys()
-    assert one.options.audit or unknown <= world.stored.keys(), "a record is gone that the manifest does not know"
+def check_kept(world: Namespace, night: Night, before: Before) -> None:
+    """The old version of a rejected record stays."""
+    acceptable = {world.key(record) for record in night.records if record.is_acceptable}
+    for key in set(map(world.key, night.records)) - acceptable:
+        assert (key in world.stored) == (key in before.stored), "the old version of a rejected record is gone"
+
+
+def check_foreign(world: Namespace, night: Night, one: Try, before: Before) -> None:
+    """What the manifest does not know stays, whatever the end of a try was, and whether its namespace vanished or not."""
+    unknown = not_listed(night, one, before) & before.stored.keys()
+    assert unknown <= world.stored.keys(), "a record is gone that the manifest does not know"
 
 
 def check_error(world: Namespace, end: End) -> None:
     """No try damages the manifest, or finds that what was confirmed is not there."""
     assert not isinstance(end, exceptions.ManifestError), repr(end)
     if isinstance(end, exceptions.VerificationError):
-        assert set(end.ids) <= world.lost, "what was confirmed is not there"
+        keys = map(world.key_of, end.namespaces, end.ids)
+        assert set(keys) <= world.lost, "what was confirmed is not there"
 
 
 # Schedules ------------------------------------------------------------------------------------------------
@@ -200,8 +221,9 @@ def check_error(world: Namespace, end: End) -> None:
 
 def run_schedule(seed: int) -> None:
     random = Random(seed)  # noqa: S311 - a seeded simulation
-    records, acts = schedule_of(random)
-    world = Namespace(records, Random(-seed), has_repeated_ids=True)  # noqa: S311 - the same
+    records, acts, has_many_namespaces = schedule_of(random)
+    keys = keys_of(MANY if has_many_namespaces else ONE)
+    world = Namespace(records, Random(-seed), has_repeated_ids=True, keys=keys)  # noqa: S311 - the same
     claims: Claims = {}
     for number, act in enumerate(acts):
         _drift(world, act)
@@ -220,8 +242,8 @@ def _drift(world: Namespace, act: Act) -> None:
     """Change the namespace, as no run does."""
     world.settle()
     world.lose([one for one in list(world.stored) if world.random.random() < act.loses] if act.loses else [])
-    for record_id in act.foreign_ids:
-        world.add_foreign(record_id)
+    for place in act.foreign:
+        world.add_foreign(place)
 
 
 def _night(world: Namespace, one: Try, kind: type[Night] = Night, **more: Any) -> Any:
@@ -244,12 +266,13 @@ def _run_alone(world: Namespace, one: Try, holder: Holder, before: Before) -> tu
     world.settle()
     check_requests(night, one)
     check_guard(night, one, before)
+    check_foreign(world, night, one, before)
     check_error(world, end)
     if one.options.dry_run:
         assert files == world.manifest_files, "a dry run writes"
     elif isinstance(end, ReindexReport):
         check_success(night, one, before, end)
-        check_kept(world, night, one, before)
+        check_kept(world, night, before)
     return night, end
 
 
@@ -263,16 +286,18 @@ def _run_calm(world: Namespace, act: Act, holder: Holder, before: Before, *, is_
     if not isinstance(end, ReindexReport):
         assert isinstance(end, exceptions.BadRequestError), repr(end)
         return
-    assert world.lost.isdisjoint(record.id for n in one.numbers if (record := world.records[n]).is_acceptable)
+    acceptable = [record for number in one.numbers if (record := world.records[number]).is_acceptable]
+    assert world.lost.isdisjoint(map(world.key, acceptable))
     if not is_last:
         return
     again, report = _run_alone(world, one, holder, Before.now(world, claims_in(world)))
     assert isinstance(report, ReindexReport)
     assert not again.deletions
-    ids = [world.records[number].id for number in one.numbers]
-    rejected = {world.records[number].id for number in one.numbers if not world.records[number].is_acceptable}
-    unsettled = rejected | {record_id for record_id in ids if ids.count(record_id) > 1}
-    assert {world.records[number].id for number in sent_by(again)} <= unsettled, "an unchanged record is sent again"
+    keys = [world.key(world.records[number]) for number in one.numbers]
+    rejected = {world.key(world.records[number]) for number in one.numbers if not world.records[number].is_acceptable}
+    unsettled = rejected | {key for key in keys if keys.count(key) > 1}
+    sent = {world.key(world.records[number]) for number in sent_by(again)}
+    assert sent <= unsettled, "an unchanged record is sent again"
 
 
 def _run_rivals(world: Namespace, act: Act, holder: Holder, before: Before) -> None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Protocol
 import orjson
 from typing_extensions import Self
 
-from airflow_pinecone_upsert.api.endpoints import DELETE, UPSERT, Body, Endpoint, shown_namespace
+from airflow_pinecone_upsert.api.endpoints import DELETE, UPSERT, Body, Endpoint, delete_namespace, shown_namespace
 from airflow_pinecone_upsert.api.models import DeleteResponse, UpsertResponse
 from airflow_pinecone_upsert.pipeline.encode.json_format import JSON
 from airflow_pinecone_upsert.pipeline.encode.records import EncodedRecords
@@ -327,4 +327,43 @@ class BulkDeleteRequest:
         return 1
 
 
-Deletion = DeleteRequest | BulkDeleteRequest
+@dataclass(frozen=True, eq=False)
+class NamespaceDeleteRequest:
+    """
+    A deletion of a namespace with all of its records, whatever they are. It succeeds or fails as a whole.
+
+    :param namespace: ``""`` is the default one.
+    :param known_ids: The ids that it has as far as the caller knows. The server is not given them.
+    """
+
+    namespace: str
+    known_ids: Sequence[str] = ()
+
+    ids: ClassVar[Collection[str]] = ()
+    rate_units = 0
+    body = b""
+
+    def __len__(self) -> int:
+        """Count it as one item."""
+        return 1
+
+    @cached_property
+    def endpoint(self) -> Endpoint[DeleteResponse]:
+        """That of the namespace."""
+        return delete_namespace(self.namespace)
+
+    @property
+    def location(self) -> str:
+        """Name what is deleted, for a message."""
+        return f"delete namespace {shown_namespace(self.namespace)!r}"
+
+    def halves(self) -> tuple[Self, Self]:
+        """Never called: it is one item."""
+        raise NotImplementedError
+
+    def confirmed(self, response: DeleteResponse) -> int:  # noqa: ARG002 - an empty object
+        """Return that the item is confirmed."""
+        return 1
+
+
+Deletion = DeleteRequest | BulkDeleteRequest | NamespaceDeleteRequest
