@@ -228,16 +228,18 @@ def check_rejects_path(rejects_path: Any, parquet_paths: Any, columns: Columns) 
         )
 
 
-def check_manifest_path(manifest_path: Any, parquet_paths: Any) -> None:
+def check_manifest_path(manifest_path: Any, parquet_paths: Any, columns: Columns) -> None:
     """
     Check that the next run would not read the manifest as records.
 
     :param manifest_path: As for :func:`manifest_folder`.
     :param parquet_paths: As for :func:`parquet_files`.
+    :param columns: Where folders name namespaces, all files below a folder are read.
     :raises SetupError: One of the paths includes files of the manifest.
     """
     folder = manifest_folder(manifest_path)
-    if path := _path_that_includes(folder.fs, f"{folder.path.rstrip('/')}/base.parquet", parquet_paths):
+    base, is_recursive = f"{folder.path.rstrip('/')}/base.parquet", bool(columns.namespace_from_path)
+    if path := _path_that_includes(folder.fs, base, parquet_paths, is_recursive=is_recursive):
         raise SetupError(
             f"manifest_path {str(manifest_path)!r} is inside of parquet_paths ({path}): the next run would read the "
             "manifest as records. Name a folder elsewhere."

@@ -341,7 +341,8 @@ class PineconeHook(BaseHook):
         """
         Make a namespace equal to its source from inside a task, as the operator does: send what changed, delete what vanished.
 
-        :param records: As for :meth:`upsert`: all records that the namespace is to hold.
+        :param records: As for :meth:`upsert`: all records that the namespace is to hold; with ``namespace_column``, all records
+            of all namespaces.
         :param manifest_path: The folder of the manifest, as in the operator.
         :param parquet_paths: Instead of ``records``, as for :meth:`upsert`.
         :param namespace: None for the connection's.
@@ -354,7 +355,7 @@ class PineconeHook(BaseHook):
 
         options = self.reindex_options(namespace, **parameters)
         if parquet_paths is not None:
-            check_manifest_path(manifest_path, parquet_paths)
+            check_manifest_path(manifest_path, parquet_paths, options)
         source = self._source("reindex()", records, parquet_paths, rejects_path, options)
         return self.reindex_source(source, options, manifest_path=manifest_path, rejects_path=rejects_path)
 
@@ -366,18 +367,11 @@ class PineconeHook(BaseHook):
         :param parameters: The others.
         :raises SetupError: An option is invalid. The message names every invalid one, with its value.
         """
-        from airflow_pinecone_upsert.exceptions import SetupError
         from airflow_pinecone_upsert.reindex.options import ReindexOptions
 
         _check_that_digests_can_be_computed()
         parameters["transport"] = self._transport(parameters.get("transport"))
-        options = ReindexOptions.checked(self._or_default(namespace), **parameters)
-        if options.has_many_namespaces:
-            raise SetupError(
-                f"Invalid parameters: reindexing makes one namespace equal to its source, and not {options.namespaces_named_by}; "
-                "set namespace instead, with a task, or a mapped task instance, and a manifest_path for each namespace."
-            )
-        return options
+        return ReindexOptions.checked(self._or_default(namespace), **parameters)
 
     def reindex_source(  # noqa: PLR0913 - the parts of a run
         self,
@@ -391,7 +385,7 @@ class PineconeHook(BaseHook):
         observers: Sequence[Observer] = (),
     ) -> ReindexReport:
         """
-        Make a namespace equal to a source, with metrics and a span. The operators and :meth:`reindex` share it.
+        Make namespaces equal to a source, with metrics and a span. The operators and :meth:`reindex` share it.
 
         :param source: The records.
         :param options: See :meth:`reindex_options`.
@@ -415,8 +409,9 @@ class PineconeHook(BaseHook):
         rejects = rejects_folder(rejects_path) if rejects_path else None
         client = call_in_background(self.get_conn, cancellation)
         target = target_of(client.host, options)
+        namespace = None if options.has_many_namespaces else options.namespace
         with (
-            UpsertTelemetry(client.host, options.namespace, operation="reindex") as telemetry,
+            UpsertTelemetry(client.host, namespace, operation="reindex") as telemetry,
             open_manifest(folder, target, is_dry_run=options.dry_run) as (manifest, keep_lease),
         ):
             report = reindex(

@@ -107,6 +107,14 @@ class PineconeRecordsBaseOperator(PineconeBaseOperator):
         :param cancellation: Ends the wait for a storage that does not respond.
         """
 
+    def asset_events(self, output: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """Return one event; where the records name their namespaces, one for each that the output names."""
+        namespaces = output.get("namespaces")
+        if namespaces is None:
+            return super().asset_events(output)
+        common = {key: value for key, value in output.items() if key != "namespaces"}
+        return [{**common, "namespace": name, "upsertedCount": count} for name, count in namespaces.items()]
+
     def parameters(self, names: Iterable[str]) -> Any:
         """Return some of the user's options, for the hook to check."""
         return {name: getattr(self, name) for name in names}

@@ -22,13 +22,15 @@ class PineconeReindexBaseOperator(PineconeRecordsBaseOperator):
     The base of the reindex operators.
 
     :param manifest_path: The folder of the manifest, which says what the namespace holds; local or in object storage, one
-        for each namespace. A retry finds there what earlier tries have sent. (templated)
-    :param delete_missing: Delete the records that earlier runs sent and that are not in the source any more.
+        for each namespace, or for all namespaces that the records name. A retry finds there what earlier tries have sent.
+        (templated)
+    :param delete_missing: Delete the records that earlier runs sent and that are not in the source any more; a namespace of
+        which nothing is left is deleted as a whole.
     :param max_delete_fraction: The share of the manifest's records that may be deleted; with more, nothing is deleted and
         the task fails. Ten records always may.
     :param full: Send every record, also those that are unchanged.
-    :param audit: List the ids of the namespace first: what it lost is sent again, and what the manifest does not know is
-        deleted as if it had vanished from the source.
+    :param audit: List the ids of the namespace first (of many, those of the manifest and of the source): what it lost is sent
+        again, and what the manifest does not know is deleted as if it had vanished from the source.
     :param dry_run: Send and write nothing, and report what would be done.
     :param verify_sample: Records of each kind (sent, not sent, deleted) that are fetched in the end and compared; 0 for none.
     :param verify_timeout_s: How long the namespace may take until it shows what was written.
@@ -84,13 +86,15 @@ class PineconeReindexOperator(PineconeGivenRecordsOperator, PineconeReindexBaseO
     """
     Make a namespace of a Pinecone index equal to its source: send what is new or changed, delete what vanished.
 
-    The records are those that ``parquet_paths`` or ``vectors`` yield, all of them each time. The task succeeds only if every
+    The records are those that ``parquet_paths`` or ``vectors`` yield, all of them each time. With ``namespace_column`` or
+    ``namespace_from_path`` they belong to many namespaces, and each of those becomes equal to its part. The task succeeds only if every
     new or changed record was confirmed by the server or rejected where allowed, if nothing that vanished is left, and if
     a sample of the namespace is equal to the source bit for bit. Nothing else in the index is touched.
 
     Its output has the keys of :class:`~airflow_pinecone_upsert.operators.upsert.PineconeUpsertOperator`, and ``newCount``,
     ``changedCount``, ``unchangedCount``, ``deletedCount``, ``deleteRequestCount``, ``writeUnits`` and ``writeUnitsSaved``
     (estimates), ``verifiedCount``, ``lostCount`` and ``strayCount`` (what an audit found), ``manifestPath`` and ``dryRun``.
+    Its ``namespaces`` are those of the source and those that something was deleted from.
 
     The parameters are those of :class:`~airflow_pinecone_upsert.operators.records.PineconeGivenRecordsOperator`,
     :class:`PineconeReindexBaseOperator` and their bases.
@@ -103,5 +107,5 @@ class PineconeReindexOperator(PineconeGivenRecordsOperator, PineconeReindexBaseO
         from airflow_pinecone_upsert.storage import check_manifest_path
 
         if self.parquet_paths is not None:
-            check_manifest_path(self.manifest_path, self.parquet_paths)
+            check_manifest_path(self.manifest_path, self.parquet_paths, columns)
         return super().source(context, columns, cancellation)

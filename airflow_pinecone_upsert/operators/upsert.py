@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from airflow_pinecone_upsert import lineage
@@ -47,14 +46,6 @@ class PineconeUpsertBaseOperator(PineconeRecordsBaseOperator):
             cancellation=cancellation,
             observers=[self._lineage],
         ).as_output()
-
-    def asset_events(self, output: dict[str, Any]) -> Iterable[dict[str, Any]]:
-        """Return one event; where the records name their namespaces, one for each that the output names."""
-        namespaces = output.get("namespaces")
-        if namespaces is None:
-            return super().asset_events(output)
-        common = {key: value for key, value in output.items() if key != "namespaces"}
-        return [{**common, "namespace": name, "upsertedCount": count} for name, count in namespaces.items()]
 
     def _state(self, context: Context, source: RecordSource) -> StateStore | None:
         """Return where the checkpoint goes; None for nowhere."""

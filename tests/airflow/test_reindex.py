@@ -505,13 +505,3 @@ def test_invalid_options_are_named(pinecone_index, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
     with pytest.raises(exceptions.SetupError, match=r"max_delete_fraction: .* \(found 3\); verify_sample"):
         PineconeHook().reindex_options("n", max_delete_fraction=3, verify_sample=-1)
-
-
-def test_records_that_name_their_namespaces_are_refused_before_anything_is_read(pinecone_index, monkeypatch, tmp_path):
-    monkeypatch.setenv("AIRFLOW_CONN_PINECONE_DEFAULT", pinecone_index.connection_json())
-    operator = PineconeReindexOperator(
-        task_id="reindex", vectors=[], namespace_column="tenant", manifest_path=str(tmp_path / "manifest")
-    )
-    with pytest.raises(exceptions.SetupError, match="a manifest_path for each namespace"):
-        operator.execute({})
-    assert (list(tmp_path.iterdir()), pinecone_index.requests) == ([], [])

@@ -67,24 +67,46 @@ def test_a_function(run_snippet, my_project, pinecone_index):
     assert len(pinecone_index.vectors("chapters")) == run.output("embed_chapters")["newCount"] == 20
 
 
-def test_each_tenant_has_an_instance_and_a_manifest(run_snippet, pinecone_index, tmp_path):
-    """Both tenants have the same ids. One that returns after its namespace was deleted needs an audit, as the page says."""
-    for tenant, count in (("acme", 3), ("globex", 2)):
+@pytest.fixture
+def write_tenant(tmp_path):
+    """Write the records of a tenant. All tenants have the same ids."""
+
+    def write(tenant, count):
         (tmp_path / "embeddings" / tenant).mkdir()
         columns = {"id": [f"r{row}" for row in range(count)], "values": [np.ones(8, np.float32)] * count}
         pq.write_table(pa.table(columns), tmp_path / "embeddings" / tenant / "1.parquet")
-    assert run_snippet("reindex_tenants").state == "success"
-    assert [len(pinecone_index.vectors(tenant)) for tenant in ("acme", "globex")] == [3, 2]
+
+    return write
+
+
+def test_one_task_reindexes_all_tenants_and_deletes_the_one_that_vanished(
+    run_snippet, write_tenant, pinecone_index, tmp_path
+):
+    write_tenant("acme", 3)
+    write_tenant("globex", 2)
+    assert run_snippet("reindex_tenants").output("reindex")["namespaces"] == {"acme": 3, "globex": 2}
+    shutil.rmtree(tmp_path / "embeddings" / "globex")
+    output = run_snippet("reindex_tenants").output("reindex")
+    assert (output["unchangedCount"], output["deletedCount"], output["writeUnits"]) == (3, 2, 5)
+    assert [len(pinecone_index.vectors(tenant)) for tenant in ("acme", "globex")] == [3, 0]
+
+
+def test_a_tenant_with_a_manifest_of_its_own_that_returns_needs_an_audit(
+    run_snippet, write_tenant, pinecone_index, tmp_path
+):
+    """As the page says: its namespace was deleted, and its manifest was not."""
+    write_tenant("globex", 2)
     hook = PineconeHook()
-    hook.delete_namespace("globex")
-    again = {
+    given = {
         "parquet_paths": str(tmp_path / "embeddings" / "globex"),
         "namespace": "globex",
         "manifest_path": str(tmp_path / "manifests" / "globex"),
     }
+    hook.reindex(**given)
+    hook.delete_namespace("globex")
     with pytest.raises(exceptions.VerificationError, match="2 of 2 records"):
-        hook.reindex(**again, verify_timeout_s=0)
-    report = hook.reindex(**again, audit=True)
+        hook.reindex(**given, verify_timeout_s=0)
+    report = hook.reindex(**given, audit=True)
     assert (report.counts.lost, len(pinecone_index.vectors("globex"))) == (2, 2)
 
 

@@ -343,6 +343,10 @@ class NamespaceDeleteRequest:
     rate_units = 0
     body = b""
 
+    def binary_units(self) -> int:
+        """Return the same."""
+        return self.rate_units
+
     def __len__(self) -> int:
         """Count it as one item."""
         return 1
