@@ -23,6 +23,7 @@ class Changes:
     :ivar read: Records so far.
     :ivar unchanged: Of these, those that were not selected.
     :ivar unchanged_bytes: Their bytes, by Pinecone's cost rule.
+    :ivar without_namespace: Of those read, those that name no valid namespace, where records name theirs.
     """
 
     def __init__(self, table: IdTable, keys: Keys, *, is_full: bool) -> None:
@@ -32,6 +33,7 @@ class Changes:
         self.read = 0
         self.unchanged = 0
         self.unchanged_bytes = 0
+        self.without_namespace = 0
         self.is_unchanged: npt.NDArray[np.bool_] = np.zeros(0, bool)
         self._selected = RecordDigests.none()
         self._is_known: npt.NDArray[np.bool_] = np.zeros(0, bool)
@@ -39,6 +41,7 @@ class Changes:
     def select(self, chunk: Chunk) -> Chunk:
         """Return the records of a chunk that are to be sent, and those that cannot be compared."""
         records = digest_records(chunk, self._keys)
+        self.without_namespace += (self._keys.prefixes(chunk) or ()).count(None)
         found = self._table.compare(records)
         is_unchanged = np.zeros_like(found.is_unchanged) if self._is_full else found.is_unchanged
         self.is_unchanged = is_unchanged

@@ -48,6 +48,7 @@ from airflow_pinecone_upsert.pipeline.send.transport import ThreadTransport, Tra
 from airflow_pinecone_upsert.pipeline.stages import Books, Stages
 from airflow_pinecone_upsert.pipeline.track.checkpoint import StateStore, TaskState
 from airflow_pinecone_upsert.pipeline.track.rejects import RejectsFolder
+from airflow_pinecone_upsert.pipeline.wording import number_of
 from airflow_pinecone_upsert.reindex import deletion, verification
 from airflow_pinecone_upsert.reindex.audit import listed_entries
 from airflow_pinecone_upsert.reindex.changes import Changes
@@ -377,6 +378,14 @@ class _Run:
     def _deletions(self) -> Deletions | None:
         """Return what is to be deleted, which is not more than is allowed; None for nothing."""
         if not (self.table.unseen_count and self._options.delete_missing):
+            return None
+        if self.changes.without_namespace:
+            log.warning(
+                "Nothing is deleted, because the source has %s without a valid namespace: what they replace is not known. "
+                "The manifest keeps %s that the source does not contain.",
+                number_of(self.changes.without_namespace, "record"),
+                number_of(self.table.unseen_count, "record"),
+            )
             return None
         deletions = Deletions(
             self.table, self._keys, self.latest, self.journal, self._index, self._cancellation, self._on_turn
