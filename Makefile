@@ -96,7 +96,7 @@ $(VENV_3_1)/.test: pyproject.toml constraints-airflow-3.1.txt tests/requirements
 
 # The other packages in the comparison need a separate environment: they exclude versions that the tests pin.
 $(BENCH_VENV)/.bench: pyproject.toml constraints.txt tests/benchmarks/requirements.txt | $(BENCH_VENV)/bin/python
-	$(BENCH_VENV)/bin/python $(INSTALL) constraints.txt --editable '.[reindex,s3]' --requirement tests/benchmarks/requirements.txt
+	$(BENCH_VENV)/bin/python $(INSTALL) constraints.txt --editable '.[grpc,reindex,s3]' --requirement tests/benchmarks/requirements.txt
 	@touch $@
 
 # Celery's dependencies stay out of the other environments, which test that the package works without them.

@@ -152,10 +152,13 @@ class Service:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().decode().strip()
+        self.url = self._line()
         if not self.url:
             raise RunError(f"{module} did not start.")
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().decode().strip()
 
     def __enter__(self) -> Self:
         return self
@@ -211,6 +214,7 @@ class IndexService(Service):
 
     def __init__(self) -> None:
         super().__init__("server")
+        self.grpc_port = int(self._line())
 
     def set_rules(self, rules: Rules) -> None:
         """Set the rules for the next run, and clear the log."""

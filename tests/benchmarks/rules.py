@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+TOO_MANY_REQUESTS = "Too Many Requests: reached the max upsert size limit per second for index bench"
 
 
 class Dip(NamedTuple):
@@ -84,3 +86,14 @@ class Upsert(NamedTuple):
     records: int
     accepted: bool
     in_flight: int
+
+
+class UpsertIndex(Protocol):
+    """The part of the server that upserts need, whatever carries them."""
+
+    in_flight: int
+    rules: Rules
+
+    def admit(self, key: str, body_bytes: int, records: int) -> bool:
+        """Accept or throttle an upsert, and log it."""
+        ...

@@ -1,7 +1,7 @@
 """
 A replacement for Pinecone on 127.0.0.1, fast enough not to affect results: ``python -m tests.benchmarks.server``.
 
-It parses HTTP/1.1 in one small buffer, counts records while it reads, stores none of them, and answers as Pinecone
+Upserts may also arrive over gRPC, on another port: :mod:`.grpc_server`. For REST it parses HTTP/1.1 in one small buffer, counts records while it reads, stores none of them, and answers as Pinecone
 does. A fetch is answered from the file that the rules name, as if its records had been upserted. It leaves out on
 purpose: checks, TLS, ``Retry-After`` (which the real service does not guarantee) and a limit on the size of a request
 (the SDK's requests of 100 x 1536 are 3.3 MB of JSON, which the real service may reject).
@@ -9,8 +9,8 @@ purpose: checks, TLS, ``Retry-After`` (which the real service does not guarantee
 Each ``{"id":`` counts as a record. That is exact for these benchmarks, because no key of the generated metadata is
 ``id``; the benchmark also compares the sum with the number of records in the file.
 
-``PUT /rules`` sets :class:`Rules` and clears the log, ``GET /log`` returns the log. The server ends when its standard
-input ends, so it cannot outlive the benchmark.
+``PUT /rules`` sets :class:`Rules` and clears the log, ``GET /log`` returns the log. The server prints its URL, then the
+port of gRPC. It ends when its standard input ends, so it cannot outlive the benchmark.
 """
 
 from __future__ import annotations
@@ -23,16 +23,13 @@ from collections import Counter
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.benchmarks.rules import Rules, Upsert
+from tests.benchmarks.grpc_server import serve_grpc
+from tests.benchmarks.rules import TOO_MANY_REQUESTS, Rules, Upsert
 
 _RECORD = b'{"id":'
 _OVERLAP = len(_RECORD) - 1
 _BUFFER_BYTES = 256 << 10
-_TOO_MANY_REQUESTS = {
-    "code": 8,
-    "message": "Too Many Requests: reached the max upsert size limit per second for index bench",
-    "details": [],
-}
+_TOO_MANY_REQUESTS = {"code": 8, "message": TOO_MANY_REQUESTS, "details": []}
 
 
 class Bucket:
@@ -256,12 +253,13 @@ async def until_stdin_ends() -> None:
 
 
 async def main() -> None:
-    """Print the URL, then serve until standard input ends."""
+    """Print the URL and the port of gRPC, then serve until standard input ends."""
     index = Index()
     server = await asyncio.get_running_loop().create_server(lambda: Connection(index), "127.0.0.1", 0)
     index.url = url_of(server)
-    print(index.url, flush=True)
-    await until_stdin_ends()
+    async with serve_grpc(index) as grpc_port:
+        print(index.url, grpc_port, sep="\n", flush=True)
+        await until_stdin_ends()
 
 
 if __name__ == "__main__":

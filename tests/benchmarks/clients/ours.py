@@ -1,4 +1,4 @@
-"""This project: Parquet files, on disk or on S3, through ``upsert()`` with all checks."""
+"""This project: Parquet files, on disk or on S3, through ``upsert()`` with all checks, over REST or gRPC."""
 
 from __future__ import annotations
 
@@ -67,13 +67,22 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1_000)
     parser.add_argument("--max-concurrency", type=int, default=8)
     parser.add_argument("--unpaced", action="store_true", help="remove the limits on requests and bytes per second")
+    parser.add_argument("--grpc-port", type=int, help="send upserts over gRPC, to this port")
     arguments = parser.parse_intermixed_args()
 
+    if arguments.grpc_port:
+        import grpc  # noqa: F401 - the client imports it with the first upsert, but memory is compared with all imports
     s3 = {"anon": True, "endpoint_url": arguments.s3}
     files = fsspec.filesystem("s3", **s3) if arguments.s3 else fsspec.filesystem("file")
     rates = {"max_requests_per_second": None, "max_bytes_per_second": float("inf")} if arguments.unpaced else {}
-    options = UpsertOptions(batch_size=arguments.batch_size, max_concurrency=arguments.max_concurrency, **rates)
-    with IndexClient(arguments.url, ClientSettings(api_key=arguments.key)) as client:
+    options = UpsertOptions(
+        batch_size=arguments.batch_size,
+        max_concurrency=arguments.max_concurrency,
+        transport="grpc" if arguments.grpc_port else "rest",
+        **rates,
+    )
+    settings = ClientSettings(api_key=arguments.key, grpc_port=arguments.grpc_port)
+    with IndexClient(arguments.url, settings) as client:
         if not arguments.paths:
             print("{}")
             return
