@@ -39,17 +39,18 @@ def label(x: float, y: float, text: str, style: str = "", anchor: str = "start")
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(text)}</text>'
 
 
-def bars(title: str, names: Sequence[str], panels: Mapping[str, Sequence[tuple[float, str]]]) -> str:
+def bars(title: str, names: Sequence[str], panels: Mapping[str, Sequence[tuple[float, str]]], ours: int = 1) -> str:
     """
     Draw panels side by side that share the names of their rows.
 
     :param title: The title above the chart.
-    :param names: The contenders; the first one is this project.
+    :param names: The contenders.
     :param panels: Panels by title: for each contender the value and its label.
+    :param ours: How many of the first contenders are this project.
     """
     top = _TOP + 24
     parts = [label(0, 16, title, "title")]
-    parts += [label(0, top + _ROW * row + 16.5, name, "title" if row == 0 else "") for row, name in enumerate(names)]
+    parts += [label(0, top + _ROW * row + 16.5, name, "title" if row < ours else "") for row, name in enumerate(names)]
     width = (WIDTH - _NAMES) / len(panels)
     for column, (heading, values) in enumerate(panels.items()):
         left = _NAMES + column * width
@@ -57,7 +58,7 @@ def bars(title: str, names: Sequence[str], panels: Mapping[str, Sequence[tuple[f
         longest = max(value for value, _ in values)
         for row, (value, text) in enumerate(values):
             length = max(2.0, value / longest * (width - 90))
-            style = "ours" if row == 0 else "other"
+            style = "ours" if row < ours else "other"
             y = top + _ROW * row
             parts.append(f'<rect x="{left:.1f}" y="{y + 4}" width="{length:.1f}" height="16" rx="3" class="{style}"/>')
             parts.append(label(left + length + 6, y + 16.5, text))

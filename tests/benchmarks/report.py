@@ -22,7 +22,7 @@ _PACKAGES = (
     "langchain-classic",
     "apache-airflow",
 )
-_LIBRARIES = ("pyarrow", "numpy", "orjson", "xxhash", "httpx", "pandas", "s3fs")
+_LIBRARIES = ("pyarrow", "numpy", "orjson", "grpcio", "xxhash", "httpx", "pandas", "s3fs")
 
 
 class Target(NamedTuple):

@@ -1,4 +1,4 @@
-"""Points 1 to 3: CPU, bytes and small vectors, compared with the SDK, the official operator and the floor."""
+"""Points 1 to 3: CPU, bytes and small vectors, compared with the SDK, the official operator and the floors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from tests.benchmarks.bench import Bench, Sample
 from tests.benchmarks.report import Figure, Section, Spread, Table, Target, range_of, shown
 from tests.benchmarks.rules import Rules
 
-OURS, SDK, LIST, OFFICIAL, FLOOR = "this project", "SDK, from DataFrame", "SDK, upsert()", "official operator", "floor"
-_SHOWN = (OURS, SDK, LIST, OFFICIAL, FLOOR)
+OURS, SDK, OFFICIAL, FLOOR = "this project", "SDK, from DataFrame", "official operator", "floor"
+OURS_GRPC, SDK_GRPC, FLOOR_GRPC = (f"{name}, gRPC" for name in (OURS, SDK, FLOOR))
+_SHOWN = (OURS, OURS_GRPC, SDK, SDK_GRPC, OFFICIAL, FLOOR, FLOOR_GRPC)
+_COMPONENT_BYTES = 4
+
+_NEAR_THE_FLOOR = Target("≤", 1.05)
 
 
 def wide(bench: Bench) -> Section:
@@ -20,19 +24,20 @@ def wide(bench: Bench) -> Section:
     50,000 records of 1536 float32 and metadata in one Parquet file, from reading until acknowledged by a server that
     responds immediately and has no limits. Each contender is a whole process, imports included, that may use one core
     only; the server uses the others. The contenders run alternately, and a ratio is the median of the ratios of each
-    round. The SDK and the operator send 100 records in a request, as in the SDK's documentation; at 1536 dimensions
-    this is also the number that fits into 2 MB as shortest floats. This project finds that number automatically, with
-    all checks on. The floor is a loop without checks: `tests/benchmarks/clients/floor.py`. Bytes are those of the
-    bodies that the server received.
+    round. The SDK and the operator send 100 records in a request, as in the SDK's documentation, also of its gRPC
+    client; over REST, this is also the number that fits into 2 MB as shortest floats. This project finds the number
+    automatically, with all checks on. The floors are loops without checks, `tests/benchmarks/clients/floor.py` for REST
+    and `floor_grpc.py` for gRPC; beside a ratio is what it would be for the floor. Bytes are those of the bodies, or
+    messages, that the server received. Over gRPC the components alone are 4 bytes each.
     """
-    records = bench.amount(50_000, 5_000)
-    path = bench.data(records=records, dimension=1_536, files=bench.amount(8, 1)) / "part-0.parquet"
-    samples, cpu = _measure(bench, _contenders(bench, path, 100), Rules(), records)
-    to_sdk, to_floor = Spread.of(cpu[OURS], cpu[SDK]), Spread.of(cpu[OURS], cpu[FLOOR])
+    dimension, records = 1_536, bench.amount(50_000, 5_000)
+    path = bench.data(records=records, dimension=dimension, files=bench.amount(8, 1)) / "part-0.parquet"
+    samples = _measure(bench, _contenders(bench, path, batch_size=100, grpc_floor=300), Rules(), records)
     sizes = {name: _bytes_per_record(runs) for name, runs in samples.items()}
+    components = shown(_COMPONENT_BYTES * dimension, "bytes")
     figures = [
-        Figure("CPU against the SDK", to_sdk.ratio, "ratio", Target("≤", 0.33), _against(cpu, SDK, to_sdk)),
-        Figure("CPU against the floor", to_floor.ratio, "ratio", Target("≤", 1.2), _against(cpu, FLOOR, to_floor)),
+        _cpu(samples, OURS, FLOOR, "CPU against the floor", _NEAR_THE_FLOOR),
+        _cpu(samples, OURS, SDK, "CPU against the SDK"),
         Figure(
             "bytes per record against the SDK",
             sizes[OURS] / sizes[SDK],
@@ -40,6 +45,8 @@ def wide(bench: Bench) -> Section:
             Target("≤", 0.62),
             f"{sizes[OURS]:,.0f} against {sizes[SDK]:,.0f}",
         ),
+        *_grpc_figures(samples, Target("≤", 0.13), Target("≤", 0.30), Target("≤", 0.33)),
+        Figure("bytes per record, gRPC", sizes[OURS_GRPC], "bytes", Target("≤", 6_330), f"components: {components}"),
     ]
     title = f"{records:,} records x 1536, Parquet to acknowledged"
     return Section(
@@ -50,52 +57,91 @@ def wide(bench: Bench) -> Section:
 def small(bench: Bench) -> Section:
     """
     500,000 records of 64 float32 and metadata, otherwise as before. The rate is measured from the first read to the
-    last response, without imports. The SDK sends 100 records in a request, as in its documentation; `upsert()` and the
-    others send 1,000, the most that Pinecone accepts.
+    last response, without imports. Each contender sends 1,000 records in a request, the most that Pinecone accepts.
     """
     records = bench.amount(500_000, 50_000)
     path = bench.data(records=records, dimension=64) / "part-0.parquet"
-    clients = _contenders(bench, path, 1_000) | {SDK: ["sdk", "dataframe", bench.index.url, path, "--batch-size", 100]}
-    samples, cpu = _measure(bench, clients, Rules(dimension=64), records)
-    rates = [records / sample.run.output["duration_s"] for sample in samples[OURS]]
-    to_sdk, to_list, to_floor = (Spread.of(cpu[OURS], cpu[other]) for other in (SDK, LIST, FLOOR))
+    samples = _measure(
+        bench, _contenders(bench, path, batch_size=1_000, grpc_floor=1_000), Rules(dimension=64), records
+    )
     figures = [
-        Figure("records/s on one core", median(rates), "records/s", Target("≥", 100_000), range_of(rates, "records/s")),
-        Figure("CPU against the SDK", to_sdk.ratio, "ratio", Target("≤", 0.25), _against(cpu, SDK, to_sdk)),
-        Figure("CPU against the SDK's upsert()", to_list.ratio, "ratio", None, _against(cpu, LIST, to_list)),
-        Figure("CPU against the floor", to_floor.ratio, "ratio", None, _against(cpu, FLOOR, to_floor)),
+        _rate(samples, OURS, FLOOR, "records/s on one core", Target("≥", 100_000)),
+        _cpu(samples, OURS, FLOOR, "CPU against the floor", _NEAR_THE_FLOOR),
+        _cpu(samples, OURS, SDK, "CPU against the SDK"),
+        _rate(samples, OURS_GRPC, FLOOR_GRPC, "records/s on one core, gRPC", Target("≥", 250_000)),
+        *_grpc_figures(samples),
     ]
     return Section((3,), "Small vectors", small, figures, [_table(samples)])
 
 
-def _contenders(bench: Bench, path: object, batch_size: int) -> dict[str, list[object]]:
-    """Return the contenders in the order in which they run: compared ones run one after the other."""
-    url, size = bench.index.url, ("--batch-size", batch_size)
+def _contenders(bench: Bench, path: object, *, batch_size: int, grpc_floor: int) -> dict[str, list[object]]:
+    """
+    Return the contenders in the order in which they run: compared ones run one after the other.
+
+    :param batch_size: Records in a request, but for this project, and for the floor of gRPC.
+    :param grpc_floor: Records in a request of the floor of gRPC: about as many as fit into 2 MB.
+    """
+    url, port, size = bench.index.url, bench.index.grpc_port, ("--batch-size", batch_size)
     return {
         SDK: ["sdk", "dataframe", url, path, *size],
         OURS: ["ours", url, path, "--unpaced"],
         FLOOR: ["floor", url, path, *size],
-        LIST: ["sdk", "upsert", url, path, *size],
+        FLOOR_GRPC: ["floor_grpc", port, path, "--batch-size", grpc_floor],
+        OURS_GRPC: ["ours", url, path, "--unpaced", "--grpc-port", port],
+        SDK_GRPC: ["sdk", "grpc", f"http://127.0.0.1:{port}", path, *size],
         OFFICIAL: ["official", url, path, *size],
     }
 
 
+def _grpc_figures(
+    samples: Mapping[str, Sequence[Sample]],
+    sdk: Target | None = None,
+    sdk_grpc: Target | None = None,
+    rest: Target | None = None,
+) -> list[Figure]:
+    """Compare the CPU of this project over gRPC with that of the others."""
+    return [
+        _cpu(samples, OURS_GRPC, SDK, "CPU, gRPC against the SDK over REST", sdk),
+        _cpu(samples, OURS_GRPC, SDK_GRPC, "CPU, gRPC against the SDK over gRPC", sdk_grpc),
+        _cpu(samples, OURS_GRPC, OURS, "CPU, gRPC against REST", rest),
+        _cpu(samples, OURS_GRPC, FLOOR_GRPC, "CPU, gRPC against its floor"),
+    ]
+
+
 def _measure(
     bench: Bench, clients: Mapping[str, Sequence[object]], rules: Rules, records: int
-) -> tuple[dict[str, list[Sample]], dict[str, list[float]]]:
-    """Run each contender on one core. Return the samples, and the seconds of CPU of each."""
+) -> dict[str, list[Sample]]:
+    """Run each contender on one core, and return the samples in the order of the tables."""
     core = max(os.sched_getaffinity(0))
     samples = bench.in_turn(clients, rules, runs=bench.runs, records=records, core=core)
-    shown_order = {name: samples[name] for name in _SHOWN}
-    return shown_order, {name: [sample.run.cpu_s for sample in runs] for name, runs in shown_order.items()}
+    return {name: samples[name] for name in _SHOWN}
+
+
+def _cpu(
+    samples: Mapping[str, Sequence[Sample]], one: str, other: str, what: str, target: Target | None = None
+) -> Figure:
+    """Compare the CPU time of two contenders. The floor's is the limit of the ratio to any other."""
+    ours, theirs = ([sample.run.cpu_s for sample in samples[name]] for name in (one, other))
+    spread = Spread.of(ours, theirs)
+    note = f"{shown(median(ours), 'seconds')} against {shown(median(theirs), 'seconds')}; {spread}"
+    floor = FLOOR_GRPC if one == OURS_GRPC else FLOOR
+    if other != floor:
+        limit = Spread.of([sample.run.cpu_s for sample in samples[floor]], theirs)
+        note += f"; the floor: {shown(limit.ratio, 'ratio')}"
+    return Figure(what, spread.ratio, "ratio", target, note)
+
+
+def _rate(samples: Mapping[str, Sequence[Sample]], one: str, floor: str, what: str, target: Target) -> Figure:
+    """Report the rate of a contender, without imports, next to that of its floor."""
+    rates, limits = (
+        [sample.log.records / sample.run.output["duration_s"] for sample in samples[name]] for name in (one, floor)
+    )
+    note = f"{range_of(rates, 'records/s')}; the floor: {shown(median(limits), 'records/s')}"
+    return Figure(what, median(rates), "records/s", target, note)
 
 
 def _bytes_per_record(samples: Sequence[Sample]) -> float:
     return median(sample.log.body_bytes / sample.log.records for sample in samples)
-
-
-def _against(cpu: Mapping[str, Sequence[float]], other: str, spread: Spread) -> str:
-    return f"{median(cpu[OURS]):.1f} s against {median(cpu[other]):.1f} s; {spread}"
 
 
 def _table(samples: Mapping[str, Sequence[Sample]]) -> Table:
@@ -128,4 +174,4 @@ def _chart(title: str, samples: Mapping[str, Sequence[Sample]]) -> str:
         heading: [(values[name][position], rows[name][cell]) for name in samples]
         for position, (heading, cell) in enumerate({"CPU": 0, "peak memory": 2, "bytes per record": 3}.items())
     }
-    return chart.bars(title, list(samples), panels)
+    return chart.bars(title, list(samples), panels, ours=2)
