@@ -8,6 +8,7 @@ from statistics import median
 
 from tests.benchmarks import chart
 from tests.benchmarks.bench import Bench, Sample
+from tests.benchmarks.process import run
 from tests.benchmarks.report import Figure, Section, Spread, Table, Target, range_of, shown
 from tests.benchmarks.rules import Rules
 
@@ -28,7 +29,9 @@ def wide(bench: Bench) -> Section:
     client; over REST, this is also the number that fits into 2 MB as shortest floats. This project finds the number
     automatically, with all checks on. The floors are loops without checks, `tests/benchmarks/clients/floor.py` for REST
     and `floor_grpc.py` for gRPC; beside a ratio is what it would be for the floor. Bytes are those of the bodies, or
-    messages, that the server received. Over gRPC the components alone are 4 bytes each.
+    messages, that the server received. Over gRPC the components alone are 4 bytes each. The second table says where this
+    project's CPU time goes: imports, and reading and encoding on their own (`tests/benchmarks/clients/stages.py`); what is
+    left of the whole is sending, in threads, and tracking what was confirmed.
     """
     dimension, records = 1_536, bench.amount(50_000, 5_000)
     path = bench.data(records=records, dimension=dimension, files=bench.amount(8, 1)) / "part-0.parquet"
@@ -49,9 +52,8 @@ def wide(bench: Bench) -> Section:
         Figure("bytes per record, gRPC", sizes[OURS_GRPC], "bytes", Target("≤", 6_330), f"components: {components}"),
     ]
     title = f"{records:,} records x 1536, Parquet to acknowledged"
-    return Section(
-        (1, 2), "CPU and bytes", wide, figures, [_table(samples)], {"throughput.svg": _chart(title, samples)}
-    )
+    tables = [_table(samples), _stages(bench, samples, path, dimension)]
+    return Section((1, 2), "CPU and bytes", wide, figures, tables, {"throughput.svg": _chart(title, samples)})
 
 
 def small(bench: Bench) -> Section:
@@ -59,8 +61,8 @@ def small(bench: Bench) -> Section:
     500,000 records of 64 float32 and metadata, otherwise as before. The rate is measured from the first read to the
     last response, without imports. Each contender sends 1,000 records in a request, the most that Pinecone accepts.
     """
-    records = bench.amount(500_000, 50_000)
-    path = bench.data(records=records, dimension=64) / "part-0.parquet"
+    dimension, records = 64, bench.amount(500_000, 50_000)
+    path = bench.data(records=records, dimension=dimension) / "part-0.parquet"
     samples = _measure(
         bench, _contenders(bench, path, batch_size=1_000, grpc_floor=1_000), Rules(dimension=64), records
     )
@@ -71,7 +73,8 @@ def small(bench: Bench) -> Section:
         _rate(samples, OURS_GRPC, FLOOR_GRPC, "records/s on one core, gRPC", Target("≥", 250_000)),
         *_grpc_figures(samples),
     ]
-    return Section((3,), "Small vectors", small, figures, [_table(samples)])
+    tables = [_table(samples), _stages(bench, samples, path, dimension)]
+    return Section((3,), "Small vectors", small, figures, tables)
 
 
 def _contenders(bench: Bench, path: object, *, batch_size: int, grpc_floor: int) -> dict[str, list[object]]:
@@ -112,8 +115,7 @@ def _measure(
     bench: Bench, clients: Mapping[str, Sequence[object]], rules: Rules, records: int
 ) -> dict[str, list[Sample]]:
     """Run each contender on one core, and return the samples in the order of the tables."""
-    core = max(os.sched_getaffinity(0))
-    samples = bench.in_turn(clients, rules, runs=bench.runs, records=records, core=core)
+    samples = bench.in_turn(clients, rules, runs=bench.runs, records=records, core=_core())
     return {name: samples[name] for name in _SHOWN}
 
 
@@ -147,6 +149,27 @@ def _bytes_per_record(samples: Sequence[Sample]) -> float:
 def _table(samples: Mapping[str, Sequence[Sample]]) -> Table:
     head = ["", "CPU", "time", "peak memory", "bytes per record", "requests", "CPU of the server"]
     return Table(head, [[name, *_row(runs)] for name, runs in samples.items()])
+
+
+def _stages(bench: Bench, samples: Mapping[str, Sequence[Sample]], path: object, dimension: int) -> Table:
+    """Say where the CPU time of this project goes."""
+    rows = []
+    for name, transport, client in (
+        (OURS, "rest", ["ours", bench.index.url]),
+        (OURS_GRPC, "grpc", ["ours", bench.index.url, "--grpc-port", bench.index.grpc_port]),
+    ):
+        stages = [transport, path, "--dimension", dimension]
+        outputs = [run("clients.stages", *stages, core=_core()).output for _ in range(bench.runs)]
+        import_s = median(run(f"clients.{client[0]}", *client[1:], core=_core()).cpu_s for _ in range(bench.runs))
+        read_s, encode_s = (median(output[stage] for output in outputs) for stage in ("read_s", "encode_s"))
+        whole_s = median(sample.run.cpu_s for sample in samples[name])
+        parts_s = (import_s, read_s, encode_s, max(0.0, whole_s - import_s - read_s - encode_s))
+        rows.append([name, *(shown(part_s, "seconds") for part_s in parts_s)])
+    return Table(["CPU", "imports", "reading", "checks and encoding", "sending and tracking"], rows)
+
+
+def _core() -> int:
+    return max(os.sched_getaffinity(0))
 
 
 def _row(samples: Sequence[Sample]) -> list[str]:
