@@ -1,6 +1,7 @@
 """The gRPC boundary over real sockets: the API key, statuses, deadlines, certificates, proxies."""
 
 import logging
+import platform
 import subprocess
 import sys
 import traceback
@@ -236,6 +237,36 @@ def test_a_client_that_is_not_closed_leaves_no_connection(grpc_serve):
     assert len(connections()) == 1
     del client
     assert all(one.status != psutil.CONN_ESTABLISHED for one in connections())
+
+
+COUNT_PAGE_FAULTS = """
+import resource
+import sys
+
+from airflow_pinecone_upsert.api.grpc_client import GrpcClient
+from airflow_pinecone_upsert.api.http import ClientSettings
+
+client = GrpcClient(sys.argv[1], ClientSettings(api_key="key"))
+records = [b"\\n\\x80\\x08" + bytes(1_024)] * 1_900
+
+
+def page_faults(messages):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(messages):
+        client.upsert(b"".join(records))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+page_faults(5)
+print(page_faults(10) / 10)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_a_message_takes_the_memory_of_the_one_before_it(grpc_serve):
+    url = f"http://127.0.0.1:{grpc_serve(ONE).port}"
+    done = subprocess.run([sys.executable, "-c", COUNT_PAGE_FAULTS, url], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 100  # two blocks of 475 pages otherwise
 
 
 def test_a_host_with_a_path_is_rejected(open_client):
