@@ -61,22 +61,25 @@ class _ProtobufFormat(WireFormat):
         sparse: Mapping[str, Any] | None,
         metadata: Mapping[str, Any] | None,
     ) -> bytes:
+        # Lengths are added up by hand: a call for each part would take a sixth of the time.
         encoded_id = record_id.encode()
-        encoded_id = head(_FIRST, len(encoded_id)) + encoded_id
-        size = len(encoded_id)
-        vector: tuple[Any, ...] = ()
+        id_head = head(_FIRST, len(encoded_id))
+        size = len(id_head) + len(encoded_id)
+        vector: Any = b""
+        vector_head = struct = struct_head = sparse_values = sparse_head = b""
         if values is not None and (count := values.nbytes):
-            vector = (head(_SECOND, count), values)
-            size += len(vector[0]) + count
-        others: list[bytes] = []
+            vector, vector_head = values, head(_SECOND, count)
+            size += len(vector_head) + count
         if metadata:
-            encoded = _struct(metadata)
-            others += (head(_THIRD, len(encoded)), encoded)
+            struct = _struct(metadata)
+            struct_head = head(_THIRD, len(struct))
+            size += len(struct_head) + len(struct)
         if sparse is not None:
-            encoded = _sparse_values(sparse)
-            others += (head(_FOURTH, len(encoded)), encoded)
-        size += sum(map(len, others))
-        return b"".join((head(_FIRST, size), encoded_id, *vector, *others))
+            sparse_values = _sparse_values(sparse)
+            sparse_head = head(_FOURTH, len(sparse_values))
+            size += len(sparse_head) + len(sparse_values)
+        ends = (struct_head, struct, sparse_head, sparse_values)
+        return b"".join((head(_FIRST, size), id_head, encoded_id, vector_head, vector, *ends))
 
     def binary_sizes(self, bodies: Sequence[bytes]) -> list[int]:
         return list(map(len, bodies))  # with a few bytes of tags and lengths
