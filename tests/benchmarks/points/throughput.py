@@ -40,6 +40,7 @@ def wide(bench: Bench) -> Section:
     components = shown(_COMPONENT_BYTES * dimension, "bytes")
     figures = [
         _cpu(samples, OURS, FLOOR, "CPU against the floor", _NEAR_THE_FLOOR),
+        _cpu_without_imports(bench, samples),
         _cpu(samples, OURS, SDK, "CPU against the SDK"),
         Figure(
             "bytes per record against the SDK",
@@ -69,6 +70,7 @@ def small(bench: Bench) -> Section:
     figures = [
         _rate(samples, OURS, FLOOR, "records/s on one core", Target("≥", 100_000)),
         _cpu(samples, OURS, FLOOR, "CPU against the floor", _NEAR_THE_FLOOR),
+        _cpu_without_imports(bench, samples),
         _cpu(samples, OURS, SDK, "CPU against the SDK"),
         _rate(samples, OURS_GRPC, FLOOR_GRPC, "records/s on one core, gRPC", Target("≥", 250_000)),
         *_grpc_figures(samples),
@@ -133,6 +135,16 @@ def _cpu(
     return Figure(what, spread.ratio, "ratio", target, note)
 
 
+def _cpu_without_imports(bench: Bench, samples: Mapping[str, Sequence[Sample]]) -> Figure:
+    """Compare what grows with the data. Inside of Airflow, most of what this project imports is loaded already."""
+    url = bench.index.url
+    import_s = {OURS: _import_s(bench, ["ours", url]), FLOOR: _import_s(bench, ["floor", url])}
+    ours, floor = ([sample.run.cpu_s - import_s[name] for sample in samples[name]] for name in (OURS, FLOOR))
+    spread = Spread.of(ours, floor)
+    note = f"{shown(median(ours), 'seconds')} against {shown(median(floor), 'seconds')}; {spread}"
+    return Figure("CPU against the floor, both without imports", spread.ratio, "ratio", None, note)
+
+
 def _rate(samples: Mapping[str, Sequence[Sample]], one: str, floor: str, what: str, target: Target) -> Figure:
     """Report the rate of a contender, without imports, next to that of its floor."""
     rates, limits = (
@@ -160,12 +172,17 @@ def _stages(bench: Bench, samples: Mapping[str, Sequence[Sample]], path: object,
     ):
         stages = [transport, path, "--dimension", dimension]
         outputs = [run("clients.stages", *stages, core=_core()).output for _ in range(bench.runs)]
-        import_s = median(run(f"clients.{client[0]}", *client[1:], core=_core()).cpu_s for _ in range(bench.runs))
+        import_s = _import_s(bench, client)
         read_s, encode_s = (median(output[stage] for output in outputs) for stage in ("read_s", "encode_s"))
         whole_s = median(sample.run.cpu_s for sample in samples[name])
         parts_s = (import_s, read_s, encode_s, max(0.0, whole_s - import_s - read_s - encode_s))
         rows.append([name, *(shown(part_s, "seconds") for part_s in parts_s)])
     return Table(["CPU", "imports", "reading", "checks and encoding", "sending and tracking"], rows)
+
+
+def _import_s(bench: Bench, client: Sequence[object]) -> float:
+    """Return the CPU time of a client that only imports its modules."""
+    return median(run(f"clients.{client[0]}", *client[1:], core=_core()).cpu_s for _ in range(bench.runs))
 
 
 def _core() -> int:
