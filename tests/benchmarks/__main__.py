@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.points import airflow_share, latency, memory, nights, pacing, throughput
+from tests.benchmarks.points import airflow_share, latency, memory, namespaces, nights, pacing, throughput
 from tests.benchmarks.process import CACHE, IndexService
 from tests.benchmarks.report import Section, as_markdown, as_text, summary
 
@@ -42,6 +42,7 @@ MEASUREMENTS: Sequence[tuple[set[int], Callable[[Bench], Section]]] = (
     ({11}, nights.unchanged),
     ({12}, nights.manifest),
     ({13}, nights.cost),
+    ({14}, namespaces.tenants),
 )
 
 _ALL = frozenset().union(*(numbers for numbers, _ in MEASUREMENTS))

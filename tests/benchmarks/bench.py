@@ -34,21 +34,32 @@ class Bench:
         return quick if self.quick else full
 
     def data(
-        self, *, records: int, dimension: int, files: int = 1, one_row_group: bool = False, changed: int | None = None
+        self,
+        *,
+        records: int,
+        dimension: int,
+        files: int = 1,
+        one_row_group: bool = False,
+        changed: int | None = None,
+        tenants: int | None = None,
+        shuffled: bool = False,
     ) -> Path:
         """
         Return a folder of generated files, which are written on the first call.
 
         :param records: Records in each file.
         :param changed: Every record whose row is divisible by this is another one than in the files without it.
+        :param tenants: The column ``tenant`` has so many.
+        :param shuffled: In random order instead of sorted by tenant.
         """
-        form = f"{'-one-row-group' * one_row_group}{f'-changed-{changed}' if changed else ''}"
+        flags = [*["--one-row-group"] * one_row_group, *["--shuffled"] * shuffled]
+        options = [*flags, *(["--changed", changed] if changed else []), *(["--tenants", tenants] if tenants else [])]
+        form = "".join(f"-{option}" for option in options).replace("---", "-")
         folder = self.cache / f"{records}x{dimension}-{files}{form}"
         if not folder.exists():
             self.say(f"writing {files} x {records:,} records of {dimension} dimensions")
             incomplete = folder.with_suffix(".part")
             shape = ("--records", records, "--dimension", dimension, "--files", files)
-            options = [*["--one-row-group"] * one_row_group, *(["--changed", changed] if changed else [])]
             run("data", incomplete, *shape, *options)
             incomplete.rename(folder)
         return folder

@@ -1,8 +1,8 @@
 """
 The files that are upserted: seeded float32 embeddings of length 1 with typical metadata.
 
-``python -m tests.benchmarks.data FOLDER --records N --dimension N --files N [--one-row-group] [--changed N]`` writes them
-in bounded memory. The files have the defaults of the Parquet writer (snappy, pages of 1 MB), with row groups of 10,000 records.
+``python -m tests.benchmarks.data FOLDER --records N --dimension N --files N [--one-row-group] [--changed N] [--tenants N
+[--shuffled]]`` writes them in bounded memory. The files have the defaults of the Parquet writer (snappy, pages of 1 MB), with row groups of 10,000 records.
 """
 
 from __future__ import annotations
@@ -89,6 +89,19 @@ def changed(chunk: pa.RecordBatch, every: int) -> pa.RecordBatch:
     )
 
 
+def with_tenants(chunks: Iterator[pa.RecordBatch], tenants: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """
+    Add the column ``tenant``.
+
+    :param tenants: The number of the tenant of each record, in order.
+    """
+    start = 0
+    for chunk in chunks:
+        names = [f"tenant-{number:03}" for number in tenants[start : start + len(chunk)]]
+        start += len(chunk)
+        yield chunk.append_column("tenant", pa.array(names))
+
+
 def write(path: Path, chunks: Iterator[pa.RecordBatch]) -> None:
     """Write a file with one row group for each chunk."""
     first = next(chunks)
@@ -119,6 +132,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1)
     parser.add_argument("--one-row-group", action="store_true")
     parser.add_argument("--changed", type=int, metavar="N", help="every N-th record is another one than without this")
+    parser.add_argument("--tenants", type=int, metavar="N", help="add a column of N tenants, with as many records each")
+    parser.add_argument("--shuffled", action="store_true", help="in random order instead of sorted by tenant")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
     write_file = write_one_row_group if arguments.one_row_group else write
@@ -127,6 +142,11 @@ def main() -> None:
         chunks = batches(arguments.records, arguments.dimension, seed=number)
         if arguments.changed:
             chunks = (changed(chunk, arguments.changed) for chunk in chunks)
+        if arguments.tenants:
+            tenants = np.arange(arguments.records) * arguments.tenants // arguments.records
+            if arguments.shuffled:
+                np.random.default_rng(number).shuffle(tenants)
+            chunks = with_tenants(chunks, tenants)
         write_file(path, chunks)
     print("{}")
 

@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--max-concurrency", type=int, default=8)
     parser.add_argument("--unpaced", action="store_true", help="remove the limits on requests and bytes per second")
     parser.add_argument("--grpc-port", type=int, help="send upserts over gRPC, to this port")
+    parser.add_argument("--namespace-column", help="the column that names the namespace of each record")
     arguments = parser.parse_intermixed_args()
 
     if arguments.grpc_port:
@@ -79,6 +80,7 @@ def main() -> None:
         batch_size=arguments.batch_size,
         max_concurrency=arguments.max_concurrency,
         transport="grpc" if arguments.grpc_port else "rest",
+        namespace_column=arguments.namespace_column,
         **rates,
     )
     settings = ClientSettings(api_key=arguments.key, grpc_port=arguments.grpc_port)
