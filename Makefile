@@ -1,12 +1,12 @@
 # Every target sets up what it needs in .venv, from the exact versions in constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
-VENV_3_1 ?= .venv-3.1
 BENCH_VENV ?= .venv-bench
 CLUSTER_VENV ?= .venv-cluster
+# Tested besides the version in constraints.txt, each in an environment of its own, .venv-3.1, from constraints-airflow-3.1.txt.
+OLDER_AIRFLOW = 3.1 3.2
 INSTALL = -m pip install --quiet --disable-pip-version-check --constraint
 PIP = $(VENV)/bin/python $(INSTALL) constraints.txt
-PIP_3_1 = $(VENV_3_1)/bin/python $(INSTALL) constraints-airflow-3.1.txt
 RUN = $(VENV)/bin/python
 SCHEMA = $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 
@@ -15,7 +15,7 @@ SCHEMA = $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 SIDE_BY_SIDE = --numprocesses 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo airflow test test-airflow-3.1 test-pythons test-all test-cluster bench docs dist lint format clean
+.PHONY: help demo airflow test $(OLDER_AIRFLOW:%=test-airflow-%) test-pythons test-all test-cluster bench docs dist lint format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,9 +29,12 @@ airflow: $(VENV)/.demo ## Start Airflow's web UI with the example DAGs and the e
 test: $(VENV)/.dev ## Run the tests
 	$(RUN) -m pytest -m "not slow" $(SIDE_BY_SIDE)
 
+test-airflow-3.1: ## Run the tests on Airflow 3.1, the oldest supported version
+test-airflow-3.2: ## Run the tests on Airflow 3.2
+
 # Also the tests without Airflow: 3.1 holds back the libraries that the storage and the emulator use, and they take a minute.
-test-airflow-3.1: $(VENV_3_1)/.test ## Run the tests on Airflow 3.1, the oldest supported version
-	$(VENV_3_1)/bin/python -m pytest -m "not slow or browser" $(SIDE_BY_SIDE)
+$(OLDER_AIRFLOW:%=test-airflow-%): test-airflow-%: .venv-%/.test
+	.venv-$*/bin/python -m pytest -m "not slow or browser" $(SIDE_BY_SIDE)
 
 test-pythons: $(VENV)/.dev ## Run the tests on the other Pythons from 3.10 to 3.13 that are installed here
 	$(RUN) dev/test_pythons.py
@@ -70,7 +73,7 @@ format: $(VENV)/.dev ## Let ruff fix what it can
 	$(VENV)/bin/ruff format .
 
 clean: ## Remove the environments and all caches
-	rm -rf $(VENV) $(VENV_3_1) $(BENCH_VENV) $(CLUSTER_VENV) .venv-python3.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(OLDER_AIRFLOW:%=.venv-%) $(BENCH_VENV) $(CLUSTER_VENV) .venv-python3.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else \
@@ -88,10 +91,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt tests/requirements-sdk.txt | $(VENV
 	$(PIP) --no-deps --requirement tests/requirements-sdk.txt
 	@touch $@ $(VENV)/.demo
 
-$(VENV_3_1)/.test: pyproject.toml constraints-airflow-3.1.txt tests/requirements-sdk.txt | $(VENV_3_1)/bin/python
-	@echo "Installing the package with Airflow 3.1 and its test tools into $(VENV_3_1). This happens once and takes about two minutes."
-	$(PIP_3_1) --editable '.[test]'
-	$(PIP_3_1) --no-deps --requirement tests/requirements-sdk.txt
+$(OLDER_AIRFLOW:%=.venv-%/.test): .venv-%/.test: pyproject.toml constraints-airflow-%.txt tests/requirements-sdk.txt | .venv-%/bin/python
+	@echo "Installing the package with Airflow $* and its test tools into .venv-$*. This happens once and takes about two minutes."
+	.venv-$*/bin/python $(INSTALL) constraints-airflow-$*.txt --editable '.[test]'
+	.venv-$*/bin/python $(INSTALL) constraints-airflow-$*.txt --no-deps --requirement tests/requirements-sdk.txt
 	@touch $@
 
 # The other packages in the comparison need a separate environment: they exclude versions that the tests pin.

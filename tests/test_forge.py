@@ -22,15 +22,22 @@ def steps(workflow):
     return [step for job in WORKFLOWS[workflow]["jobs"].values() for step in job["steps"]]
 
 
+def pinned_airflow(constraints):
+    return re.search(r"^apache-airflow==(3\.\d+)", constraints.read_text(), re.MULTILINE)[1]
+
+
 def test_the_matrix_has_the_supported_versions():
     matrix = WORKFLOWS["tests"]["jobs"]["test"]["strategy"]["matrix"]
     assert matrix["python"] == re.findall(r'"Programming Language :: Python :: (3\.\d+)"', PYPROJECT)
-    pinned = [
-        re.search(r"^apache-airflow==(3\.\d+)", path.read_text(), re.MULTILINE)[1]
-        for path in ROOT.glob("constraints*.txt")
-    ]
-    assert sorted(matrix["airflow"]) == sorted(pinned)
+    assert sorted(matrix["airflow"]) == sorted(map(pinned_airflow, ROOT.glob("constraints*.txt")))
     assert {one["airflow"] for one in matrix["include"]} == {*matrix["airflow"]}
+
+
+def test_each_older_airflow_has_its_constraints():
+    older = re.search(r"^OLDER_AIRFLOW = (.+)$", MAKEFILE, re.MULTILINE)[1].split()
+    files = sorted(ROOT.glob("constraints-airflow-*.txt"))
+    assert [path.name for path in files] == [f"constraints-airflow-{version}.txt" for version in older]
+    assert [*map(pinned_airflow, files)] == older
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)

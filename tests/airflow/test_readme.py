@@ -229,9 +229,10 @@ def test_the_share_of_the_floor_matches_the_benchmark_report():
 
 
 def test_airflow_versions_match_the_constraints():
-    pinned = [(ROOT / name).read_text() for name in ("constraints.txt", "constraints-airflow-3.1.txt")]
-    newest, oldest = (re.search(r"^apache-airflow==(.+)$", lines, re.MULTILINE)[1] for lines in pinned)
-    assert f"the tests run on Airflow {newest} and {oldest}." in README
+    texts = [path.read_text() for path in ROOT.glob("constraints*.txt")]
+    pinned = [re.search(r"^apache-airflow==(.+)$", text, re.MULTILINE)[1] for text in texts]
+    *newer, oldest = sorted(pinned, reverse=True)
+    assert f"the tests run on Airflow {', '.join(newer)} and {oldest}." in README
 
 
 LINKS = links_of(README)
