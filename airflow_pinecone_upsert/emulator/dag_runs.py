@@ -14,13 +14,15 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from packaging.version import Version
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _DATABASE: Final = "airflow.db"
 _BUNDLE: Final = "dags-folder"
+_AIRFLOW_OF_SHORT_LIFESPANS: Final = (3, 2)
+_SVCS_THAT_CLEANS_UP: Final = (26, 2)
 
 
 class FinishedDagRun:
@@ -69,6 +73,9 @@ def create_database(folder: Path) -> Path:
     :param folder: Where to create it. If Airflow has no home yet, it becomes its home.
     :return: The file. Copies of it are databases, too.
     """
+    __tracebackhide__ = True
+    if incompatibility := dag_test_incompatibility():
+        pytest.fail(incompatibility, pytrace=False)
     if "airflow" not in sys.modules:
         os.environ.setdefault("AIRFLOW_HOME", str(folder))
     with _configured(folder):
@@ -76,6 +83,23 @@ def create_database(folder: Path) -> Path:
 
         initdb()
     return folder / _DATABASE
+
+
+def dag_test_incompatibility(version: Callable[[str], str] = version) -> str | None:
+    """
+    Return which of the installed packages make every task of ``dag.test()`` fail, and the remedy.
+
+    In Airflow 3.2, the lifespan of the API that a task talks to ends before the task's first request. Since 26.2, svcs then
+    removes its registry from the API, whose answer is "'State' object has no attribute 'svcs_registry'". No setting of
+    Airflow's prevents this. Airflow 3.3 keeps the lifespan: https://github.com/apache/airflow/pull/68865.
+
+    :param version: Returns the version of a distribution.
+    :return: A message, or None if nothing is known to fail.
+    """
+    airflow, svcs = version("apache-airflow-core"), version("svcs")
+    if Version(airflow).release[:2] != _AIRFLOW_OF_SHORT_LIFESPANS or Version(svcs).release < _SVCS_THAT_CLEANS_UP:
+        return None
+    return f"dag.test() of Airflow {airflow} does not work with svcs {svcs}. Run: pip install 'svcs<26.2'"
 
 
 class DagRunner:

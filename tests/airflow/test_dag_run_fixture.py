@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from airflow_pinecone_upsert.emulator.dag_runs import dag_test_incompatibility
+
 DAG_FILE = """
 from pathlib import Path
 
@@ -128,3 +130,19 @@ def test_a_dag_that_cannot_run_fails_the_test_with_the_reason(pytest_of_a_user):
     assert "RuntimeError: not today" in output
     assert "nowhere.py." in output
     assert "or dag_id must name one. Its DAGs: mine." in output
+
+
+@pytest.mark.parametrize(
+    ("airflow", "svcs", "fails"),
+    [
+        ("3.2.2", "26.2.0", True),
+        ("3.2.0", "27.1.0", True),
+        ("3.2.2", "26.1.0", False),
+        ("3.1.8", "26.2.0", False),
+        ("3.3.0", "26.2.0", False),
+    ],
+)
+def test_packages_with_which_no_task_can_run_are_named(airflow, svcs, fails):
+    message = dag_test_incompatibility({"apache-airflow-core": airflow, "svcs": svcs}.__getitem__)
+    expected = f"dag.test() of Airflow {airflow} does not work with svcs {svcs}. Run: pip install 'svcs<26.2'"
+    assert message == (expected if fails else None)
