@@ -225,7 +225,8 @@ def artifacts(tmp_path_factory) -> Artifacts:
     # A server that echoes the key where the proof asks it for the namespace's position.
     tasks["reindexed"] = {"vectors": VECTORS} | MANIFEST
     environment["AIRFLOW_CONN_REINDEXED"] = json.dumps(connection("/query", echo(429, "not so fast,")))
-    Lease.acquire(ManifestFolder(LocalFileSystem(), str(folder / "in-use")), Holder("other"), time.time())
+    in_an_hour = time.time() + 3_600  # a slow machine runs all tasks in more time than a lease lasts
+    Lease.acquire(ManifestFolder(LocalFileSystem(), str(folder / "in-use")), Holder("other"), in_an_hour)
     silent = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
     environment |= {
         "AIRFLOW_CONN_AWS_SILENT": json.dumps({"conn_type": "aws", "login": "k", "password": "s", "extra": silent}),
