@@ -42,11 +42,11 @@ trace.set_tracer_provider(provider)
 from airflow.utils.db import initdb
 initdb()
 try:  # as Airflow's task runner does when it starts
-    from airflow.sdk.observability import stats
     from airflow.sdk.observability.metrics import stats_utils
-    stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=False)
+    from airflow.sdk.observability.stats import initialize
+    initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=False)
 except ImportError:
-    pass  # Airflow before 3.3 does this with the first metric
+    pass  # Airflow before 3.3 does this itself: 3.1 with the first metric, 3.2 with its serializers
 
 (home / "dags" / "telemetry.py").write_text('''
 from airflow.sdk import DAG, task
