@@ -172,7 +172,7 @@ def test_integers_that_pandas_made_floats_are_an_error_with_its_remedy(index, ru
 
 def test_a_missing_column_is_one_error(index, run, write):
     with pytest.raises(exceptions.SourceError, match="Set namespace_column to one of its columns"):
-        run(index, write(table_of(["a"])), namespace_column="tennant")
+        run(index, write(table_of(["a"])), namespace_column="tenants")
 
 
 def test_a_record_leaves_room_for_the_name_of_its_own_namespace(index, run):
