@@ -40,8 +40,9 @@ test-pythons: $(VENV)/.dev ## Run the tests on the other Pythons from 3.10 to 3.
 	$(RUN) dev/test_pythons.py
 
 # The environment of the benchmarks has the packages from which the page about migration leads away.
+# The slow tests of one file are shared out, because one file has thousands of simulated schedules.
 test-all: test test-airflow-3.1 $(BENCH_VENV)/.bench ## Run all tests: also the slow ones, and those on Airflow 3.1
-	$(RUN) -m pytest -m slow --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest -m slow --numprocesses 2 --dist worksteal
 
 # In one process: its tests share a cluster.
 test-cluster: $(CLUSTER_VENV)/.cluster ## Kill workers of a real cluster: needs Debian's postgresql and redis-server
