@@ -20,8 +20,8 @@ def memory(bench: Bench) -> Section:
     creates a client). 1536 dimensions, with 8 requests in flight because the server responds after 100 ms and has no
     limits. Small: 20,000 records, median of three runs. Large: 400,000 records in eight files. Then one file whose only
     row group has 300,000 records (1.8 GB), and 100,000 records from S3, where the program that only imports has s3fs,
-    too; over gRPC, it has grpcio. The requests in flight alone are 8 times up to 2 MB. The table of point 1 shows the
-    memory that the other contenders need for 50,000 records.
+    too; over gRPC, it has grpcio. The requests in flight alone are 8 times up to 4.2 MB, over gRPC 2 MB. The table of
+    point 1 shows the memory that the other contenders need for 50,000 records.
     """
     size = bench.amount(50_000, 5_000)
     wide = bench.data(records=size, dimension=1_536, files=bench.amount(8, 1))
