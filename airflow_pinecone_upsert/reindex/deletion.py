@@ -122,6 +122,8 @@ class Deletions:
         self._index = index
         self._cancellation = cancellation
         self._on_turn = on_turn
+        # Not a cached property: until Python 3.12, all instances share its lock, and reading the entries may take long.
+        self._whole = vanished_namespaces(table, latest, keys)
         self.count = table.unseen_count
 
     def check_guard(self, read: int, max_fraction: float) -> None:
@@ -179,11 +181,6 @@ class Deletions:
             ids = list(page)
             self._journal.deletes(dict(zip(self._keys.of(namespace, ids), page.values(), strict=True)))
             yield DeleteRequest(ids, namespace)
-
-    @cached_property
-    def _whole(self) -> dict[str, int]:
-        """The namespaces of which every entry vanished, with their number. None of a run with one namespace."""
-        return vanished_namespaces(self._table, self._latest, self._keys)
 
     def _has_no_other_records(self, namespace: str) -> bool:
         """Return whether a namespace has only records that vanished, and can be deleted as a whole."""
