@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from itertools import islice
 from typing import Any, Final, Protocol
 
@@ -122,7 +121,8 @@ class Deletions:
         self._index = index
         self._cancellation = cancellation
         self._on_turn = on_turn
-        # Not a cached property: until Python 3.12, all instances share its lock, and reading the entries may take long.
+        # These are no cached properties: until Python 3.12, all instances share the lock of one, and each of them takes long.
+        self._aliased: frozenset[str] | None = None
         self._whole = vanished_namespaces(table, latest, keys)
         self.count = table.unseen_count
 
@@ -184,7 +184,7 @@ class Deletions:
 
     def _has_no_other_records(self, namespace: str) -> bool:
         """Return whether a namespace has only records that vanished, and can be deleted as a whole."""
-        if not namespace or namespace in NO_PATH_SEGMENTS or namespace in self._aliased:
+        if not namespace or namespace in NO_PATH_SEGMENTS or self._is_aliased(namespace):
             return False
         is_empty = True
         for entries in listed_entries(self._index, self._keys, [namespace], self._cancellation, self._on_turn):
@@ -211,9 +211,13 @@ class Deletions:
             return False
         return True
 
-    @cached_property
-    def _aliased(self) -> frozenset[str]:
-        """The namespaces that aliases point to; none where the server does not know aliases."""
+    def _is_aliased(self, namespace: str) -> bool:
+        if self._aliased is None:
+            self._aliased = self._list_aliased()
+        return namespace in self._aliased
+
+    def _list_aliased(self) -> frozenset[str]:
+        """Return the namespaces that aliases point to; none where the server does not know aliases."""
         try:
             found = call_in_background(lambda: list(self._index.list_aliases()), self._cancellation)
         except (SetupError, BadRequestError) as exc:
