@@ -121,9 +121,12 @@ def find_files_by_namespace(fs: fsspec.AbstractFileSystem, path: str, root: str 
     :raises SourceError: Nothing matches, or a file is not in a folder right below the root, or that is not a namespace.
     :raises StorageError: The storage does not answer.
     """
-    files = _files_below(fs, path)
-    root = _fixed_part(fs, path) if root is None else root.rstrip("/")
-    return [_with_namespace(fs, file, root) for file in files]
+    with _storage_errors(url_of(fs, path)):
+        is_folder = fs.isdir(path)
+    files = _all_below(fs, path) if is_folder else find_parquet_files(fs, path)
+    if root is None:
+        root = path if is_folder else _before_wildcard(fs, path)
+    return [_with_namespace(fs, file, root.rstrip("/")) for file in files]
 
 
 def list_files_by_namespace(fs: fsspec.AbstractFileSystem, folder: str) -> list[FileRef]:
@@ -136,12 +139,6 @@ def list_files_by_namespace(fs: fsspec.AbstractFileSystem, folder: str) -> list[
     return [_with_namespace(fs, file, folder.rstrip("/")) for file in _all_below(fs, folder)]
 
 
-def _files_below(fs: fsspec.AbstractFileSystem, path: str) -> list[FileRef]:
-    with _storage_errors(url_of(fs, path)):
-        is_folder = fs.isdir(path)
-    return _all_below(fs, path) if is_folder else find_parquet_files(fs, path)
-
-
 def _all_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[FileRef]:
     files = list_parquet_files(fs, folder)
     if not files:
@@ -149,11 +146,8 @@ def _all_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[FileRef]:
     return files
 
 
-def _fixed_part(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    """Return the folders of a path before the first one with a wildcard."""
-    with _storage_errors(url_of(fs, path)):
-        if fs.isdir(path):
-            return path.rstrip("/")
+def _before_wildcard(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """Return the folders of a glob before the first one with a wildcard."""
     parts = path.split("/")
     first = next((number for number, part in enumerate(parts) if any(map(part.__contains__, WILDCARDS))), None)
     if first is None:
