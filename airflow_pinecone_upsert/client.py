@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
@@ -62,6 +62,7 @@ from airflow_pinecone_upsert.pipeline.send.requests import (
     DeleteRequest,
     Deletion,
     NamespaceDeleteRequest,
+    SingleItem,
     UpsertRequest,
 )
 from airflow_pinecone_upsert.pipeline.send.sender import Sender
@@ -71,7 +72,7 @@ PageT = TypeVar("PageT", bound=Page)
 
 
 @dataclass(frozen=True, eq=False)
-class _Call(Generic[ResponseT]):
+class _Call(SingleItem, Generic[ResponseT]):
     """
     One request that succeeds or fails as a whole.
 
@@ -84,25 +85,11 @@ class _Call(Generic[ResponseT]):
     params: Mapping[str, Any] = field(default_factory=dict)
     body: bytes = b""
 
-    ids: Collection[str] = ()
     namespace = ""
-    rate_units = 0
-
-    def binary_units(self) -> int:
-        return 0
-
-    def __len__(self) -> int:
-        return 1
 
     @property
     def location(self) -> str:
         return str(self.endpoint)
-
-    def halves(self) -> tuple[Self, Self]:
-        raise NotImplementedError
-
-    def confirmed(self, response: ResponseT) -> int:  # noqa: ARG002 - a response of the endpoint's type is enough
-        return 1
 
 
 def _call(

@@ -268,8 +268,7 @@ class PineconeHook(BaseHook):
         else:
             check_rejects_path(rejects_path, parquet_paths, options)
             source = parquet_source(parquet_paths, options)
-        namespace = None if options.has_many_namespaces else options.namespace
-        report_to_hook_lineage(self, source, self.get_conn().host, namespace)
+        report_to_hook_lineage(self, source, self.get_conn().host, options.only_namespace)
         return source
 
     def upsert_options(self, namespace: str | None = None, **parameters: Unpack[UpsertParameters]) -> UpsertOptions:
@@ -316,8 +315,7 @@ class PineconeHook(BaseHook):
         cancellation = cancellation or cancellation_token()
         folder = rejects_folder(rejects_path) if rejects_path else None
         client = call_in_background(self.get_conn, cancellation)
-        namespace = None if options.has_many_namespaces else options.namespace
-        with UpsertTelemetry(client.host, namespace) as telemetry:
+        with UpsertTelemetry(client.host, options.only_namespace) as telemetry:
             return upsert(
                 source,
                 client,
@@ -409,9 +407,8 @@ class PineconeHook(BaseHook):
         rejects = rejects_folder(rejects_path) if rejects_path else None
         client = call_in_background(self.get_conn, cancellation)
         target = target_of(client.host, options)
-        namespace = None if options.has_many_namespaces else options.namespace
         with (
-            UpsertTelemetry(client.host, namespace, operation="reindex") as telemetry,
+            UpsertTelemetry(client.host, options.only_namespace, operation="reindex") as telemetry,
             open_manifest(folder, target, is_dry_run=options.dry_run) as (manifest, keep_lease),
         ):
             report = reindex(

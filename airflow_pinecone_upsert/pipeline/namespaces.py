@@ -14,7 +14,9 @@ from airflow_pinecone_upsert.api.endpoints import shown_namespace
 from airflow_pinecone_upsert.api.limits import MAX_NAMESPACE_LENGTH
 from airflow_pinecone_upsert.api.models import is_integer
 
-VALID_NAMESPACE: Final = f"A namespace has at most {MAX_NAMESPACE_LENGTH} ASCII characters, none of them NUL."
+VALID_NAMESPACE: Final = (
+    f"A namespace has at most {MAX_NAMESPACE_LENGTH} ASCII characters, none of them NUL. Change it at its source."
+)
 
 
 def check_namespace(name: str) -> str:

@@ -91,13 +91,6 @@ class Columns(CheckedOptions):
         return self.namespace_column is not None or bool(self.namespace_from_path)
 
     @property
-    def namespaces_named_by(self) -> str | None:
-        """What names the namespaces, for messages; None where the run has one."""
-        if self.namespace_from_path:
-            return "the namespaces that its folders name"
-        return f"the namespaces in {self.namespace_column!r}" if self.has_many_namespaces else None
-
-    @property
     def identity(self) -> dict[str, Any]:
         """A JSON value that differs where a record would be read in another way. What is not used is not in it."""
         unused = {name for name in ("namespace_column", "namespace_from_path") if not getattr(self, name)}
@@ -157,6 +150,20 @@ class UpsertOptions(Columns):
     wait_until_searchable: bool = defaults.WAIT_UNTIL_SEARCHABLE
     searchable_timeout_s: float = Field(default=defaults.SEARCHABLE_TIMEOUT_S, gt=0, le=86_400)
     transport: Literal["rest", "grpc"] = defaults.TRANSPORT
+
+    @property
+    def only_namespace(self) -> str | None:
+        """The namespace of the run; None where the records name theirs."""
+        return None if self.has_many_namespaces else self.namespace
+
+    @property
+    def target(self) -> str:
+        """Where the records go, for messages."""
+        if self.namespace_from_path:
+            return "the namespaces that its folders name"
+        if self.namespace_column is not None:
+            return f"the namespaces in {self.namespace_column!r}"
+        return f"namespace {self.namespace!r}"
 
     @property
     def max_pulled(self) -> int:

@@ -158,8 +158,7 @@ def _is_backed(earlier: CheckpointState, stats: IndexStats | None, options: Upse
 
 def _log_start(source: RecordSource, index: Index, options: UpsertOptions, earlier: CheckpointState | None) -> None:
     start = f", from {earlier.position.origin}, row {earlier.position.row} on" if earlier else ""
-    target = options.namespaces_named_by or f"namespace {options.namespace!r}"
-    log.info("Upserting %s into %s of %s%s.", source, target, index.host, start)
+    log.info("Upserting %s into %s of %s%s.", source, options.target, index.host, start)
 
 
 def _log_success(source: RecordSource, report: UpsertReport) -> None:

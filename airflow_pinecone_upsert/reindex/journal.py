@@ -122,8 +122,9 @@ class Journal:
         while group := list(islice(requests, count)):
             for request in group:
                 keys = self.keys_of(request)
-                for key in keys if not isinstance(request, NamespaceDeleteRequest) else ():  # no other one has these
-                    self._unsettled[key] = self._unsettled.get(key, 0) + 1
+                if not isinstance(request, NamespaceDeleteRequest):  # no other request has its keys
+                    for key in keys:
+                        self._unsettled[key] = self._unsettled.get(key, 0) + 1
                 self._manifest.mark_unknown(keys)
             self._manifest.flush()
             while group:

@@ -139,8 +139,7 @@ def reindex(  # noqa: PLR0913 - what a run may be given
         run.open(rejects_folder, state)
     try:
         stats = pipeline.index_stats(index, cancellation)
-        target = options.namespaces_named_by or f"namespace {options.namespace!r}"
-        log.info("Reindexing %s into %s of %s.", source, target, index.host)
+        log.info("Reindexing %s into %s of %s.", source, options.target, index.host)
         run.load()
         if options.audit:
             run.audit()

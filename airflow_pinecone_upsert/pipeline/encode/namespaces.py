@@ -6,7 +6,7 @@ Invariant: a name that cannot be read is a :class:`Violation` of its record; tho
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import types
@@ -14,8 +14,6 @@ from pyarrow import types
 from airflow_pinecone_upsert.pipeline.namespaces import VALID_NAMESPACE, canonical_namespace, to_namespace
 from airflow_pinecone_upsert.pipeline.read.chunk import NAMESPACE, Chunk
 from airflow_pinecone_upsert.pipeline.violation import Violation, preview
-
-_REMEDY: Final = f"{VALID_NAMESPACE} Change it at its source."
 
 
 class CheckedNamespaces(NamedTuple):
@@ -58,8 +56,8 @@ def _checked(scalar: pa.Scalar[Any], field: str) -> str | Violation:
         value = scalar.as_py()
     except UnicodeDecodeError:
         stored = scalar.as_buffer().to_pybytes()  # type: ignore[attr-defined]  # a scalar of text
-        return Violation(field, "the namespace is not UTF-8 text", _REMEDY, preview(stored))
+        return Violation(field, "the namespace is not UTF-8 text", VALID_NAMESPACE, preview(stored))
     try:
         return to_namespace(value)
     except ValueError as exc:
-        return Violation(field, str(exc), _REMEDY, preview(value))
+        return Violation(field, str(exc), VALID_NAMESPACE, preview(value))

@@ -336,7 +336,7 @@ def _namespace(record: Any, key: str) -> str | Violation | None:
     try:
         return to_namespace(value)
     except ValueError as exc:
-        return Violation(key, str(exc), f"{VALID_NAMESPACE} Change it at its source.", preview(value))
+        return Violation(key, str(exc), VALID_NAMESPACE, preview(value))
 
 
 def _mapping_or_sequence(value: Any) -> Any:

@@ -282,8 +282,31 @@ class DeleteRequest:
         return len(self)
 
 
+class SingleItem:
+    """A request that counts as one item, so that it succeeds or fails as a whole, and names no ids."""
+
+    ids: ClassVar[Collection[str]] = ()
+    rate_units: ClassVar[int] = 0
+
+    def binary_units(self) -> int:
+        """Return the same."""
+        return self.rate_units
+
+    def __len__(self) -> int:
+        """Count it as one item."""
+        return 1
+
+    def halves(self) -> tuple[Self, Self]:
+        """Never called: it is one item."""
+        raise NotImplementedError
+
+    def confirmed(self, response: Any) -> int:  # noqa: ARG002 - a response of the endpoint's type is enough
+        """Return that the item is confirmed."""
+        return 1
+
+
 @dataclass(frozen=True, eq=False)
-class BulkDeleteRequest:
+class BulkDeleteRequest(SingleItem):
     """
     A deletion of the records that a filter matches, or of all records. It succeeds or fails as a whole.
 
@@ -295,16 +318,6 @@ class BulkDeleteRequest:
     filter: Mapping[str, Any] | None = None
 
     endpoint = DELETE
-    ids: ClassVar[Collection[str]] = ()
-    rate_units = 0
-
-    def binary_units(self) -> int:
-        """Return the same."""
-        return self.rate_units
-
-    def __len__(self) -> int:
-        """Count it as one item."""
-        return 1
 
     @cached_property
     def body(self) -> bytes:
@@ -318,17 +331,9 @@ class BulkDeleteRequest:
         """Name what is deleted, for a message."""
         return "delete all records" if self.filter is None else "delete by filter"
 
-    def halves(self) -> tuple[Self, Self]:
-        """Never called: it is one item."""
-        raise NotImplementedError
-
-    def confirmed(self, response: DeleteResponse) -> int:  # noqa: ARG002 - an empty object
-        """Return that the item is confirmed."""
-        return 1
-
 
 @dataclass(frozen=True, eq=False)
-class NamespaceDeleteRequest:
+class NamespaceDeleteRequest(SingleItem):
     """
     A deletion of a namespace with all of its records, whatever they are. It succeeds or fails as a whole.
 
@@ -339,17 +344,7 @@ class NamespaceDeleteRequest:
     namespace: str
     known_ids: Sequence[str] = ()
 
-    ids: ClassVar[Collection[str]] = ()
-    rate_units = 0
     body = b""
-
-    def binary_units(self) -> int:
-        """Return the same."""
-        return self.rate_units
-
-    def __len__(self) -> int:
-        """Count it as one item."""
-        return 1
 
     @cached_property
     def endpoint(self) -> Endpoint[DeleteResponse]:
@@ -360,14 +355,6 @@ class NamespaceDeleteRequest:
     def location(self) -> str:
         """Name what is deleted, for a message."""
         return f"delete namespace {shown_namespace(self.namespace)!r}"
-
-    def halves(self) -> tuple[Self, Self]:
-        """Never called: it is one item."""
-        raise NotImplementedError
-
-    def confirmed(self, response: DeleteResponse) -> int:  # noqa: ARG002 - an empty object
-        """Return that the item is confirmed."""
-        return 1
 
 
 Deletion = DeleteRequest | BulkDeleteRequest | NamespaceDeleteRequest
