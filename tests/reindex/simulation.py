@@ -208,6 +208,8 @@ class SimulatedFolder(ManifestFolder):
             self.files[name] = content
             if name.startswith("gen-"):
                 self.process.created_generation(name)
+            elif name.startswith("lease-") and not orjson.loads(content)["expires_s"]:
+                self.process.is_working = False  # the lease is given back, though the process has not noticed it yet
         self._access()
         if fails:
             raise exceptions.StorageError(UNAVAILABLE)
