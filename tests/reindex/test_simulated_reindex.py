@@ -373,6 +373,6 @@ def test_the_namespace_becomes_equal_to_the_source(seeds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", _blocks(500, 8_000, 250), ids=str)
+@pytest.mark.parametrize("seeds", _blocks(500, 20_000, 250), ids=str)
 def test_the_namespace_becomes_equal_to_the_source_in_many_more_schedules(seeds):
     run_block(seeds)
